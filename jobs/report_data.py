@@ -1,0 +1,424 @@
+"""What a run folder holds, as plain values: the one loader of the report and the dashboard.
+
+Every table may be missing (its stage did not run) and may lack columns that only some runs have:
+what is not there becomes None or an empty tuple, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from whylens.errors import UsageError
+
+TABLES = (
+    "images",
+    "rejected",
+    "components",
+    "exemplars",
+    "mined",
+    "findings",
+    "generated",
+    "counterfactuals",
+    "disagreements",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder opened for reading: `manifest` is its run.json."""
+
+    uri: str
+    filesystem: fs.FileSystem
+    root: str
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str) -> RunFolder:
+        """Open a local path or any URI that pyarrow knows; UsageError where it is no run."""
+        if "://" in folder:
+            filesystem, root = fs.FileSystem.from_uri(folder)
+        else:
+            filesystem, root = fs.LocalFileSystem(), str(folder)
+        root = root.rstrip("/")
+        try:
+            with filesystem.open_input_stream(f"{root}/run.json") as stream:
+                manifest = json.loads(stream.read())
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{folder} is not a run folder: its run.json can't be read ({error}). "
+                "Name the folder that `whylens investigate` wrote."
+            ) from error
+        return cls(folder, filesystem, root, manifest)
+
+    def parts(self, name: str) -> list[str]:
+        """The finished parts of a table, sorted by unit."""
+        selector = fs.FileSelector(f"{self.root}/tables/{name}", allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(i.path for i in found if i.is_file and i.base_name.endswith(".parquet"))
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """All parts of a table, of the wanted columns those that exist; None: no part yet."""
+        tables = []
+        for path in self.parts(name):
+            with self.filesystem.open_input_file(path) as stream:
+                part = pq.ParquetFile(stream)
+                wanted = None
+                if columns is not None:
+                    wanted = [c for c in part.schema_arrow.names if c in columns]
+                tables.append(part.read(columns=wanted))
+        return pa.concat_tables(tables, promote_options="permissive") if tables else None
+
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """A small table as dictionaries; empty where the stage did not run."""
+        table = self.table(name, columns)
+        return [] if table is None else table.to_pylist()
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file beside run.json; its path."""
+        path = f"{self.root}/{name}"
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return path
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """An image that activates a component: of the class itself, or mined without its object."""
+
+    image_id: str
+    alpha: float | None
+    p_class: float | None
+    thumb: bytes | None
+    heatmap: bytes | None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """An image made so that a component rises, and the plain image it started from."""
+
+    prompt: str
+    seed: int | None
+    image: bytes | None
+    start_image: bytes | None
+    p_class: float | None
+    p_start: float | None
+    alpha: float | None
+    alpha_start: float | None
+    losses: tuple[float, ...]
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A component of a class that responds to something other than the class's object."""
+
+    rank: int
+    class_index: int
+    class_name: str
+    component: int
+    suspicion: float | None
+    sufficiency_share: float | None
+    sufficiency_mean_p: float | None
+    guess: tuple[str, ...]
+    truth: str | None
+    evidence: Mapping[str, float]
+    exemplars: tuple[Exemplar, ...] = ()
+    mined: tuple[Exemplar, ...] = ()
+    generated: tuple[Generated, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counterfactual:
+    """A real image, and what had to change for the classifier to say the target class."""
+
+    image_id: str
+    source: str
+    target: str
+    before: bytes | None
+    after: bytes | None
+    difference: bytes | None
+    p_source_before: float | None
+    p_source_after: float | None
+    p_target_before: float | None
+    p_target_after: float | None
+    l1: float | None
+    l2: float | None
+    flipped: bool
+    failed: str | None
+    losses: tuple[float, ...]
+    against: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image made so that classifier A says the class and classifier B does not."""
+
+    class_name: str
+    prompt: str
+    seed: int | None
+    image: bytes | None
+    start_image: bytes | None
+    p_a: float | None
+    p_b: float | None
+    p_a_start: float | None
+    p_b_start: float | None
+    losses: tuple[float, ...]
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not part of the run, and why."""
+
+    path: str
+    reason: str
+    collection: str
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """One class of the main collection: how many images, how many of them rightly classified."""
+
+    class_index: int
+    class_name: str
+    images: int
+    right: int | None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that is shown of a run."""
+
+    uri: str
+    manifest: Mapping[str, Any]
+    classes: tuple[ClassSummary, ...] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    counterfactuals: tuple[Counterfactual, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    stages: frozenset[str] = frozenset()
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """The settings that the run was started with."""
+        spec = self.manifest.get("spec")
+        return spec if isinstance(spec, Mapping) else {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the run wants its reader to know."""
+        return tuple(str(warning) for warning in self.manifest.get("warnings") or ())
+
+
+def load_run(folder: str) -> RunData:
+    """Read a run folder for showing; UsageError where there is no run."""
+    run = RunFolder.open(folder)
+    stages = frozenset(name for name in TABLES if run.parts(name))
+    classes, images = load_classes(run)
+    names = {summary.class_index: summary.class_name for summary in classes}
+    return RunData(
+        uri=folder,
+        manifest=run.manifest,
+        classes=classes,
+        images=images,
+        findings=load_findings(run),
+        counterfactuals=load_counterfactuals(run, names),
+        disagreements=load_disagreements(run),
+        rejected=load_rejected(run),
+        stages=stages,
+    )
+
+
+def load_classes(run: RunFolder) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
+    """The classes of the main collection, and how many images each collection has."""
+    columns = ("label", "class_name", "collection", "top5_classes")
+    table = run.table("images", columns)
+    if table is None:
+        return (), {}
+    names: dict[int, str] = {}
+    seen: dict[int, int] = {}
+    right: dict[int, int] = {}
+    collections: dict[str, int] = {}
+    empty = [None] * table.num_rows
+    listed = [table[c].to_pylist() if c in table.column_names else empty for c in columns]
+    for label, name, collection, top5 in zip(*listed, strict=True):
+        collection = collection or "main"
+        collections[collection] = collections.get(collection, 0) + 1
+        if collection != "main" or label is None or label < 0:
+            continue
+        names[label] = name or str(label)
+        seen[label] = seen.get(label, 0) + 1
+        if top5:
+            right[label] = right.get(label, 0) + (top5[0] == label)
+    summaries = (ClassSummary(k, names[k], seen[k], right.get(k)) for k in sorted(seen))
+    return tuple(summaries), collections
+
+
+SHOWN_APART = {
+    "rank", "class_index", "class_name", "component", "suspicion", "sufficiency_share",
+    "sufficiency_mean_p", "guess", "truth",
+}  # fmt: skip
+
+
+def load_findings(run: RunFolder) -> tuple[Finding, ...]:
+    """The ranked findings with their images."""
+    exemplars = _by_component(run.rows("exemplars"))
+    mined = _by_component(run.rows("mined"))
+    generated: dict[tuple[int, int], list[Generated]] = {}
+    for row in run.rows("generated"):
+        if row.get("kind") != "start":
+            generated.setdefault(_key(row), []).append(_generated(row))
+    findings = []
+    for row in sorted(run.rows("findings"), key=lambda row: row.get("rank", 0)):
+        evidence = {
+            name: float(value)
+            for name, value in row.items()
+            if name not in SHOWN_APART and number(value) is not None
+        }
+        findings.append(
+            Finding(
+                rank=int(row["rank"]),
+                class_index=int(row["class_index"]),
+                class_name=str(row.get("class_name") or row["class_index"]),
+                component=int(row["component"]),
+                suspicion=number(row.get("suspicion")),
+                sufficiency_share=number(row.get("sufficiency_share")),
+                sufficiency_mean_p=number(row.get("sufficiency_mean_p")),
+                guess=_words(row.get("guess")),
+                truth=row.get("truth"),
+                evidence=evidence,
+                exemplars=tuple(exemplars.get(_key(row), ())),
+                mined=tuple(mined.get(_key(row), ())),
+                generated=tuple(generated.get(_key(row), ())),
+            )
+        )
+    return tuple(findings)
+
+
+def load_counterfactuals(
+    run: RunFolder, class_names: Mapping[int, str]
+) -> tuple[Counterfactual, ...]:
+    """The counterfactuals; classes by name where the run knows it, else by number."""
+    return tuple(
+        Counterfactual(
+            image_id=str(row.get("image_id")),
+            source=_class_name(row, "source", class_names),
+            target=_class_name(row, "target", class_names),
+            before=row.get("before"),
+            after=row.get("after"),
+            difference=row.get("difference"),
+            p_source_before=number(row.get("p_source_before")),
+            p_source_after=number(row.get("p_source_after")),
+            p_target_before=number(row.get("p_target_before")),
+            p_target_after=number(row.get("p_target_after")),
+            l1=number(row.get("l1")),
+            l2=number(row.get("l2")),
+            flipped=bool(row.get("flipped")),
+            failed=row.get("failed") or None,
+            losses=_losses(row),
+            against={
+                name.removeprefix("against_"): value
+                for name, raw in row.items()
+                if name.startswith("against_") and (value := number(raw)) is not None
+            },
+        )
+        for row in run.rows("counterfactuals")
+    )
+
+
+def load_disagreements(run: RunFolder) -> tuple[Disagreement, ...]:
+    """The images on which the two classifiers disagree."""
+    return tuple(
+        Disagreement(
+            class_name=str(row.get("class_name") or row.get("class_index")),
+            prompt=str(row.get("prompt") or ""),
+            seed=row.get("seed"),
+            image=row.get("image"),
+            start_image=row.get("start_image"),
+            p_a=number(row.get("p_a")),
+            p_b=number(row.get("p_b")),
+            p_a_start=number(row.get("p_a_start")),
+            p_b_start=number(row.get("p_b_start")),
+            losses=_losses(row),
+            failed=row.get("failed") or None,
+        )
+        for row in run.rows("disagreements")
+    )
+
+
+def load_rejected(run: RunFolder) -> tuple[Rejected, ...]:
+    """The files that were left out."""
+    return tuple(
+        Rejected(
+            path=str(row.get("path") or row.get("id")),
+            reason=str(row.get("reason") or "no reason given"),
+            collection=str(row.get("collection") or "main"),
+        )
+        for row in run.rows("rejected")
+    )
+
+
+def number(value: Any) -> float | None:
+    """The value as a float; None where it is missing, not a number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _by_component(rows: list[dict[str, Any]]) -> dict[tuple[int, int], list[Exemplar]]:
+    found: dict[tuple[int, int], list[Exemplar]] = {}
+    for row in sorted(rows, key=lambda row: row.get("place") or 0):
+        found.setdefault(_key(row), []).append(
+            Exemplar(
+                image_id=str(row.get("image_id")),
+                alpha=number(row.get("alpha")),
+                p_class=number(row.get("p_class")),
+                thumb=row.get("thumb"),
+                heatmap=row.get("heatmap"),
+            )
+        )
+    return found
+
+
+def _generated(row: Mapping[str, Any]) -> Generated:
+    return Generated(
+        prompt=str(row.get("prompt") or ""),
+        seed=row.get("seed"),
+        image=row.get("image"),
+        start_image=row.get("start_image"),
+        p_class=number(row.get("p_class")),
+        p_start=number(row.get("p_start")),
+        alpha=number(row.get("alpha")),
+        alpha_start=number(row.get("alpha_start")),
+        losses=_losses(row),
+        failed=row.get("failed") or None,
+    )
+
+
+def _key(row: Mapping[str, Any]) -> tuple[int, int]:
+    return int(row["class_index"]), int(row["component"])
+
+
+def _losses(row: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple(value for raw in row.get("losses") or () if (value := number(raw)) is not None)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return tuple(str(word) for word in value or ())
+
+
+def _class_name(row: Mapping[str, Any], side: str, class_names: Mapping[int, str]) -> str:
+    name = row.get(f"{side}_name")
+    index = row.get(f"{side}_class")
+    return str(name or (class_names.get(index) if index is not None else None) or index)

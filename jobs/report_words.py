@@ -1,0 +1,280 @@
+"""A run's numbers as sentences: the words of the report and the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+from whylens.jobs.report_data import (
+    Counterfactual,
+    Disagreement,
+    Exemplar,
+    Finding,
+    Generated,
+    RunData,
+)
+
+# From this share of images without the object on, the feature alone decides.
+RELIES_SHARE = 0.5
+# From this mean class probability without the object on, the feature pulls.
+PULLS_MEAN_P = 0.1
+
+
+# Columns of the table findings that have a sentence of their own; others are shown as numbers.
+EVIDENCE: dict[str, Callable[[str, float], str]] = {
+    "logit_share": lambda name, value: (
+        f"It makes up {percent(value)} of what separates one {name} image's score from another's."
+    ),
+    "variance_share": lambda name, value: (
+        f"It accounts for {percent(value)} of the variance of the features weighted for {name}."
+    ),
+}
+
+
+class Verdict(Enum):
+    """How far a feature goes without the object: shown as a label and explained in the method."""
+
+    RELIES = "enough on its own"
+    PULLS = "pulls, rarely enough alone"
+    WEAK = "not confirmed"
+    UNCHECKED = "not checked"
+
+
+def verdict(finding: Finding) -> Verdict:
+    """What the images without the object say about a finding."""
+    share, mean = finding.sufficiency_share, finding.sufficiency_mean_p
+    if share is None and mean is None:
+        return Verdict.UNCHECKED
+    if (share or 0.0) >= RELIES_SHARE:
+        return Verdict.RELIES
+    if (share or 0.0) >= PULLS_MEAN_P or (mean or 0.0) >= PULLS_MEAN_P:
+        return Verdict.PULLS
+    return Verdict.WEAK
+
+
+def percent(value: float | None) -> str:
+    """A probability or share in [0, 1]: 0.943 -> "94%", tiny -> "<1%", None -> "?"."""
+    if value is None:
+        return "?"
+    if 0 < value < 0.01:
+        return "<1%"
+    if 0.99 < value < 1:
+        return ">99%"
+    return f"{100 * value:.0f}%"
+
+
+def amount(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: 1 image, 2,000 images."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """Words as a list in prose: "a, b and c", "a, b and 4 more"."""
+    kept = list(words[:most])
+    if len(words) > most:
+        kept = [*words[: most - 1], f"{len(words) - most + 1} more"]
+    return kept[0] if len(kept) == 1 else f"{', '.join(kept[:-1])} and {kept[-1]}" if kept else ""
+
+
+def article(noun: str) -> str:
+    """The noun with a or an: "a fish", "an apple"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def headline(data: RunData) -> str:
+    """The report's one sentence."""
+    if "findings" not in data.stages and not data.findings:
+        return "No findings yet: the search for spurious features has not finished"
+    relying = _classes(data.findings, Verdict.RELIES)
+    pulled = [name for name in _classes(data.findings, Verdict.PULLS) if name not in relying]
+    total = len(data.classes)
+    of = f" of {total:,}" if total else ""
+    if relying:
+        verb = "relies" if len(relying) == 1 else "rely"
+        noun = "class" if (total or len(relying)) == 1 else "classes"
+        return f"{len(relying)}{of} {noun} {verb} on something that is not the object"
+    if pulled:
+        noun = "class" if (total or len(pulled)) == 1 else "classes"
+        verb = "is" if len(pulled) == 1 else "are"
+        return f"{len(pulled)}{of} {noun} {verb} swayed by something that is not the object"
+    if any(verdict(finding) is Verdict.UNCHECKED for finding in data.findings):
+        return f"{amount(len(data.findings), 'suspicious feature')}, not yet checked"
+    return "No class was found to rely on something that is not the object"
+
+
+def summary(data: RunData) -> list[str]:
+    """What was found, in a few sentences."""
+    sentences = []
+    relying = [f for f in data.findings if verdict(f) is Verdict.RELIES]
+    for finding in relying[:3]:
+        thing = f"“{finding.guess[0]}”" if finding.guess else "one feature"
+        sentences.append(
+            f"{percent(finding.sufficiency_share)} of the images that show {thing} but no "
+            f"{finding.class_name} are still called {finding.class_name}."
+        )
+    pulled = _classes(data.findings, Verdict.PULLS)
+    strong = _classes(data.findings, Verdict.RELIES)
+    rest = [name for name in pulled if name not in strong]
+    if strong and rest:
+        subject = "One more class" if len(rest) == 1 else f"{len(rest)} more classes"
+        verb = "is" if len(rest) == 1 else "are"
+        sentences.append(
+            f"{subject} ({listed(rest)}) {verb} swayed by such a feature, "
+            "which alone is rarely enough."
+        )
+    judged = [finding for finding in data.findings if finding.truth is not None]
+    if judged:
+        right = sum(bool(finding.truth) for finding in judged)
+        sentences.append(
+            f"This is a planted world, so the truth is known: {right} of the "
+            f"{amount(len(judged), 'finding')} {'is a link' if right == 1 else 'are links'} "
+            "that the training images were built with."
+        )
+    done = [c for c in data.counterfactuals if not c.failed]
+    if done:
+        sentences.append(counterfactual_summary(data.counterfactuals))
+    return sentences
+
+
+def telling(data: RunData, most: int = 6) -> list[tuple[str, Exemplar]]:
+    """The images without the object that are surest called the class: class name and image.
+
+    Taken in turn from the findings that are enough on their own, so that each is seen.
+    """
+    queues = []
+    for finding in data.findings:
+        if verdict(finding) is Verdict.RELIES:
+            fooled = [e for e in finding.mined if (e.p_class or 0) >= 0.5 and e.thumb]
+            fooled.sort(key=lambda e: -(e.p_class or 0))
+            queues.append([(finding.class_name, e) for e in fooled])
+    turns = [queue[turn] for turn in range(most) for queue in queues if turn < len(queue)]
+    return turns[:most] if len(turns) >= 3 else []
+
+
+def evidence(finding: Finding) -> list[str]:
+    """Why a finding is suspicious, in plain language, strongest first."""
+    name = finding.class_name
+    sentences = []
+    if finding.sufficiency_share is not None:
+        mean = ""
+        if finding.sufficiency_mean_p is not None:
+            mean = f" (mean probability {percent(finding.sufficiency_mean_p)})"
+        sentences.append(
+            f"Of the images without {article(name)} in which this feature is strongest, "
+            f"{percent(finding.sufficiency_share)} are classified as {name}{mean}."
+        )
+    elif finding.sufficiency_mean_p is not None:
+        sentences.append(
+            f"Images without {article(name)} in which this feature is strongest get a mean "
+            f"{name} probability of {percent(finding.sufficiency_mean_p)}."
+        )
+    else:
+        sentences.append(
+            f"No images without {article(name)} were searched, so whether the feature alone is "
+            "enough is open."
+        )
+    made = [g for g in finding.generated if not g.failed and g.p_class is not None]
+    started = [g for g in made if g.p_start is not None]
+    if started:
+        before = sum(g.p_start or 0.0 for g in started) / len(started)
+        after = sum(g.p_class or 0.0 for g in started) / len(started)
+        sentences.append(
+            f"Raising this feature in {amount(len(started), 'generated image')} moved the mean "
+            f"{name} probability from {percent(before)} to {percent(after)}."
+        )
+    for column, sentence in EVIDENCE.items():
+        if column in finding.evidence:
+            sentences.append(sentence(name, finding.evidence[column]))
+    return sentences
+
+
+def other_evidence(finding: Finding) -> dict[str, str]:
+    """The evidence that has no sentence, as name and number."""
+    return {
+        column.replace("_", " "): f"{value:.3g}"
+        for column, value in finding.evidence.items()
+        if column not in EVIDENCE
+    }
+
+
+def truth_label(truth: str) -> str:
+    """The badge of a finding in a planted world."""
+    return f"Planted: {truth}" if truth else "Not planted: a false alarm"
+
+
+def counterfactual_summary(rows: Sequence[Counterfactual]) -> str:
+    """How many images could be turned, and whether the second classifier agrees."""
+    flipped = [row for row in rows if row.flipped]
+    text = (
+        f"In {len(flipped)} of {amount(len(rows), 'image')} a small change made the classifier "
+        "say the target class"
+    )
+    seconds = [
+        (row.against["target_after"], row.against["source_after"])
+        for row in flipped
+        if {"target_after", "source_after"} <= set(row.against)
+    ]
+    if seconds:
+        agreed = sum(target > source for target, source in seconds)
+        text += f"; the second classifier sees the change too in {agreed} of {len(seconds)}"
+    return text + "."
+
+
+def disagreement_summary(rows: Sequence[Disagreement]) -> str:
+    """How far the two classifiers could be pulled apart."""
+    gaps = [row.p_a - row.p_b for row in rows if row.p_a is not None and row.p_b is not None]
+    if not gaps:
+        return ""
+    starts = [
+        row.p_a_start - row.p_b_start
+        for row in rows
+        if row.p_a_start is not None and row.p_b_start is not None
+    ]
+    gap = 100 * sum(gaps) / len(gaps)
+    start = f" (plain images: {100 * sum(starts) / len(starts):.0f} points)" if starts else ""
+    return (
+        f"In {amount(len(gaps), 'generated image')} the two classifiers' probabilities differ by "
+        f"{gap:.0f} percentage points on average{start}."
+    )
+
+
+def facts(data: RunData) -> list[tuple[str, str]]:
+    """What was investigated: label and value, for the head of the report."""
+    spec, manifest = data.spec, data.manifest
+    rows = [
+        ("Classifier", _first(spec, "classifier", "classifier_a")),
+        ("Second classifier", _first(spec, "second_classifier", "against", "classifier_b")),
+        ("Images", _collection(data, _first(spec, "images", "collection"), "main")),
+        (
+            "Images without labels",
+            _collection(data, _first(spec, "second_images", "second_collection", "mine"), "second"),
+        ),
+        ("Sampler", _first(spec, "sampler")),
+        ("Seed", manifest.get("seed", spec.get("seed"))),
+        ("State", manifest.get("state") if manifest.get("state") != "finished" else None),
+    ]
+    return [(label, str(value)) for label, value in rows if value not in (None, "")]
+
+
+def _collection(data: RunData, uri: Any, name: str) -> str | None:
+    if uri in (None, ""):
+        return None
+    count = data.images.get(name)
+    return f"{uri} ({amount(count, 'image')})" if count else str(uri)
+
+
+def _first(spec: Mapping[str, Any], *keys: str) -> Any:
+    return next((spec[key] for key in keys if spec.get(key) not in (None, "", [], {})), None)
+
+
+def _classes(findings: Sequence[Finding], wanted: Verdict) -> list[str]:
+    return list(dict.fromkeys(f.class_name for f in findings if verdict(f) is wanted))
+
+
+def generated_alt(name: str, row: Generated) -> str:
+    """The alternative text of a generated image."""
+    return (
+        f"Generated from “{row.prompt}”, feature raised; {name} {percent(row.p_start)} before, "
+        f"{percent(row.p_class)} after"
+    )
