@@ -46,28 +46,45 @@ def run(spec: ReportSpec) -> str:
 
 def render(data: RunData, spec: ReportSpec, now: datetime | None = None) -> str:
     """The page as text: images as data URIs, styles inside, nothing loaded from anywhere."""
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            spec=spec,
+            css=stylesheet("parts.css", "report.css"),
+            settings=flat(data.spec),
+            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
+            most_suspicious=max((f.suspicion or 0.0 for f in data.findings), default=0.0),
+        )
+    )
+
+
+def part(name: str, *values: Any) -> str:
+    """One macro of report_parts.html.j2 as HTML: what the dashboard shows of a finding, a pair."""
+    module = environment().get_template("report_parts.html.j2").module
+    return str(getattr(module, name)(*values))
+
+
+def environment() -> jinja2.Environment:
+    """Where the templates are and what they may use."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("whylens.jobs", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["picture"] = picture
-    environment.filters["percent"] = report_words.percent
-    source, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    settings = flat(data.spec)
-    page: str = environment.get_template("report.html.j2").render(
-        data=data,
-        spec=spec,
-        words=report_words,
-        Verdict=report_words.Verdict,
-        css=Markup(source),
-        settings=settings,
-        written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-        most_suspicious=max((f.suspicion or 0.0 for f in data.findings), default=0.0),
-    )
-    return page
+    made.filters["picture"] = picture
+    made.filters["percent"] = report_words.percent
+    made.globals.update(words=report_words, Verdict=report_words.Verdict)
+    return made
+
+
+def stylesheet(*names: str) -> Markup:
+    """The packaged style sheets, one after the other."""
+    loader = jinja2.PackageLoader("whylens.jobs", "templates")
+    return Markup("\n".join(loader.get_source(jinja2.Environment(), name)[0] for name in names))
 
 
 def picture(content: bytes | None) -> str:
@@ -82,9 +99,7 @@ def picture(content: bytes | None) -> str:
         with Image.open(io.BytesIO(content)) as opened:
             image = opened.convert("RGB")
     except (OSError, ValueError):
-        logger.warning(
-            "a picture of %d bytes can't be read; the report leaves it blank", len(content)
-        )
+        logger.warning("a picture of %d bytes can't be read and is left blank", len(content))
         return BLANK
     scale = SHOWN_PIXELS / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -64,6 +64,10 @@ class RunFolder:
         found = self.filesystem.get_file_info(selector)
         return sorted(i.path for i in found if i.is_file and i.base_name.endswith(".parquet"))
 
+    def progress(self) -> tuple[tuple[str, int], ...]:
+        """How many parts each table has: changes whenever the run does."""
+        return tuple((name, len(self.parts(name))) for name in TABLES)
+
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """All parts of a table, of the wanted columns those that exist; None: no part yet."""
         tables = []

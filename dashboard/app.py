@@ -1,0 +1,65 @@
+"""The dashboard's page: run by Streamlit (`whylens dashboard RUN`), one rerun per interaction."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import streamlit as st
+
+from whylens.dashboard import views
+from whylens.dashboard.choices import find_runs
+from whylens.errors import WhylensError
+from whylens.jobs.report_data import RunData, RunFolder, load_run
+
+VIEWS = {
+    "Overview": views.overview,
+    "Findings": views.findings,
+    "Counterfactuals": views.counterfactuals,
+    "Disagreements": views.disagreements,
+    "Rejected files": views.rejected,
+    "Settings": views.settings,
+}
+
+
+@st.cache_data(show_spinner="Reading the run", max_entries=4)
+def load(folder: str, parts: tuple[tuple[str, int], ...]) -> RunData:
+    """The run's data; `parts` says how far the run is, so that a growing run is read again."""
+    return load_run(folder)
+
+
+def page(arguments: Sequence[str]) -> None:
+    """Draw the page."""
+    st.set_page_config("whylens", page_icon=views.mark(), layout="wide")
+    st.html(f"<style>{views.style()}</style>")
+    with st.sidebar:
+        st.html('<p class="whylens brand">whylens</p>')
+        where = st.text_input(
+            "Run folder",
+            value=arguments[0] if arguments else "",
+            placeholder="runs/my-run",
+            help="A run, a folder of runs, or an s3:// or gs:// URI.",
+        )
+        if not where:
+            st.info("Name a run folder to begin.")
+            return
+        runs = find_runs(where)
+        folder = where
+        if len(runs) > 1:
+            folder = runs[st.selectbox("Run", list(runs))]
+        elif runs:
+            folder = next(iter(runs.values()))
+        try:
+            data = load(folder, RunFolder.open(folder).progress())
+        except WhylensError as error:
+            st.error(str(error))
+            return
+        view = st.radio("Show", list(VIEWS), key="view")
+        if st.button("Read again", icon=":material/refresh:", type="tertiary"):
+            load.clear()
+            st.rerun()
+    VIEWS[view or "Overview"](data)
+
+
+if __name__ == "__main__":
+    page(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""The dashboard's page, driven as a person would drive it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import whylens.dashboard.app
+from whylens.dashboard.launch import command
+
+synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic["build_run"](tmp_path_factory.mktemp("runs") / "first")
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> AppTest:
+    monkeypatch.setattr(sys, "argv", ["app.py", *([str(folder)] if folder else [])])
+    app = AppTest.from_file(str(whylens.dashboard.app.__file__), default_timeout=60)
+    return settled(app.run())
+
+
+def settled(app: AppTest) -> AppTest:
+    assert not app.exception, app.exception
+    return app
+
+
+def shown(app: AppTest) -> str:
+    return " ".join(" ".join(element.proto.body for element in app.get("html")).split())
+
+
+def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    app = opened(monkeypatch, folder)
+    assert "2 of 10 classes rely on something that is not the object" in shown(app)
+    assert app.warning[0].value.startswith("The sampler was trained on drawings")
+    assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "6"
+    for view, words in {
+        "Findings": "<em>water</em> says fish",
+        "Counterfactuals": "fish <span aria-hidden=\"true\">→</span>",
+        "Disagreements": "second classifier",
+    }.items():  # fmt: skip
+        settled(app.sidebar.radio[0].set_value(view).run())
+        assert words in shown(app)
+    settled(app.sidebar.radio[0].set_value("Rejected files").run())
+    assert "not an image" in app.dataframe[0].value["Reason"].tolist()
+    settled(app.sidebar.radio[0].set_value("Settings").run())
+    assert "planted:biased" in app.dataframe[0].value["Value"].tolist()
+
+
+def test_findings_are_filtered(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    app = opened(monkeypatch, folder)
+    app.sidebar.radio[0].set_value("Findings").run()
+    assert len(app.selectbox[0].options) == 4
+    settled(app.multiselect[0].set_value(["car"]).run())
+    assert app.selectbox[0].options == ["2. car: bricks, sand (enough on its own)"]
+    assert "Finding 2" in shown(app)
+    settled(app.multiselect[1].set_value(["not confirmed"]).run())
+    assert app.info[0].value == "No finding passes these filters."
+
+
+def test_heat_maps_can_be_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    app = opened(monkeypatch, folder)
+    app.sidebar.radio[0].set_value("Findings").run()
+    assert "Heat map of the feature" in shown(app)
+    settled(app.toggle[0].set_value(False).run())
+    assert "Heat map of the feature" not in shown(app)
+
+
+def test_counterfactuals_are_filtered_by_outcome(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    app = opened(monkeypatch, folder)
+    app.sidebar.radio[0].set_value("Counterfactuals").run()
+    settled(app.multiselect[2].set_value(["failed"]).run())
+    assert shown(app).count('class="card"') == 1
+
+
+def test_a_run_that_has_only_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tables = ("images", "rejected", "exemplars", "mined", "findings", "generated",
+              "counterfactuals", "disagreements")  # fmt: skip
+    app = opened(monkeypatch, synthetic["build_run"](tmp_path, without=tables))
+    for view in app.sidebar.radio[0].options:
+        settled(app.sidebar.radio[0].set_value(view).run())
+
+
+def test_a_run_that_goes_on_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = opened(monkeypatch, synthetic["build_run"](tmp_path, without=("counterfactuals",)))
+    assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "0"
+    row = {"image_id": "a", "source_class": 0, "target_class": 1, "flipped": True}
+    synthetic["write_part"](tmp_path, "counterfactuals", [row])
+    settled(app.run())
+    assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "1"
+
+
+def test_folders_of_runs_and_wrong_folders(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    assert "run folder" in opened(monkeypatch, None).info[0].value
+    assert "not a run folder" in opened(monkeypatch, tmp_path).error[0].value
+    assert "not a run folder" in opened(monkeypatch, tmp_path / "nowhere").error[0].value
+    for name in ("one", "two"):
+        synthetic["build_run"](tmp_path / name, without=("images",))
+    app = opened(monkeypatch, tmp_path)
+    assert sorted(app.sidebar.selectbox[0].options) == ["one", "two"]
+
+
+def test_nothing_is_sent_anywhere() -> None:
+    line = command("runs/a", port=8600)
+    assert line[line.index("--browser.gatherUsageStats") + 1] == "false"
+    assert line[line.index("--server.port") + 1] == "8600"
+    assert line[-2:] == ["--", "runs/a"]
+    assert "--" not in command(None)
