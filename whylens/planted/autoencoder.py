@@ -126,7 +126,7 @@ def encode_all(autoencoder: Any, images: NDArray[np.uint8], batch: int = 100) ->
 
 
 def reconstruction_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of pixels, and of neighbouring pixels' differences, so edges stay sharp."""
+    """Mean absolute error of pixels and of their differences to neighbours (sharp edges)."""
     loss = F.l1_loss(reconstruction, target)
     for dim in (2, 3):
         difference = F.l1_loss(reconstruction.diff(dim=dim), target.diff(dim=dim))

@@ -42,9 +42,7 @@ def model_config(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def train_clip(
-    drawings: Drawings, tokenizer: Any, schedule: Schedule, folder: Path
-) -> nn.Module:
+def train_clip(drawings: Drawings, tokenizer: Any, schedule: Schedule, folder: Path) -> nn.Module:
     """Contrastive training on drawn images and their captions (Radford et al. 2021).
 
     Equal captions in a batch are not counted as negatives of each other: the target spreads over

@@ -1,4 +1,4 @@
-"""One training loop for every planted network: seeded, logged, restartable, with averaged weights."""
+"""One training loop for every planted network: seeded, logged, restartable, averaged."""
 
 import json
 import logging
@@ -99,7 +99,9 @@ def fit(
             line = {"step": step + 1, "loss": round(total / count, 6), "seconds": round(seconds, 1)}
             with (folder / f"{name}.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            logger.info("%s: step %d of %d, loss %.5f", name, step + 1, schedule.steps, total / count)
+            logger.info(
+                "%s: step %d of %d, loss %.5f", name, step + 1, schedule.steps, total / count
+            )
             total, count = 0.0, 0
         if time.monotonic() - saved > checkpoint_seconds or step + 1 == schedule.steps:
             state = {

@@ -4,6 +4,7 @@ Both end in a ReLU, global average pooling and one linear layer, so that
 features = mean over positions of the feature map, and are non-negative.
 """
 
+import itertools
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,9 +54,12 @@ class PlantedCNN(nn.Module):
         if architecture not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {architecture!r}: one of {ARCHITECTURES}")
         stages: list[nn.Module] = [_convolution(3, widths[0], 5, 2)]
-        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(widths):
             if architecture == "plain":
-                stages += [_convolution(inputs, outputs, 3, 2), _convolution(outputs, outputs, 3, 1)]
+                stages += [
+                    _convolution(inputs, outputs, 3, 2),
+                    _convolution(outputs, outputs, 3, 1),
+                ]
             else:
                 stages.append(_Residual(inputs, outputs, 2))
         self.stages = nn.Sequential(*stages)

@@ -4,6 +4,7 @@ Images 64 x 64, latents 12 x 16 x 16, captions of at most 16 words from a closed
 """
 
 import json
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,21 @@ def words() -> list[str]:
     return sorted({"a", "photo", "of", "on", "with", *OBJECTS, *BACKGROUNDS, *COMPANIONS})
 
 
+def _merge_order() -> list[str]:
+    """Words in an order of byte pair merges that leaves every word whole.
+
+    A word is merged from its left. One that holds another's first two letters further in has to be
+    merged before it, or those letters would be taken out of its middle.
+    """
+    pairs = {w: [*zip(w[:-2], w[1:-1], strict=True), (w[-2:], "")] for w in words()}
+    order: TopologicalSorter[str] = TopologicalSorter()
+    for word in words():
+        if len(word) > 1:
+            first = pairs[word][0]
+            order.add(word, *(w for w in words() if len(w) > 1 and first in pairs[w][1:]))
+    return [*order.static_order(), *(w for w in words() if len(w) == 1)]
+
+
 def build_tokenizer(folder: Path) -> Any:
     """A CLIPTokenizer whose tokens are whole words; written to `folder`, then read from there."""
     from transformers import CLIPTokenizer
@@ -58,7 +74,7 @@ def build_tokenizer(folder: Path) -> Any:
     letters = sorted({c for w in words() for c in w})
     tokens += [*letters, *(f"{c}</w>" for c in letters if f"{c}</w>" not in tokens)]
     merges = []
-    for word in words():
+    for word in _merge_order():
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
             merges.append(f"{pieces[0]} {pieces[1]}")

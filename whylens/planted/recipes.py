@@ -54,9 +54,7 @@ RECIPES: dict[str, Recipe] = {
     "biased": Recipe("linked", steps=2000),
     "balanced": Recipe("balanced", steps=3000),
     "robust": Recipe("balanced", attack_radius=0.5, steps=1500),
-    "judge_object": Recipe(
-        "balanced", "residual", absent=True, decoded=True, steps=3000, seed=1
-    ),
+    "judge_object": Recipe("balanced", "residual", absent=True, decoded=True, steps=3000, seed=1),
     "judge_background": Recipe(
         "balanced", "residual", (12, 24, 48), "background", decoded=True, steps=500, seed=1
     ),
