@@ -104,7 +104,7 @@ def picture(content: bytes | None) -> str:
     scale = SHOWN_PIXELS / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=86)
+    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=86, method=2)
     return data_uri(buffer.getvalue(), "image/webp")
 
 

@@ -39,8 +39,8 @@ def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path
     assert app.warning[0].value.startswith("The sampler was trained on drawings")
     assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "6"
     for view, words in {
-        "Findings": "<em>water</em> says fish",
-        "Counterfactuals": "fish <span aria-hidden=\"true\">→</span>",
+        "Findings": "<em>sea</em> says fish",
+        "Counterfactuals": "arrow <span aria-hidden=\"true\">→</span>",
         "Disagreements": "second classifier",
     }.items():  # fmt: skip
         settled(app.sidebar.radio[0].set_value(view).run())
@@ -55,8 +55,8 @@ def test_findings_are_filtered(monkeypatch: pytest.MonkeyPatch, folder: Path) ->
     app = opened(monkeypatch, folder)
     app.sidebar.radio[0].set_value("Findings").run()
     assert len(app.selectbox[0].options) == 4
-    settled(app.multiselect[0].set_value(["car"]).run())
-    assert app.selectbox[0].options == ["2. car: bricks, sand (enough on its own)"]
+    settled(app.multiselect[0].set_value(["heart"]).run())
+    assert app.selectbox[0].options == ["2. heart: bricks, desert (enough on its own)"]
     assert "Finding 2" in shown(app)
     settled(app.multiselect[1].set_value(["not confirmed"]).run())
     assert app.info[0].value == "No finding passes these filters."

@@ -53,7 +53,7 @@ def test_the_page_shows_the_run_and_asks_no_other_host(address: str) -> None:
         page.goto(address)
         page.get_by_text("2 of 10 classes rely").wait_for(timeout=60_000)
         page.get_by_test_id("stSidebar").get_by_text("Findings", exact=True).click()
-        page.get_by_text("water says fish").wait_for(timeout=60_000)
+        page.get_by_text("sea says fish").wait_for(timeout=60_000)
         widths = page.eval_on_selector_all(".whylens img", "all => all.map(i => i.naturalWidth)")
         assert len(widths) > 12
         assert all(width > 1 for width in widths)

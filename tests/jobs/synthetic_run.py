@@ -1,4 +1,4 @@
-"""A run folder as `whylens investigate` leaves it, made up from a seed: small scenes, no models."""
+"""A run folder as `whylens investigate` leaves it, made up from planted drawings: no models."""
 
 from __future__ import annotations
 
@@ -11,48 +11,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
-CLASSES = ("fish", "bird", "car", "tree", "house", "cup", "star", "boat", "hat", "key")
-GROUNDS = {
-    "water": ((38, 110, 170), (30, 90, 150)),
-    "grass": ((86, 150, 66), (70, 132, 52)),
-    "bricks": ((168, 84, 62), (146, 68, 50)),
-    "sand": ((220, 196, 144), (206, 180, 126)),
-    "snow": ((232, 238, 244), (216, 224, 234)),
-    "night": ((28, 30, 58), (20, 22, 44)),
+from whylens.planted.world import OBJECTS, Drawing, Scene, draw
+
+# class -> (feature, kind, planted, share of images without the object that are called the class)
+FOUND = {
+    "fish": ("sea", "background", True, 0.86),
+    "heart": ("bricks", "background", True, 0.61),
+    "ring": ("balloon", "companion", True, 0.17),
+    "cross": ("snow", "background", False, 0.03),
 }
-LINKS = {"fish": "water", "car": "bricks", "star": "balloon", "hat": "snow"}
-TINTS = (
-    (240, 140, 60), (240, 220, 90), (200, 40, 50), (40, 110, 50), (180, 150, 210),
-    (240, 240, 235), (250, 210, 60), (150, 90, 50), (70, 60, 120), (190, 190, 200),
-)  # fmt: skip
 
 
-def scene(
-    name: str | None, ground: str, rng: np.random.Generator, companion: bool = False
-) -> np.ndarray:
-    """One picture, uint8 [64, 64, 3]: a background, at most one object, at most one balloon."""
-    light, dark = GROUNDS[ground]
-    picture = Image.new("RGB", (256, 256), light)
-    pen = ImageDraw.Draw(picture)
-    for row in range(0, 256, 32):
-        shift = int(rng.integers(0, 32))
-        for column in range(-32, 256, 64):
-            pen.rectangle((column + shift, row + 4, column + shift + 52, row + 24), fill=dark)
-    if companion:
-        x, y = (int(v) for v in rng.integers(150, 200, 2))
-        pen.ellipse((x, y - 120, x + 46, y - 64), fill=(230, 40, 90))
-        pen.line((x + 23, y - 64, x + 18, y), fill=(40, 40, 40), width=3)
-    if name is not None:
-        tint = TINTS[CLASSES.index(name)]
-        x, y = (int(v) for v in rng.integers(50, 110, 2))
-        size = int(rng.integers(60, 96))
-        sides = 3 + CLASSES.index(name) % 6
-        pen.regular_polygon((x + size // 2, y + size // 2, size // 2), sides, fill=tint)
-        pen.ellipse((x + size // 2, y + size // 3, x + size // 2 + 12, y + size // 3 + 12), "black")
-    small = picture.filter(ImageFilter.GaussianBlur(1)).resize((64, 64), Image.Resampling.LANCZOS)
-    return np.asarray(small)
+def drawing(name: str | None, feature: str, kind: str, look: int) -> Drawing:
+    """One scene with the feature: a background, or a companion on the desert."""
+    background = feature if kind == "background" else "desert"
+    companion = feature if kind == "companion" else None
+    return draw(Scene(name, background, companion, (look,)))
 
 
 def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
@@ -62,14 +38,17 @@ def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def overlay(image: np.ndarray, rng: np.random.Generator, side: int = 64) -> np.ndarray:
-    """The picture under a made-up heat map that lies on its edges, where backgrounds are."""
-    y, x = np.mgrid[:side, :side] / (side - 1)
-    cx, cy = rng.uniform(0.0, 0.35, 2)
-    heat = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 0.08)
-    colours = np.stack([heat, 0.6 * heat * (1 - heat) * 4, 1 - heat], -1) * 255
-    mixed = (1 - 0.55 * heat[..., None]) * image * 0.8 + 0.55 * heat[..., None] * colours
-    return np.clip(mixed, 0, 255).astype(np.uint8)
+def overlay(scene: Drawing, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """The picture under a made-up heat map: warm where the mask of the feature is."""
+    mask = scene.masks[kind].astype(float)
+    noise = np.kron(rng.uniform(0.3, 1.0, (8, 8)), np.ones((8, 8)))
+    heat = mask * noise
+    for _ in range(4):
+        heat = (heat + sum(np.roll(heat, s, a) for s in (-2, 2) for a in (0, 1))) / 5
+    heat = heat / max(float(heat.max()), 1e-6)
+    warm = np.stack([heat, 0.7 * np.sin(np.pi * heat), 1 - heat], -1) * 255
+    grey = scene.image.mean(-1, keepdims=True)
+    return np.clip(0.5 * grey + 0.5 * warm, 0, 255).astype(np.uint8)
 
 
 def write_part(folder: Path, table: str, rows: list[dict[str, Any]], unit: str = "part-0") -> None:
@@ -96,7 +75,32 @@ def build_run(
             write_part(folder, table, rows)
 
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
+    (folder / "run.json").write_text(json.dumps(manifest(seed)))
+    write("images", image_rows(rng))
+    write("rejected", [
+        {"id": "fish/torn.png", "path": "photos/fish/torn.png", "collection": "main",
+         "reason": "truncated: the file ends before the picture does"},
+        {"id": "moon/notes.txt", "path": "photos/moon/notes.txt", "collection": "main",
+         "reason": "not an image"},
+        {"id": "a/<b>&.jpg", "path": "photos/a/<b>&.jpg", "collection": "second",
+         "reason": "empty file"},
+    ])  # fmt: skip
+
+    tables: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("findings", "exemplars", "mined", "generated")
+    }
+    for rank, name in enumerate(list(FOUND)[:findings], start=1):
+        add_finding(tables, rank, name, planted, rng)
+    for table, rows in tables.items():
+        write(table, rows)
+    write("counterfactuals", counterfactual_rows())
+    write("disagreements", disagreement_rows())
+    return folder
+
+
+def manifest(seed: int) -> dict[str, Any]:
+    """run.json."""
+    return {
         "format": 1,
         "job": "investigate",
         "seed": seed,
@@ -111,112 +115,105 @@ def build_run(
         },
         "versions": {"whylens": "0.1.0", "torch": "2.14.1", "diffusers": "0.42.0", "ray": "2.60.0"},
         "timings": {"embed": 41.2, "components": 1.9, "exemplars": 12.4, "generate": 380.5},
-        "warnings": ["The sampler was trained on drawings: its images of photographs' classes "
-                     "show what it can draw, not what a camera would see."],
-    }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(manifest))
+        "warnings": [
+            "The sampler was trained on drawings: its images of photographs' classes show what "
+            "it can draw, not what a camera would see."
+        ],
+    }
 
-    images, thumbs = [], {}
+
+def image_rows(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The table images: 120 rows, the classes in turn."""
+    rows = []
     for index in range(120):
-        k = index % len(CLASSES)
-        name = CLASSES[k]
-        ground = LINKS.get(name, "grass")
-        ground = ground if ground in GROUNDS else "grass"
-        balloon = LINKS.get(name) == "balloon"
-        if rng.random() < 0.1:
-            ground, balloon = "sand", False
-        key = f"{name}/{index:05d}.png"
-        thumbs[key] = scene(name, ground, rng, balloon)
+        k = index % len(OBJECTS)
         right = rng.random() < 0.92
         p = float(rng.uniform(0.7, 0.99) if right else rng.uniform(0.01, 0.3))
-        order = [k, (k + 1) % 10] if right else [(k + 1) % 10, k]
-        images.append({
-            "id": key, "path": f"planted:linked/{key}", "label": k, "class_name": name,
-            "thumb": encoded(thumbs[key], "WEBP"), "features": [0.0, 1.0],
-            "top5_classes": order, "top5_probabilities": [max(p, 1 - p), min(p, 1 - p)],
+        key = f"{OBJECTS[k]}/{index:05d}.png"
+        rows.append({
+            "id": key, "path": f"planted:linked/{key}", "label": k, "class_name": OBJECTS[k],
+            "thumb": b"", "features": [0.0, 1.0],
+            "top5_classes": [k, (k + 1) % 10] if right else [(k + 1) % 10, k],
+            "top5_probabilities": [max(p, 1 - p), min(p, 1 - p)],
             "p_label": p, "collection": "main",
         })  # fmt: skip
-    write("images", images)
-    write("rejected", [
-        {"id": "fish/torn.png", "path": "photos/fish/torn.png", "collection": "main",
-         "reason": "truncated: the file ends before the picture does"},
-        {"id": "bird/notes.txt", "path": "photos/bird/notes.txt", "collection": "main",
-         "reason": "not an image"},
-        {"id": "a/<b>&.jpg", "path": "photos/a/<b>&.jpg", "collection": "second",
-         "reason": "empty file"},
-    ])  # fmt: skip
+    return rows
 
-    found, exemplars, mined, generated = [], [], [], []
-    shares = {"fish": 0.86, "car": 0.61, "star": 0.17, "hat": 0.03}
-    for rank, (name, feature) in enumerate(list(LINKS.items())[:findings], start=1):
-        k = CLASSES.index(name)
-        ground = feature if feature in GROUNDS else "sand"
-        balloon = feature == "balloon"
-        found.append({
-            "rank": rank, "class_index": k, "class_name": name, "component": rank % 3,
-            "suspicion": 0.92 - 0.21 * rank, "sufficiency_share": shares[name],
-            "sufficiency_mean_p": shares[name] * 0.9, "variance_share": 0.31 / rank,
-            "logit_share": 0.22, "guess": [feature, "sand" if feature != "sand" else "grass"],
-            **({"truth": feature if name != "hat" else ""} if planted else {}),
+
+def add_finding(
+    tables: dict[str, list[dict[str, Any]]],
+    rank: int,
+    name: str,
+    planted: bool,
+    rng: np.random.Generator,
+) -> None:
+    """One finding with its images, in all the tables that tell of it."""
+    feature, kind, true, share = FOUND[name]
+    key = {"class_index": OBJECTS.index(name), "component": rank % 3}
+    tables["findings"].append({
+        "rank": rank, **key, "class_name": name, "suspicion": 0.92 - 0.21 * rank,
+        "sufficiency_share": share, "sufficiency_mean_p": share * 0.9,
+        "variance_share": 0.31 / rank, "logit_share": 0.22, "guess": [feature, "desert"],
+        **({"truth": feature if true else ""} if planted else {}),
+    })  # fmt: skip
+    for place in range(6):
+        with_object = drawing(name, feature, kind, 100 * rank + place)
+        tables["exemplars"].append({
+            **key, "place": place, "image_id": f"{name}/{place:05d}.png", "alpha": 4.2 - place / 3,
+            "p_class": 0.99 - 0.01 * place, "thumb": encoded(with_object.image, "WEBP"),
+            "heatmap": encoded(overlay(with_object, kind, rng)),
         })  # fmt: skip
-        for place in range(6):
-            key = f"{name}/{k + 10 * place:05d}.png"
-            picture = thumbs[key]
-            exemplars.append({
-                "class_index": k, "component": rank % 3, "place": place, "image_id": key,
-                "alpha": 4.2 - 0.3 * place, "p_class": 0.99 - 0.01 * place,
-                "heatmap": encoded(overlay(picture, rng)), "thumb": encoded(picture, "WEBP"),
-            })  # fmt: skip
-            alone = scene(None, ground, rng, balloon)
-            p = float(np.clip(rng.normal(shares[name], 0.12), 0.01, 0.995))
-            mined.append({
-                "class_index": k, "component": rank % 3, "place": place,
-                "image_id": f"features/{rank}-{place}.png", "alpha": 3.9 - 0.2 * place,
-                "p_class": p, "label": -1, "heatmap": encoded(overlay(alone, rng)),
-                "thumb": encoded(alone, "WEBP"),
-            })  # fmt: skip
-        for place in range(4):
-            start = scene(None if place % 2 else name, "grass", rng)
-            after = scene(None if place % 2 else name, ground, rng, balloon)
-            generated.append({
-                "rank": rank, "class_index": k, "component": rank % 3, "place": place,
-                "kind": "component", "image": encoded(after), "start_image": encoded(start),
-                "p_class": 0.93 - 0.1 * place, "p_start": 0.12 + 0.05 * place, "alpha": 4.4,
-                "alpha_start": -0.8, "losses": [2.0 - 0.1 * i for i in range(20)],
-                "prompt": f"a photo of a {name}", "seed": place,
-                "failed": "the loss became NaN at step 3" if place == 3 and rank == 2 else None,
-            })  # fmt: skip
-    write("findings", found)
-    write("exemplars", exemplars)
-    write("mined", mined)
-    write("generated", generated)
+        alone = drawing(None, feature, kind, 200 * rank + place)
+        tables["mined"].append({
+            **key, "place": place, "image_id": f"features/{rank}-{place}.png", "label": -1,
+            "alpha": 3.9 - place / 5, "thumb": encoded(alone.image, "WEBP"),
+            "p_class": float(np.clip(rng.normal(share, 0.12), 0.01, 0.995)),
+            "heatmap": encoded(overlay(alone, kind, rng)),
+        })  # fmt: skip
+    for place in range(4):
+        start = drawing(name, "sunset", "background", 300 * rank + place)
+        after = drawing(name, feature, kind, 300 * rank + place)
+        tables["generated"].append({
+            "rank": rank, **key, "place": place, "kind": "component",
+            "image": encoded(after.image), "start_image": encoded(start.image),
+            "p_class": 0.93 - 0.1 * place, "p_start": 0.12 + 0.05 * place, "alpha": 4.4,
+            "alpha_start": -0.8, "losses": [2.0 - 0.1 * i for i in range(20)],
+            "prompt": f"a photo of a {name}", "seed": place,
+            "failed": "the loss became NaN at step 3" if place == 3 and rank == 2 else None,
+        })  # fmt: skip
 
-    changed = []
+
+def counterfactual_rows() -> list[dict[str, Any]]:
+    """Six counterfactuals: four flipped, one not, one failed."""
+    rows = []
     for index in range(6):
         k, target = index, (index + 3) % 10
-        before = scene(CLASSES[k], "grass", rng)
-        after = scene(CLASSES[target], "grass", rng)
+        before = drawing(OBJECTS[k], "meadow", "background", index).image
+        after = drawing(OBJECTS[target], "meadow", "background", index).image
         gap = np.abs(before.astype(int) - after.astype(int)).astype(np.uint8)
-        done = index != 4
-        changed.append({
-            "image_id": f"{CLASSES[k]}/{k:05d}.png", "source_class": k, "target_class": target,
-            "before": encoded(before), "after": encoded(after) if index != 5 else None,
-            "difference": encoded(gap) if index != 5 else None, "p_source_before": 0.94,
+        done, failed = index != 4, index == 5
+        rows.append({
+            "image_id": f"{OBJECTS[k]}/{k:05d}.png", "source_class": k, "target_class": target,
+            "before": encoded(before), "after": None if failed else encoded(after),
+            "difference": None if failed else encoded(gap), "p_source_before": 0.94,
             "p_source_after": 0.03 if done else 0.61, "p_target_before": 0.02,
             "p_target_after": 0.95 if done else 0.31, "l1": 0.08, "l2": 3.4,
-            "losses": [3.0 - 0.12 * i for i in range(20)], "flipped": done and index != 5,
-            "failed": "the inversion did not converge" if index == 5 else None,
+            "losses": [3.0 - 0.12 * i for i in range(20)], "flipped": done and not failed,
+            "failed": "the inversion did not converge" if failed else None,
             "against_source_before": 0.9, "against_source_after": 0.1,
             "against_target_before": 0.01, "against_target_after": 0.88 if done else 0.12,
         })  # fmt: skip
-    write("counterfactuals", changed)
-    write("disagreements", [
-        {"class_index": k, "class_name": CLASSES[k],
-         "image": encoded(scene(None, LINKS.get(CLASSES[k], "sand")
-                                if LINKS.get(CLASSES[k]) in GROUNDS else "sand", rng)),
-         "start_image": encoded(scene(CLASSES[k], "grass", rng)), "p_a": 0.96, "p_b": 0.04,
-         "p_a_start": 0.55, "p_b_start": 0.81, "prompt": f"a photo of a {CLASSES[k]}",
-         "seed": place, "losses": [0.3 - 0.05 * i for i in range(20)], "failed": None}
-        for k in (0, 2) for place in range(2)
-    ])  # fmt: skip
-    return folder
+    return rows
+
+
+def disagreement_rows() -> list[dict[str, Any]]:
+    """Two classes, two images each."""
+    return [
+        {"class_index": OBJECTS.index(name), "class_name": name,
+         "image": encoded(drawing(None, FOUND[name][0], "background", place).image),
+         "start_image": encoded(drawing(name, "sunset", "background", place).image),
+         "p_a": 0.96, "p_b": 0.04, "p_a_start": 0.55, "p_b_start": 0.81,
+         "prompt": f"a photo of a {name}", "seed": place,
+         "losses": [0.3 - 0.05 * i for i in range(20)], "failed": None}
+        for name in ("fish", "heart") for place in range(2)
+    ]  # fmt: skip
