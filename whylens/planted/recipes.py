@@ -53,7 +53,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "biased": Recipe("linked", steps=2000),
     "balanced": Recipe("balanced", steps=3000),
-    "robust": Recipe("balanced", attack_radius=0.5, steps=1500),
+    "robust": Recipe("balanced", attack_radius=1.0, steps=2000),
     "judge_object": Recipe("balanced", "residual", absent=True, decoded=True, steps=3000, seed=1),
     "judge_background": Recipe(
         "balanced", "residual", (12, 24, 48), "background", decoded=True, steps=500, seed=1

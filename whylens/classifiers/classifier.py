@@ -1,0 +1,138 @@
+"""A classifier: images in [0, 1] -> features phi -> one linear head -> logits."""
+
+import difflib
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whylens.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear layer: weight W [K, D], bias b [K]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features [..., D] -> logits [..., K]."""
+        return F.linear(features, self.weight, self.bias)
+
+
+class Classifier(nn.Module, ABC):
+    """A frozen image classifier with a linear head.
+
+    Attributes
+    ----------
+    name
+        The URI-like name by which `load_classifier` found it.
+    class_names
+        K names; synonyms are joined by ", ".
+    image_size
+        Side in pixels of what the network itself sees.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_size: int
+
+    def __init__(self, name: str, class_names: Sequence[str], image_size: int) -> None:
+        super().__init__()
+        self.name = name
+        self.class_names = tuple(class_names)
+        self.image_size = image_size
+
+    @property
+    @abstractmethod
+    def head(self) -> Head:
+        """The linear head."""
+
+    @abstractmethod
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of any size -> the network's input; differentiable."""
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> features [B, D], the head's input."""
+
+    def feature_map(self, images: Tensor) -> Tensor | None:
+        """[B, D, h, w] whose mean over positions is `features`; None where there is no such map."""
+        return None
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> logits [B, K]."""
+        return self.head(self.features(images))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] -> probabilities [B, K]."""
+        return self.logits(images).softmax(-1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    @property
+    def feature_size(self) -> int:
+        """D."""
+        return int(self.head.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell this classifier's weights from any other's."""
+        digest = hashlib.sha256()
+        head = self.head
+        for tensor in (head.weight, head.bias, *list(self.state_dict().values())[:4]):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def class_index(self, name: str | int) -> int:
+        """The index of a class by index, by name, or by one of its synonyms.
+
+        Raises
+        ------
+        UsageError
+            If the classifier has no such class; near names are listed.
+        """
+        if isinstance(name, int) or name.isdigit():
+            if 0 <= int(name) < len(self.class_names):
+                return int(name)
+            last = len(self.class_names) - 1
+            raise UsageError(f"{self.name} has the classes 0 to {last}, not {name}")
+        wanted = fold(name)
+        synonyms: dict[str, int] = {}
+        for index, names in enumerate(self.class_names):
+            for synonym in (names, *names.split(",")):
+                synonyms.setdefault(fold(synonym), index)
+        if wanted in synonyms:
+            return synonyms[wanted]
+        near = difflib.get_close_matches(wanted, synonyms, n=3)
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise UsageError(f"{self.name} has no class {name!r}{hint}")
+
+
+def fold(name: str) -> str:
+    """A class name without case, underscores and repeated spaces."""
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def resize(images: Tensor, size: int, mode: str = "bilinear") -> Tensor:
+    """Antialiased, differentiable resize of [B, 3, H, W] to [B, 3, size, size]."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode=mode, align_corners=False, antialias=True)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(images - mean) / std for each channel."""
+    shape = (1, 3, 1, 1)
+    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)

@@ -1,0 +1,53 @@
+"""`load_classifier`: any classifier by a URI-like name."""
+
+from urllib.parse import parse_qsl
+
+import torch
+
+from whylens.classifiers.classifier import Classifier
+from whylens.errors import UsageError
+
+SCHEMES = ("bundled", "timm", "open_clip", "checkpoint", "planted")
+
+
+def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:
+    """Load a classifier, frozen, in evaluation mode, float32.
+
+    Parameters
+    ----------
+    name
+        bundled:efficientnet_lite0 (1, 2), timm:NAME, open_clip:MODEL/PRETRAINED[?classes=FILE],
+        checkpoint:PATH?arch=NAME[&classes=FILE], or planted:NAME.
+
+    Raises
+    ------
+    UsageError
+        If there is no such classifier, or its weights can't be had.
+    """
+    scheme, colon, rest = name.partition(":")
+    if not colon or scheme not in SCHEMES:
+        known = ", ".join(f"{s}:..." for s in SCHEMES)
+        raise UsageError(f"unknown classifier {name!r}: a name starts with one of {known}")
+    path, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    classifier = _load(scheme, name, path, options)
+    classifier.requires_grad_(False)
+    return classifier.eval().to(device=device, dtype=torch.float32)
+
+
+def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classifier:
+    if scheme == "planted":
+        from whylens.classifiers.planted import load_planted
+
+        return load_planted(name, path)
+    if scheme == "open_clip":
+        from whylens.classifiers.zero_shot import load_open_clip
+
+        return load_open_clip(name, path, options)
+    from whylens.classifiers import timm_models
+
+    if scheme == "bundled":
+        return timm_models.load_bundled(name, path)
+    if scheme == "timm":
+        return timm_models.load_timm(name, path)
+    return timm_models.load_checkpoint(name, path, options)

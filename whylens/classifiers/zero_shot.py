@@ -1,0 +1,118 @@
+"""CLIP models as zero-shot classifiers: the head is made of text embeddings."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.timm_models import imagenet_names, read_names
+from whylens.errors import UsageError
+
+TEMPLATES: tuple[str, ...] = (
+    "a photo of a {class}.",
+    "a bad photo of a {class}.",
+    "a photo of the large {class}.",
+    "a photo of the small {class}.",
+    "a close-up photo of a {class}.",
+    "an origami {class}.",
+    "a {class} in a video game.",
+    "art of the {class}.",
+)
+
+
+class ZeroShotClassifier(Classifier):
+    """phi = normalised image embedding; w_k = exp(logit scale) * mean text embedding; b = 0."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        class_names: Sequence[str],
+        weight: Tensor,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__(name, class_names, image_size)
+        self.model = model
+        self._mean, self._std = tuple(mean), tuple(std)
+        self.register_buffer("weight", weight)
+
+    @property
+    def head(self) -> Head:
+        weight = cast(Tensor, self.weight)
+        return Head(weight, torch.zeros_like(weight[:, 0]))
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        return normalise(resize(images, self.image_size, "bicubic"), self._mean, self._std)
+
+    def features(self, images: Tensor) -> Tensor:
+        embedding = cast(Any, self.model).encode_image(self.preprocess(images))
+        return F.normalize(embedding, dim=-1)
+
+
+@torch.inference_mode()
+def text_head(
+    model: nn.Module, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """The head's weight [K, D]: for each class, its prompts' mean embedding, scaled."""
+    clip = cast(Any, model)
+    rows = []
+    for names in class_names:
+        word = names.split(",")[0].strip()
+        tokens = tokenizer([template.replace("{class}", word) for template in templates])
+        embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
+        rows.append(F.normalize(embedding, dim=-1))
+    return (clip.logit_scale.exp() * torch.stack(rows)).clone()
+
+
+def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShotClassifier:
+    """open_clip:<model>/<pretrained>[?classes=<file>]; ImageNet's classes by default."""
+    open_clip = importlib.import_module("open_clip")
+    architecture, _, pretrained = path.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        import difflib
+
+        near = difflib.get_close_matches(architecture, known, n=3)
+        hint = f"; near names: {', '.join(near)}" if near else ""
+        raise UsageError(f"open_clip has no model {architecture!r}{hint}")
+    if not pretrained:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "a file"
+        raise UsageError(f"{name}: say which weights: open_clip:{architecture}/<one of: {tags}>")
+    try:
+        model = open_clip.create_model(architecture, pretrained=pretrained)
+    except Exception as error:
+        raise UsageError(
+            f"{name}: the weights {pretrained!r} are not on this machine and could not be fetched "
+            f"({type(error).__name__})"
+        ) from error
+    names = read_names(options["classes"], name) if "classes" in options else imagenet_names()
+    return wrap_clip(name, model, open_clip.get_tokenizer(architecture), names, TEMPLATES)
+
+
+def wrap_clip(
+    name: str,
+    model: nn.Module,
+    tokenizer: Any,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+) -> ZeroShotClassifier:
+    """A classifier of an open_clip model."""
+    model = model.eval()
+    visual = cast(Any, model).visual
+    size = visual.image_size
+    return ZeroShotClassifier(
+        name,
+        model,
+        class_names,
+        text_head(model, tokenizer, class_names, templates),
+        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+        mean=getattr(visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073),
+        std=getattr(visual, "image_std", None) or (0.26862954, 0.26130258, 0.27577711),
+    )
