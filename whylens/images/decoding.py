@@ -1,0 +1,66 @@
+"""Bytes to upright RGB pixels, or a reason why not."""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from whylens.images.collection import RejectedImageError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+# Larger images are taken for decompression bombs: 100 megapixels, 300 MB decoded.
+MAX_PIXELS = 100_000_000
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """Encoded image -> [H, W, 3] uint8.
+
+    EXIF rotation is applied; transparency is laid on white; greyscale, palette, CMYK and 16-bit
+    images become 8-bit RGB; of an animation, the first frame counts.
+
+    Raises
+    ------
+    RejectedImageError
+        With the reason.
+    """
+    if not data:
+        raise RejectedImageError("empty file")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own limit warns; ours, below, decides.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise RejectedImageError(
+                f"too large: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels"
+            )
+        image.seek(0) if getattr(image, "n_frames", 1) > 1 else None
+        image.load()
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except RejectedImageError:
+        raise
+    except UnidentifiedImageError:
+        raise RejectedImageError("not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise RejectedImageError("too large: a decompression bomb") from None
+    except OSError as error:
+        kind = "truncated" if "truncated" in str(error) else "corrupt"
+        raise RejectedImageError(f"{kind}: {error}") from None
+    except Exception as error:  # decoders raise nearly anything on broken bytes
+        raise RejectedImageError(f"corrupt: {type(error).__name__}: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        pixels = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if pixels.max(initial=0) > 255 else 255.0
+        grey = np.clip(np.round(pixels * (255.0 / top)), 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

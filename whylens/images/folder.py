@@ -1,0 +1,69 @@
+"""Images in a folder: flat, or one subfolder a class; local, or any fsspec URL."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whylens.errors import UsageError
+from whylens.images.collection import (
+    ImageCollection,
+    ImageRecord,
+    Rejected,
+    RejectedImageError,
+)
+from whylens.images.decoding import SUFFIXES, decode
+
+
+class FolderCollection(ImageCollection):
+    """All image files below a folder; the first subfolder's name is the class.
+
+    Hidden files are passed over; other files that aren't images are listed as rejected.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        system, root = _filesystem(uri)
+        if not system.isdir(root):
+            raise UsageError(f"no folder {uri}")
+        records, rejected = [], []
+        for path, info in sorted(system.find(root, detail=True).items()):
+            name = path[len(root) :].lstrip("/")
+            parts = PurePosixPath(name).parts
+            if any(part.startswith(".") for part in parts):
+                continue
+            suffix = PurePosixPath(name).suffix.lower()
+            if suffix not in SUFFIXES:
+                what = f"a {suffix} file" if suffix else "a file without a suffix"
+                rejected.append(Rejected(name, path, f"not an image: {what}"))
+            elif info.get("size") == 0:
+                rejected.append(Rejected(name, path, "empty file"))
+            else:
+                class_name = parts[0] if len(parts) > 1 else None
+                records.append(ImageRecord(name, path, class_name))
+        if not records:
+            found = f" ({len(rejected)} other files)" if rejected else ""
+            raise UsageError(
+                f"no images in {uri}{found}: expected {', '.join(sorted(SUFFIXES))} files, "
+                "directly or in one subfolder a class"
+            )
+        self.records, self.rejected = tuple(records), tuple(rejected)
+
+    def load(self, record: ImageRecord) -> NDArray[np.uint8]:
+        system, _ = _filesystem(self.uri)
+        try:
+            data = system.cat_file(record.path)
+        except OSError as error:
+            raise RejectedImageError(f"can't be read: {error.strerror or error}") from None
+        return decode(data)
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        system, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{uri} can't be opened: {error}") from error
+    return system, str(root).rstrip("/")

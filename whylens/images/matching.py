@@ -1,0 +1,44 @@
+"""The collection's class names against the classifier's."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def fold(name: str) -> str:
+    """A class name without case, underscores, hyphens and repeated spaces."""
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
+
+
+def match_classes(names: Iterable[str], class_names: Sequence[str]) -> dict[str, int]:
+    """Class index of each name that the classifier knows.
+
+    A name matches a class, or one of its comma-separated synonyms, ignoring case, underscores and
+    hyphens; a number matches the class of that index; a WordNet id (n01440764) matches where the
+    classifier has ImageNet's 1,000 classes. Names without a match are left out.
+    """
+    known: dict[str, int] = {}
+    for index, joined in enumerate(class_names):
+        for synonym in (joined, *joined.split(",")):
+            known.setdefault(fold(synonym), index)
+    wordnet = _wordnet() if len(class_names) == 1000 else {}
+    matched = {}
+    for name in sorted(set(names)):
+        if fold(name) in known:
+            matched[name] = known[fold(name)]
+        elif name.isdigit() and int(name) < len(class_names):
+            matched[name] = int(name)
+        elif name in wordnet:
+            matched[name] = wordnet[name]
+    return matched
+
+
+def near_classes(name: str, class_names: Sequence[str]) -> list[str]:
+    """Up to three class names that look like `name`."""
+    known = {fold(s): s.strip() for joined in class_names for s in joined.split(",")}
+    return [known[near] for near in difflib.get_close_matches(fold(name), known, n=3)]
+
+
+def _wordnet() -> dict[str, int]:
+    from timm.data import ImageNetInfo
+
+    return {synset: index for index, synset in enumerate(ImageNetInfo().label_names())}

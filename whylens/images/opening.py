@@ -1,0 +1,31 @@
+"""`open_collection`: any image collection by what it is called."""
+
+from urllib.parse import parse_qsl
+
+from whylens.images.collection import ImageCollection
+
+
+def open_collection(uri: str) -> ImageCollection:
+    """List a collection: a folder, Parquet, a WebDataset .tar, or planted:<split>?count=N&seed=S.
+
+    Raises
+    ------
+    UsageError
+        If it isn't there, can't be read, or holds no images.
+    """
+    if uri.startswith("planted:"):
+        from whylens.images.planted import PlantedCollection
+
+        split, _, query = uri.removeprefix("planted:").partition("?")
+        return PlantedCollection(uri, split, dict(parse_qsl(query)))
+    if uri.endswith(".tar"):
+        from whylens.images.webdataset import TarCollection
+
+        return TarCollection(uri)
+    if uri.startswith("parquet:") or uri.endswith(".parquet"):
+        from whylens.images.parquet import ParquetCollection
+
+        return ParquetCollection(uri.removeprefix("parquet:"))
+    from whylens.images.folder import FolderCollection
+
+    return FolderCollection(uri)

@@ -1,0 +1,40 @@
+"""Splits of the planted world as collections; images are drawn when they are loaded."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whylens.errors import UsageError
+from whylens.images.collection import ImageCollection, ImageRecord
+from whylens.planted.world import SPLITS, draw, sample_scene
+
+
+class PlantedCollection(ImageCollection):
+    """planted:<split>?count=2000&seed=0."""
+
+    def __init__(self, uri: str, split: str, options: dict[str, str]) -> None:
+        if split not in SPLITS:
+            raise UsageError(f"no planted split {split!r}; there are: {', '.join(SPLITS)}")
+        unknown = set(options) - {"count", "seed"}
+        if unknown:
+            raise UsageError(f"{uri}: unknown option {sorted(unknown)[0]!r}; count and seed go")
+        try:
+            count, seed = int(options.get("count", 2000)), int(options.get("seed", 0))
+        except ValueError:
+            raise UsageError(f"{uri}: count and seed are whole numbers") from None
+        if count < 1 or seed < 0:
+            raise UsageError(f"{uri}: count is at least 1 and seed at least 0")
+        self.uri, self._split, self._seed = uri, split, seed
+        scenes = (sample_scene(split, seed, index) for index in range(count))  # type: ignore[arg-type]
+        self.records = tuple(
+            ImageRecord(
+                f"{split}-{seed}-{index:06d}",
+                f"planted:{split}?seed={seed}#{index}",
+                scene.object,
+                scene.caption,
+            )
+            for index, scene in enumerate(scenes)
+        )
+
+    def load(self, record: ImageRecord) -> NDArray[np.uint8]:
+        index = int(record.id.rsplit("-", 1)[1])
+        return draw(sample_scene(self._split, self._seed, index)).image  # type: ignore[arg-type]

@@ -1,0 +1,51 @@
+"""Pixels to tensors and back, and to the small pictures that tables carry."""
+
+import io
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+
+def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Centre square of [H, W, 3], resized with antialiasing to [size, size, 3]."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    if side == size and height == width:
+        return image
+    top, left = (height - side) // 2, (width - side) // 2
+    box = (left, top, left + side, top + side)
+    picture = Image.fromarray(image)
+    resized = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized)
+
+
+def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
+    """[H, W, 3] uint8 -> [3, H, W] float32 in [0, 1]; with `size`, of the centre square."""
+    pixels = image if size is None else square(image, size)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(255)
+
+
+def to_pixels(image: Tensor) -> NDArray[np.uint8]:
+    """[3, H, W] in [0, 1] -> [H, W, 3] uint8."""
+    scaled = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels: NDArray[np.uint8] = scaled.permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def to_png(image: NDArray[np.uint8]) -> bytes:
+    """[H, W, 3] uint8 as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def thumbnail(image: NDArray[np.uint8], longest: int = 160) -> bytes:
+    """[H, W, 3] uint8 as a WebP whose longest side is at most `longest` px."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=88)
+    return buffer.getvalue()
