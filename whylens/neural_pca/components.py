@@ -1,0 +1,222 @@
+"""Class-wise neural PCA: the directions in feature space that carry a class's logit.
+
+For class k, psi_k(x) = w_k * phi(x). The v_l are the eigenvectors of cov(psi_k) over the images
+labelled k, and
+
+    alpha_l(x) = <1, v_l> <v_l, psi_k(x) - mean_k> = <d_l, phi(x)> - c_l,
+
+with d_l = <1, v_l> (w_k * v_l) and c_l = <1, v_l> <v_l, mean_k>. Over all D components,
+f_k(x) = sum_l alpha_l(x) + <1, mean_k> + b_k exactly. ("Spurious Features Everywhere", section 3.)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from whylens.errors import WhylensError
+from whylens.neural_pca.moments import Moments
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassComponents:
+    """The top L components of a class, by falling eigenvalue.
+
+    Attributes
+    ----------
+    class_index, count
+        k, and the number N_k of images behind it.
+    vectors
+        v_l, [L, D], orthonormal; signed so that <1, v_l> >= 0.
+    variances
+        Eigenvalues of cov(psi_k), [L].
+    total_variance
+        Trace of cov(psi_k).
+    psi_mean
+        mean_k, [D].
+    weight, bias
+        w_k, [D], and b_k.
+    """
+
+    class_index: int
+    count: int
+    vectors: Array
+    variances: Array
+    total_variance: float
+    psi_mean: Array
+    weight: Array
+    bias: float
+
+    @property
+    def sums(self) -> Array:
+        """<1, v_l>, [L]."""
+        return self.vectors.sum(1)
+
+    @property
+    def directions(self) -> Array:
+        """d_l, [L, D]: alpha_l(x) = <d_l, phi(x)> - c_l."""
+        return self.sums[:, None] * self.vectors * self.weight
+
+    @property
+    def offsets(self) -> Array:
+        """c_l, [L]."""
+        return self.sums * (self.vectors @ self.psi_mean)
+
+    @property
+    def constant(self) -> float:
+        """<1, mean_k> + b_k: the class's mean logit."""
+        return float(self.psi_mean.sum() + self.bias)
+
+    def alphas(self, features: NDArray[np.floating]) -> Array:
+        """Features [N, D] -> alphas [N, L]."""
+        return np.asarray(features, dtype=np.float64) @ self.directions.T - self.offsets
+
+
+def class_components(
+    class_index: int,
+    weight: NDArray[np.floating],
+    bias: float,
+    features: NDArray[np.floating],
+    top: int,
+) -> ClassComponents:
+    """Components from the features [N_k, D] of a class, by whichever route is cheaper.
+
+    The Gram matrix has the same non-zero spectrum as the covariance and is N_k x N_k.
+
+    Raises
+    ------
+    WhylensError
+        If there are fewer than two images.
+    """
+    count, size = features.shape
+    _require_two(count, class_index)
+    if count >= size:
+        return from_moments(class_index, weight, bias, Moments.of(features), top)
+    row = np.asarray(weight, dtype=np.float64)
+    psi = np.asarray(features, dtype=np.float64) * row
+    mean = psi.mean(0)
+    centred = psi - mean
+    gram = centred @ centred.T / count
+    keep = min(top, count - 1)
+    values, left = scipy.linalg.eigh(gram, subset_by_index=[count - keep, count - 1])
+    values, left = values[::-1], left[:, ::-1]
+    vectors = left.T @ centred
+    # Directions without variance are no components: rounding noise would choose them.
+    sound = values > max(values[0], 0) * 1e-10
+    values, vectors = values[sound], vectors[sound]
+    vectors, _ = np.linalg.qr(vectors.T)
+    return _components(
+        class_index, count, vectors.T, values, float(np.trace(gram)), mean, row, bias
+    )
+
+
+def from_moments(
+    class_index: int, weight: NDArray[np.floating], bias: float, moments: Moments, top: int
+) -> ClassComponents:
+    """Components from a class's feature moments: cov(psi_k) = diag(w_k) cov(phi) diag(w_k).
+
+    Raises
+    ------
+    WhylensError
+        If the moments are of fewer than two images.
+    """
+    _require_two(moments.count, class_index)
+    row = np.asarray(weight, dtype=np.float64)
+    covariance = row[:, None] * (moments.scatter / moments.count) * row
+    size = len(row)
+    keep = min(top, size)
+    values, vectors = scipy.linalg.eigh(covariance, subset_by_index=[size - keep, size - 1])
+    return _components(
+        class_index,
+        moments.count,
+        vectors.T[::-1],
+        np.clip(values[::-1], 0, None),
+        float(np.trace(covariance)),
+        row * moments.mean,
+        row,
+        bias,
+    )
+
+
+def _require_two(count: int, class_index: int) -> None:
+    if count < 2:
+        raise WhylensError(
+            f"class {class_index} has {count} image{'s' * (count != 1)}: at least two are needed "
+            "for components"
+        )
+
+
+def _components(
+    class_index: int,
+    count: int,
+    vectors: Array,
+    variances: Array,
+    total: float,
+    mean: Array,
+    weight: Array,
+    bias: float,
+) -> ClassComponents:
+    sign = np.where(vectors.sum(1) < 0, -1.0, 1.0)
+    return ClassComponents(
+        class_index,
+        count,
+        np.ascontiguousarray(vectors * sign[:, None]),
+        np.ascontiguousarray(variances),
+        total,
+        mean,
+        weight,
+        float(bias),
+    )
+
+
+def to_arrays(components: ClassComponents) -> dict[str, Array]:
+    """The components as plain arrays, for safetensors."""
+    scalars = [
+        components.class_index,
+        components.count,
+        components.total_variance,
+        components.bias,
+    ]
+    return {
+        "vectors": components.vectors,
+        "variances": components.variances,
+        "psi_mean": components.psi_mean,
+        "weight": components.weight,
+        "scalars": np.asarray(scalars, dtype=np.float64),
+    }
+
+
+def from_arrays(arrays: Mapping[str, Array]) -> ClassComponents:
+    """The inverse of `to_arrays`."""
+    class_index, count, total, bias = (float(v) for v in arrays["scalars"])
+    return ClassComponents(
+        int(class_index),
+        int(count),
+        arrays["vectors"],
+        arrays["variances"],
+        total,
+        arrays["psi_mean"],
+        arrays["weight"],
+        bias,
+    )
+
+
+def save_components(components: ClassComponents, path: Path, metadata: dict[str, str]) -> None:
+    """Write one class as safetensors with metadata (the classifier's fingerprint, say)."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, Any] = {k: np.ascontiguousarray(v) for k, v in to_arrays(components).items()}
+    save_file(arrays, path, metadata)
+
+
+def load_components(path: Path) -> ClassComponents:
+    """Read what `save_components` wrote."""
+    from safetensors.numpy import load_file
+
+    return from_arrays(load_file(path))
