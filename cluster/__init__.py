@@ -1,0 +1,1 @@
+"""Ray: one session, pools of workers, placement, submission."""

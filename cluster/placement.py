@@ -1,0 +1,37 @@
+"""Where workers run: part of every job's spec."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Placement(BaseModel):
+    """Resources of a pool of workers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workers: tuple[int, int] = Field(
+        (1, 8), description="Fewest and most workers; as many as the cluster has room for."
+    )
+    num_gpus: float = Field(
+        0.0, ge=0, description="GPUs a worker, or a fraction of one; 0 to run on CPUs."
+    )
+    num_cpus: float = Field(1.0, gt=0, description="CPU cores a worker.")
+    classifiers: Literal["colocated", "remote"] = Field(
+        "colocated",
+        description="Classifiers beside the sampler, or as actors on GPUs of their own.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Placement":
+        fewest, most = self.workers
+        if not 1 <= fewest <= most:
+            raise ValueError(
+                f"workers is [fewest, most] with 1 <= fewest <= most, not {fewest, most}"
+            )
+        return self
+
+    @property
+    def device(self) -> str:
+        """The torch device of a worker."""
+        return "cuda" if self.num_gpus > 0 else "cpu"

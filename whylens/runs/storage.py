@@ -1,0 +1,113 @@
+"""Files that are either whole or not there, on any fsspec filesystem."""
+
+import os
+import uuid
+from typing import Any
+
+from whylens.errors import UsageError, WhylensError
+
+ASIDE = ".aside-"
+
+
+class Storage:
+    """A folder on a filesystem: local, or an fsspec URL such as s3://bucket/run.
+
+    Pickled to workers: it holds the URL only.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or url
+
+    def _open(self) -> tuple[Any, str]:
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(self.url)
+        return system, str(root).rstrip("/")
+
+    @property
+    def local(self) -> bool:
+        """Whether the folder is on this machine's own filesystem."""
+        system, _ = self._open()
+        return "file" in (
+            system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
+        )
+
+    def path(self, name: str) -> str:
+        """Full path of a file, for messages and for pyarrow."""
+        return f"{self.url}/{name}"
+
+    def exists(self, name: str) -> bool:
+        system, root = self._open()
+        return bool(system.exists(f"{root}/{name}"))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the finished files in a folder, sorted; none where it isn't there."""
+        system, root = self._open()
+        system.invalidate_cache()
+        try:
+            found = system.ls(f"{root}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        names = (str(path).rsplit("/", 1)[-1] for path in found)
+        return sorted(n for n in names if not n.startswith(ASIDE))
+
+    def read(self, name: str) -> bytes:
+        system, root = self._open()
+        content: bytes = system.cat_file(f"{root}/{name}")
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file aside, flush it to the disk, and rename it: whole, or not there.
+
+        Raises
+        ------
+        UsageError
+            If the folder can't be written to.
+        WhylensError
+            If the disk is full, or another error of the filesystem.
+        """
+        system, root = self._open()
+        target = f"{root}/{name}"
+        folder, _, file = target.rpartition("/")
+        aside = f"{folder}/{ASIDE}{uuid.uuid4().hex}-{file}"
+        try:
+            system.makedirs(folder, exist_ok=True)
+            if not self.local:
+                # Object stores show a file only when it is whole.
+                system.pipe_file(target, content)
+                return
+            with open(aside, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, target)
+        except OSError as error:
+            if self.local and os.path.exists(aside):
+                os.unlink(aside)
+            raise _explain(error, self.url) from error
+
+    def sweep(self) -> None:
+        """Remove what interrupted writes left aside."""
+        if not self.local:
+            return
+        _, root = self._open()
+        for folder, _, files in os.walk(root):
+            for file in files:
+                if file.startswith(ASIDE):
+                    os.unlink(os.path.join(folder, file))
+
+
+def _explain(error: OSError, url: str) -> WhylensError:
+    import errno
+
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        return UsageError(
+            f"the output folder {url} can't be written to ({error.strerror}): "
+            "name another with --out"
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WhylensError(
+            f"the disk of the output folder {url} is full: make room and start the same command "
+            "again; what is finished is kept"
+        )
+    return WhylensError(f"writing to {url} failed: {error}")
