@@ -1,0 +1,1 @@
+"""Guided generation: objectives, views, the optimiser, counterfactuals."""

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Test images come from a seed that no training uses.
 TEST_SEED = 99
-ATTACK_RADIUS = 0.5
+ATTACK_RADIUS = 0.9
 ATTACK_STEPS = 30
 SAMPLING_STEPS = 20
 GUIDANCE_SCALE = 3.0

@@ -54,11 +54,11 @@ RECIPES: dict[str, Recipe] = {
     "biased": Recipe("linked", steps=2000),
     "balanced": Recipe("balanced", steps=3000),
     "robust": Recipe("balanced", attack_radius=1.0, steps=2000),
-    "judge_object": Recipe("balanced", "residual", absent=True, decoded=True, steps=3000, seed=1),
+    "judge_object": Recipe("balanced", "residual", absent=True, decoded=True, steps=2000, seed=1),
     "judge_background": Recipe(
         "balanced", "residual", (12, 24, 48), "background", decoded=True, steps=500, seed=1
     ),
     "judge_companion": Recipe(
-        "balanced", "residual", (12, 24, 48, 64), "companion", decoded=True, steps=1200, seed=1
+        "balanced", "residual", (12, 24, 48, 64), "companion", decoded=True, steps=1000, seed=1
     ),
 }

@@ -16,7 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
-from whylens.planted.autoencoder import closed_form_autoencoder, encode_all, train_decoder
+from whylens.planted.autoencoder import (
+    FITTED,
+    closed_form_autoencoder,
+    encode_all,
+    patch_components,
+    project,
+    train_decoder,
+)
 from whylens.planted.classifiers import save_classifier, train_classifier
 from whylens.planted.clip import save_clip, train_clip
 from whylens.planted.data import Drawings, draw_many, join
@@ -43,9 +50,9 @@ class TrainingPlan:
     work: Path
     weights: Path = WEIGHTS
     seed: int = 0
-    decoder_steps: int = 6000
-    diffusion_steps: int = 14_000
-    clip_steps: int = 2500
+    decoder_steps: int = 4000
+    diffusion_steps: int = 11_000
+    clip_steps: int = 1500
     processes: int = 2
 
 
@@ -101,7 +108,8 @@ def _train_diffusion(plan: TrainingPlan) -> None:
     base = _base(plan)
     drawings = join([base, _drawings(plan, "balanced", CAPTIONED, 2)])
     autoencoder = closed_form_autoencoder(base.images, plan.seed)
-    latents = encode_all(autoencoder, drawings.images) * autoencoder.config.scaling_factor
+    components = patch_components(base.images[:FITTED])
+    latents = project(drawings.images, *components) * autoencoder.config.scaling_factor
     tokenizer = build_tokenizer(plan.work / "tokenizer")
     schedule = Schedule(plan.diffusion_steps, 1.5e-3, average=0.9995, seed=plan.seed)
     unet, text_encoder = train_diffusion(latents, drawings.captions, tokenizer, schedule, plan.work)

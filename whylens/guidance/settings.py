@@ -1,0 +1,43 @@
+"""How guided images are optimised: part of every generation job's spec."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GuidanceSettings(BaseModel):
+    """Settings of the chain, of the optimiser, and of the views that the classifier gets.
+
+    Defaults are DiG-IN's where a laptop can afford them (methods.md, section 3); its T = 20 and
+    three last predictions are one setting away.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(10, ge=1, le=1000, description="DDIM steps of the chain.")
+    guidance_scale: float = Field(3.0, ge=1, description="Classifier-free guidance scale.")
+    optimisation_steps: int = Field(20, ge=0, description="Optimisation steps an image.")
+    learning_rate: float = Field(0.02, gt=0, description="Adam's learning rate.")
+    latents_factor: float = Field(
+        0.5, ge=0, description="Learning rate of the initial latents, as a factor; 0 keeps them."
+    )
+    text_factor: float = Field(
+        1.0, ge=0, description="Learning rate of the prompt's embedding at each step, as a factor."
+    )
+    null_factor: float = Field(
+        1.0, ge=0, description="Learning rate of the null text at each step, as a factor."
+    )
+    last_predictions: int = Field(
+        1, ge=1, description="The loss is taken on this many last x0 predictions, later ones more."
+    )
+    cosine: bool = Field(False, description="Let the learning rate fall along a cosine.")
+    clip: float | None = Field(None, gt=0, description="Clip gradients to this infinity norm.")
+    cutouts: int = Field(4, ge=0, description="Random crops that the classifier sees; 0: none.")
+    cutout_min: float = Field(
+        0.7, gt=0, le=1, description="Smallest side of a crop, as a part of the image."
+    )
+    noise: float = Field(0.02, ge=0, description="Sd of the noise on each crop.")
+    stop_below: float | None = Field(
+        None, description="An image is finished once its loss is below this."
+    )
+    keep: float = Field(
+        4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
+    )
