@@ -10,7 +10,8 @@ import streamlit as st
 from whylens.dashboard import views
 from whylens.dashboard.choices import find_runs
 from whylens.errors import WhylensError
-from whylens.jobs.report_data import RunData, RunFolder, load_run
+from whylens.jobs.report_data import RunData, load_run, progress
+from whylens.runs import Run
 
 VIEWS = {
     "Overview": views.overview,
@@ -50,7 +51,7 @@ def page(arguments: Sequence[str]) -> None:
         elif runs:
             folder = next(iter(runs.values()))
         try:
-            data = load(folder, RunFolder.open(folder).progress())
+            data = load(folder, progress(Run.open(folder)))
         except WhylensError as error:
             st.error(str(error))
             return

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pyarrow import fs
+import fsspec
 
+from whylens.errors import WhylensError
 from whylens.jobs.report_data import Finding
 from whylens.jobs.report_words import Verdict, verdict
+from whylens.runs import Run
+from whylens.runs.storage import Storage
 
 
 def find_runs(where: str) -> dict[str, str]:
     """Name and folder of the run at `where`, or of the runs directly inside it, newest first."""
+    base = where.rstrip("/")
+    if Storage(base).exists("run.json"):
+        return {base.rsplit("/", 1)[-1]: base}
     try:
-        if "://" in where:
-            filesystem, root = fs.FileSystem.from_uri(where)
-        else:
-            filesystem, root = fs.LocalFileSystem(), where
-        root = root.rstrip("/")
-        manifest = filesystem.get_file_info(f"{root}/run.json")
-        if manifest.is_file:
-            return {root.rsplit("/", 1)[-1]: where}
-        folders = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
+        system, root = fsspec.core.url_to_fs(base)
+        system.invalidate_cache()
+        folders = [str(path).rstrip("/") for path in system.ls(root, detail=False)]
     except (OSError, ValueError):
         return {}
-    names = [info.base_name for info in folders if info.type == fs.FileType.Directory]
-    manifests = filesystem.get_file_info([f"{root}/{name}/run.json" for name in names])
-    found = [(i.mtime_ns or 0, n) for n, i in zip(names, manifests, strict=True) if i.is_file]
-    base = where.rstrip("/")
-    return {
-        name: f"{base}/{name}" for _, name in sorted(found, key=lambda pair: (-pair[0], pair[1]))
-    }
+    names = [folder.rsplit("/", 1)[-1] for folder in folders]
+    runs = {name: f"{base}/{name}" for name in names}
+    runs = {name: folder for name, folder in runs.items() if Storage(folder).exists("run.json")}
+    return dict(sorted(runs.items(), key=lambda item: _begun(item[1]), reverse=True))
+
+
+def _begun(folder: str) -> str:
+    try:
+        return str(Run.open(folder).record().get("created", ""))
+    except WhylensError:
+        return ""
 
 
 def matching(

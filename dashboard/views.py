@@ -10,7 +10,9 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from whylens.dashboard.choices import matching
+from whylens.errors import WhylensError
 from whylens.jobs import report_words as words
+from whylens.jobs.labels import LABELS, add_label
 from whylens.jobs.report import flat, part, stylesheet
 from whylens.jobs.report_data import Counterfactual, Finding, RunData
 from whylens.jobs.report_words import Verdict, verdict
@@ -88,6 +90,7 @@ def findings(data: RunData) -> None:
     longest = max(len(finding.exemplars), len(finding.mined), len(finding.generated), 1)
     most = right.slider("Images in a strip", 1, longest, min(6, longest)) if longest > 1 else 1
     _html(part("finding_article", finding if heat else without_heat(finding), most))
+    _labelling(data, finding)
     curves = {f"seed {g.seed}": g.losses for g in finding.generated if g.losses}
     if curves:
         with st.expander("How the generated images' loss fell"):
@@ -170,6 +173,21 @@ def without_heat(finding: Finding) -> Finding:
         exemplars=tuple(replace(e, heatmap=None) for e in finding.exemplars),
         mined=tuple(replace(e, heatmap=None) for e in finding.mined),
     )
+
+
+def _labelling(data: RunData, finding: Finding) -> None:
+    with st.form("label", clear_on_submit=False):
+        first, second, third, fourth = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
+        label = first.segmented_control("Your judgement", LABELS, default="unsure")
+        who = second.text_input("Your name", key="who")
+        note = third.text_input("Note", key=f"note-{finding.rank}")
+        if fourth.form_submit_button("Save") and label:
+            try:
+                add_label(data.uri, finding, label, who, note)
+            except (WhylensError, OSError) as error:
+                st.error(str(error))
+            else:
+                st.rerun()
 
 
 def _html(content: str) -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.jobs import report_words
-from whylens.jobs.report_data import RunData, RunFolder, load_run
+from whylens.jobs.report_data import RunData, load_run
+from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class ReportSpec(BaseModel):
 def run(spec: ReportSpec) -> str:
     """Write report.html into the run folder; its path. UsageError where there is no run."""
     data = load_run(spec.run)
-    path = RunFolder.open(spec.run).write("report.html", render(data, spec).encode())
+    storage = Run.open(spec.run).storage
+    storage.write("report.html", render(data, spec).encode())
+    path = storage.path("report.html")
     logger.info("wrote %s", path)
     return path
 

@@ -6,17 +6,14 @@ what is not there becomes None or an empty tuple, never an error.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import fs
 
-from whylens.errors import UsageError
+from whylens.runs import Run
 
 TABLES = (
     "images",
@@ -28,69 +25,31 @@ TABLES = (
     "generated",
     "counterfactuals",
     "disagreements",
+    "labels",
 )
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """A run folder opened for reading: `manifest` is its run.json."""
+def progress(run: Run) -> tuple[tuple[str, int], ...]:
+    """How many parts each table has: changes whenever the run does."""
+    return tuple((name, len(run.table(name).units())) for name in TABLES)
 
-    uri: str
-    filesystem: fs.FileSystem
-    root: str
-    manifest: Mapping[str, Any]
 
-    @classmethod
-    def open(cls, folder: str) -> RunFolder:
-        """Open a local path or any URI that pyarrow knows; UsageError where it is no run."""
-        if "://" in folder:
-            filesystem, root = fs.FileSystem.from_uri(folder)
-        else:
-            filesystem, root = fs.LocalFileSystem(), str(folder)
-        root = root.rstrip("/")
-        try:
-            with filesystem.open_input_stream(f"{root}/run.json") as stream:
-                manifest = json.loads(stream.read())
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{folder} is not a run folder: its run.json can't be read ({error}). "
-                "Name the folder that `whylens investigate` wrote."
-            ) from error
-        return cls(folder, filesystem, root, manifest)
+def read(run: Run, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """A table, of the wanted columns those that exist; None: its stage has not run."""
+    table = run.table(name)
+    if not table.units():
+        return None
+    try:
+        return table.read(columns)
+    except (pa.ArrowInvalid, KeyError):
+        whole = table.read()
+        return whole.select([c for c in whole.column_names if columns is None or c in columns])
 
-    def parts(self, name: str) -> list[str]:
-        """The finished parts of a table, sorted by unit."""
-        selector = fs.FileSelector(f"{self.root}/tables/{name}", allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
-        return sorted(i.path for i in found if i.is_file and i.base_name.endswith(".parquet"))
 
-    def progress(self) -> tuple[tuple[str, int], ...]:
-        """How many parts each table has: changes whenever the run does."""
-        return tuple((name, len(self.parts(name))) for name in TABLES)
-
-    def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """All parts of a table, of the wanted columns those that exist; None: no part yet."""
-        tables = []
-        for path in self.parts(name):
-            with self.filesystem.open_input_file(path) as stream:
-                part = pq.ParquetFile(stream)
-                wanted = None
-                if columns is not None:
-                    wanted = [c for c in part.schema_arrow.names if c in columns]
-                tables.append(part.read(columns=wanted))
-        return pa.concat_tables(tables, promote_options="permissive") if tables else None
-
-    def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A small table as dictionaries; empty where the stage did not run."""
-        table = self.table(name, columns)
-        return [] if table is None else table.to_pylist()
-
-    def write(self, name: str, content: bytes) -> str:
-        """Write a file beside run.json; its path."""
-        path = f"{self.root}/{name}"
-        with self.filesystem.open_output_stream(path) as stream:
-            stream.write(content)
-        return path
+def rows_of(run: Run, name: str) -> list[dict[str, Any]]:
+    """A small table as dictionaries; empty where the stage did not run."""
+    table = read(run, name)
+    return [] if table is None else table.to_pylist()
 
 
 @dataclass(frozen=True)
@@ -121,6 +80,16 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What a person said of a finding."""
+
+    label: str
+    who: str
+    when: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """A component of a class that responds to something other than the class's object."""
 
@@ -137,6 +106,7 @@ class Finding:
     exemplars: tuple[Exemplar, ...] = ()
     mined: tuple[Exemplar, ...] = ()
     generated: tuple[Generated, ...] = ()
+    labels: tuple[Label, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,13 +195,13 @@ class RunData:
 
 def load_run(folder: str) -> RunData:
     """Read a run folder for showing; UsageError where there is no run."""
-    run = RunFolder.open(folder)
-    stages = frozenset(name for name in TABLES if run.parts(name))
+    run = Run.open(folder)
+    stages = frozenset(name for name, parts in progress(run) if parts)
     classes, images = load_classes(run)
     names = {summary.class_index: summary.class_name for summary in classes}
     return RunData(
         uri=folder,
-        manifest=run.manifest,
+        manifest=run.record(),
         classes=classes,
         images=images,
         findings=load_findings(run),
@@ -242,10 +212,10 @@ def load_run(folder: str) -> RunData:
     )
 
 
-def load_classes(run: RunFolder) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
+def load_classes(run: Run) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
     """The classes of the main collection, and how many images each collection has."""
     columns = ("label", "class_name", "collection", "top5_classes")
-    table = run.table("images", columns)
+    table = read(run, "images", columns)
     if table is None:
         return (), {}
     names: dict[int, str] = {}
@@ -273,16 +243,20 @@ SHOWN_APART = {
 }  # fmt: skip
 
 
-def load_findings(run: RunFolder) -> tuple[Finding, ...]:
+def load_findings(run: Run) -> tuple[Finding, ...]:
     """The ranked findings with their images."""
-    exemplars = _by_component(run.rows("exemplars"))
-    mined = _by_component(run.rows("mined"))
+    exemplars = _by_component(rows_of(run, "exemplars"))
+    mined = _by_component(rows_of(run, "mined"))
     generated: dict[tuple[int, int], list[Generated]] = {}
-    for row in run.rows("generated"):
+    for row in rows_of(run, "generated"):
         if row.get("kind") != "start":
             generated.setdefault(_key(row), []).append(_generated(row))
+    labels: dict[tuple[int, int], list[Label]] = {}
+    for row in sorted(rows_of(run, "labels"), key=lambda row: str(row["when"])):
+        words = (str(row.get(name) or "") for name in ("label", "who", "when", "note"))
+        labels.setdefault(_key(row), []).append(Label(*words))
     findings = []
-    for row in sorted(run.rows("findings"), key=lambda row: row.get("rank", 0)):
+    for row in sorted(rows_of(run, "findings"), key=lambda row: row.get("rank", 0)):
         evidence = {
             name: float(value)
             for name, value in row.items()
@@ -303,14 +277,13 @@ def load_findings(run: RunFolder) -> tuple[Finding, ...]:
                 exemplars=tuple(exemplars.get(_key(row), ())),
                 mined=tuple(mined.get(_key(row), ())),
                 generated=tuple(generated.get(_key(row), ())),
+                labels=tuple(labels.get(_key(row), ())),
             )
         )
     return tuple(findings)
 
 
-def load_counterfactuals(
-    run: RunFolder, class_names: Mapping[int, str]
-) -> tuple[Counterfactual, ...]:
+def load_counterfactuals(run: Run, class_names: Mapping[int, str]) -> tuple[Counterfactual, ...]:
     """The counterfactuals; classes by name where the run knows it, else by number."""
     return tuple(
         Counterfactual(
@@ -335,11 +308,11 @@ def load_counterfactuals(
                 if name.startswith("against_") and (value := number(raw)) is not None
             },
         )
-        for row in run.rows("counterfactuals")
+        for row in rows_of(run, "counterfactuals")
     )
 
 
-def load_disagreements(run: RunFolder) -> tuple[Disagreement, ...]:
+def load_disagreements(run: Run) -> tuple[Disagreement, ...]:
     """The images on which the two classifiers disagree."""
     return tuple(
         Disagreement(
@@ -355,11 +328,11 @@ def load_disagreements(run: RunFolder) -> tuple[Disagreement, ...]:
             losses=_losses(row),
             failed=row.get("failed") or None,
         )
-        for row in run.rows("disagreements")
+        for row in rows_of(run, "disagreements")
     )
 
 
-def load_rejected(run: RunFolder) -> tuple[Rejected, ...]:
+def load_rejected(run: Run) -> tuple[Rejected, ...]:
     """The files that were left out."""
     return tuple(
         Rejected(
@@ -367,7 +340,7 @@ def load_rejected(run: RunFolder) -> tuple[Rejected, ...]:
             reason=str(row.get("reason") or "no reason given"),
             collection=str(row.get("collection") or "main"),
         )
-        for row in run.rows("rejected")
+        for row in rows_of(run, "rejected")
     )
 
 

@@ -12,6 +12,7 @@ from whylens.jobs.report_data import (
     Exemplar,
     Finding,
     Generated,
+    Label,
     RunData,
 )
 
@@ -23,8 +24,11 @@ PULLS_MEAN_P = 0.1
 
 # Columns of the table findings that have a sentence of their own; others are shown as numbers.
 EVIDENCE: dict[str, Callable[[str, float], str]] = {
-    "logit_share": lambda name, value: (
-        f"It makes up {percent(value)} of what separates one {name} image's score from another's."
+    "lift": lambda name, value: (
+        f"That is {times(value)} what images without {article(name)} get on average."
+    ),
+    "contrast_share": lambda name, value: (
+        f"It carries {percent(value)} of what sets {name} images' score apart from others'."
     ),
     "variance_share": lambda name, value: (
         f"It accounts for {percent(value)} of the variance of the features weighted for {name}."
@@ -62,6 +66,13 @@ def percent(value: float | None) -> str:
     if 0.99 < value < 1:
         return ">99%"
     return f"{100 * value:.0f}%"
+
+
+def times(value: float) -> str:
+    """A ratio in words: 3.24 -> "3.2 times", 640 -> "more than 100 times"."""
+    if value > 100:
+        return "more than 100 times"
+    return f"{value:.1f} times" if value < 10 else f"{value:.0f} times"
 
 
 def amount(count: int, one: str, many: str | None = None) -> str:
@@ -201,6 +212,12 @@ def other_evidence(finding: Finding) -> dict[str, str]:
 def truth_label(truth: str) -> str:
     """The badge of a finding in a planted world."""
     return f"Planted: {truth}" if truth else "Not planted: a false alarm"
+
+
+def said(label: Label) -> str:
+    """A person's label as a sentence."""
+    note = f": “{label.note}”" if label.note else ""
+    return f"{label.who} called it {label.label} on {label.when[:10]}{note}."
 
 
 def counterfactual_summary(rows: Sequence[Counterfactual]) -> str:

@@ -96,6 +96,23 @@ def test_a_run_that_goes_on_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "1"
 
 
+def save(app: AppTest) -> None:
+    settled(next(button for button in app.button if button.label == "Save").click().run())
+
+
+def test_a_judgement_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = opened(monkeypatch, synthetic["build_run"](tmp_path))
+    app.sidebar.radio[0].set_value("Findings").run()
+    save(app)
+    assert "Say who you are" in app.error[0].value
+    app.text_input(key="who").set_value("Ada L.")
+    app.button_group[0].set_value("spurious")
+    save(app)
+    assert not app.error, app.error
+    assert "Ada L. called it spurious on" in shown(app)
+    assert len(list((tmp_path / "tables" / "labels").iterdir())) == 1
+
+
 def test_folders_of_runs_and_wrong_folders(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:

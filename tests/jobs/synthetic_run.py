@@ -153,7 +153,8 @@ def add_finding(
     tables["findings"].append({
         "rank": rank, **key, "class_name": name, "suspicion": 0.92 - 0.21 * rank,
         "sufficiency_share": share, "sufficiency_mean_p": share * 0.9,
-        "variance_share": 0.31 / rank, "logit_share": 0.22, "guess": [feature, "desert"],
+        "variance_share": 0.31 / rank, "contrast_share": 0.34, "lift": 12.4 * share,
+        "guess": [feature, "desert"],
         **({"truth": feature if true else ""} if planted else {}),
     })  # fmt: skip
     for place in range(6):

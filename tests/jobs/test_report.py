@@ -155,7 +155,7 @@ def test_the_job_writes_the_file_and_refuses_other_folders(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="not a run folder"):
         run(ReportSpec(run=str(tmp_path)))
     (tmp_path / "run.json").write_text("{torn")
-    with pytest.raises(UsageError, match="not a run folder"):
+    with pytest.raises(UsageError, match="not JSON"):
         run(ReportSpec(run=str(tmp_path)))
 
 
