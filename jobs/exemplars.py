@@ -1,0 +1,223 @@
+"""The exemplars job: findings in order, with the images that activate each and heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.cluster.placement import Placement
+from whylens.images import open_collection
+from whylens.jobs.components import COLUMNS, labels_used, read_components
+from whylens.jobs.components import TABLE as COMPONENTS
+from whylens.jobs.embed import TABLE as IMAGES
+from whylens.jobs.embed import read_embedded
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.spec import JobSpec
+from whylens.jobs.stages import run_units
+from whylens.runs import Run
+
+FINDINGS, TABLE, MINED = "findings", "exemplars", "mined"
+
+
+class ExemplarSettings(BaseModel):
+    """Which components become findings, and how many images show each."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    findings: int = Field(24, ge=1, description="At most this many findings.")
+    at_least: int = Field(
+        3, ge=0, description="Fill up to this many with the most suspicious components."
+    )
+    exemplars: int = Field(6, ge=1, description="Exemplars a finding.")
+    index: str = Field("Flat", description="faiss index of the features, as a factory string.")
+
+
+class ExemplarsSpec(JobSpec):
+    """Findings and their exemplars from judged components."""
+
+    source: str = Field(description="Run folder of a components job.")
+    exemplars: ExemplarSettings = Field(
+        default_factory=lambda: ExemplarSettings(), description="What is shown."
+    )
+
+
+@dataclass(frozen=True)
+class FindingUnit:
+    """One finding."""
+
+    name: str
+    row: Mapping[str, Any]
+
+
+def exemplars(run: Run, lineage: Lineage, settings: ExemplarSettings, placement: Placement) -> None:
+    """Rank the findings, then draw exemplars and mined images of each; one unit a finding."""
+    if not run.table(FINDINGS).done("all"):
+        rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
+        truth = planted_truth(str(lineage.setting("images")), str(lineage.setting("classifier")))
+        for row in rows:
+            if truth is not None:
+                feature = truth.get(row["class_name"], "")
+                row["truth"] = feature if feature and feature in row["guess"][:1] else ""
+        run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
+    rows = run.table(FINDINGS).read().to_pylist()
+    run_units(
+        run,
+        stage="exemplars",
+        table=TABLE,
+        units=[FindingUnit(f"finding-{row['rank']:05d}", row) for row in rows],
+        worker=Exhibitor,
+        arguments=(run, lineage, settings, placement.device),
+        placement=placement,
+    )
+
+
+def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[dict[str, Any]]:
+    """Findings by falling suspicion, one for each feature of a class.
+
+    Components of a class whose mined images, or whose first word, are the same show the same
+    feature: the most suspicious stands for them.
+    """
+    ordered = sorted(components, key=lambda row: -row["suspicion"])
+    seen: set[tuple[int, object]] = set()
+    rows: list[dict[str, Any]] = []
+    for row in ordered:
+        enough = len(rows) >= settings.at_least
+        if len(rows) >= settings.findings or (enough and not row["suspicious"]):
+            break
+        keys = {(row["class_index"], row["same_as"])}
+        if row["words"]:
+            keys.add((row["class_index"], row["words"][0]))
+        if keys & seen:
+            continue
+        seen |= keys
+        kept = {name: row[name] for name in SCHEMA.names if name in row}
+        rows.append({**kept, "rank": len(rows) + 1, "guess": row["words"], "truth": None})
+    return rows
+
+
+def planted_truth(images: str, classifier: str) -> dict[str, str] | None:
+    """The planted feature of each class; None outside the planted world."""
+    if not images.startswith("planted:"):
+        return None
+    from whylens.planted.world import LINKS
+
+    # Only the biased classifier learned from planted links; for the others no link is true.
+    return {link.object: link.feature for link in LINKS} if "biased" in classifier else {}
+
+
+SCHEMA = pa.schema(
+    [
+        ("rank", pa.int32()),
+        ("class_index", pa.int32()),
+        ("class_name", pa.string()),
+        ("component", pa.int32()),
+        ("suspicion", pa.float64()),
+        ("suspicious", pa.bool_()),
+        *((n, pa.float64()) for n in ("sufficiency_share", "sufficiency_mean_p", "lift")),
+        *((n, pa.float64()) for n in ("variance_share", "logit_share")),
+        ("guess", pa.list_(pa.string())),
+        ("truth", pa.string()),
+        ("mined_ids", pa.list_(pa.string())),
+    ]
+)
+SHOWN = pa.schema(
+    [
+        ("class_index", pa.int32()),
+        ("component", pa.int32()),
+        ("place", pa.int32()),
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        ("alpha", pa.float32()),
+        ("p_class", pa.float32()),
+        ("heatmap", pa.binary()),
+        ("thumb", pa.binary()),
+    ]
+)
+
+
+class Exhibitor:
+    """A worker: holds the index and the collections, shows one finding a call."""
+
+    def __init__(self, run: Run, lineage: Lineage, settings: ExemplarSettings, device: str) -> None:
+        """Load the classifier, list the collections, build the index over features."""
+        from whylens.classifiers import load_classifier
+        from whylens.neural_pca import FeatureIndex
+
+        self.run, self.lineage, self.settings = run, lineage, settings
+        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
+        self.main = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")
+        self.labels = labels_used(self.main)
+        self.collection = open_collection(str(lineage.setting("images")))
+        second = lineage.setting("second")
+        self.pool = open_collection(str(second)) if second else self.collection
+        self.index = FeatureIndex.build(
+            self.main.features,
+            self.main.ids,
+            fingerprint=self.classifier.fingerprint,
+            factory=settings.index,
+        )
+
+    def __call__(self, unit: FindingUnit) -> int:
+        """Write exemplars and mined images of a finding; how many exemplars."""
+        row = unit.row
+        k, component = row["class_index"], row["component"]
+        found = read_components(self.lineage, k)
+        of_class = np.flatnonzero(self.labels == k)
+        count = min(self.settings.exemplars, len(of_class))
+        _, places = self.index.search(found.directions[[component]], count, among=of_class)
+        ids = [self.main.ids[place] for place in places[0] if place >= 0]
+        shown = self._show(self.collection, ids, k, component, found)
+        mined = self._show(
+            self.pool, row["mined_ids"][: self.settings.exemplars], k, component, found
+        )
+        self.run.table(MINED).write(unit.name, pa.Table.from_pylist(mined, schema=SHOWN))
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(shown, schema=SHOWN))
+        return len(shown)
+
+    def _show(
+        self, collection: Any, ids: list[str], k: int, component: int, found: Any
+    ) -> list[dict[str, Any]]:
+        import torch
+
+        from whylens.images.tensors import square, thumbnail, to_png, to_tensor
+        from whylens.neural_pca.heatmap import component_heatmap, overlay
+
+        if not ids:
+            return []
+        records = {record.id: record for record in collection.records}
+        side = max(self.classifier.image_size, 160)
+        pictures = [square(collection.load(records[name]), side) for name in ids]
+        images = torch.stack([to_tensor(picture) for picture in pictures])
+        images = images.to(self.classifier.device)
+        direction = torch.from_numpy(found.directions[component]).float().to(images.device)
+        heats = component_heatmap(self.classifier, images, direction).float().cpu().numpy()
+        with torch.no_grad():
+            features = self.classifier.features(images)
+            p_class = self.classifier.head(features).softmax(1)[:, k].cpu().numpy()
+        alphas = found.alphas(features.float().cpu().numpy())[:, component]
+        return [
+            {
+                "class_index": k,
+                "component": component,
+                "place": place,
+                "image_id": name,
+                "label": self._label(records[name].class_name),
+                "alpha": float(alphas[place]),
+                "p_class": float(p_class[place]),
+                "heatmap": to_png(overlay(pictures[place], heats[place])),
+                "thumb": thumbnail(pictures[place], 224),
+            }
+            for place, name in enumerate(ids)
+        ]
+
+    def _label(self, class_name: str | None) -> int:
+        from whylens.images import match_classes
+
+        if class_name is None:
+            return -1
+        return match_classes([class_name], self.classifier.class_names).get(class_name, -1)

@@ -1,0 +1,84 @@
+"""Specs of jobs: pydantic models from YAML files and options, unknown keys refused."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from whylens.cluster.placement import Placement
+from whylens.errors import UsageError
+
+
+class JobSpec(BaseModel):
+    """What every job's spec has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    out: str = Field(description="Run folder to write: a path, or an s3:// or gs:// URL.")
+    placement: Placement = Field(
+        default_factory=lambda: Placement(), description="How many workers, with which resources."
+    )
+
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A spec file as a dictionary.
+
+    Raises
+    ------
+    UsageError
+        If it can't be read, is no YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the spec {path} can't be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"the spec {path} is not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"the spec {path} is not a mapping of settings to values")
+    return content
+
+
+def make_spec(model: type[Spec], settings: Mapping[str, Any]) -> Spec:
+    """A checked spec.
+
+    Raises
+    ------
+    UsageError
+        Naming each setting that is wrong, with near names for unknown ones.
+    """
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        lines = [_line(model, dict(problem)) for problem in error.errors()]
+        raise UsageError("; ".join(lines)) from None
+
+
+def _line(model: type[BaseModel], problem: dict[str, Any]) -> str:
+    where = [str(part) for part in problem["loc"]]
+    name = ".".join(where)
+    if problem["type"] == "missing":
+        return f"the setting {name!r} is missing (option --{name.replace('_', '-')})"
+    if problem["type"] == "extra_forbidden":
+        fields = _fields(model, where[:-1])
+        near = difflib.get_close_matches(where[-1], fields, n=1)
+        hint = f": do you mean {near[0]!r}?" if near else f"; there are: {', '.join(fields)}"
+        return f"unknown setting {name!r}{hint}"
+    return f"{name}: {problem['msg']}, not {problem.get('input')!r}"
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
