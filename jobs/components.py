@@ -16,7 +16,7 @@ from whylens.jobs.embed import TABLE as IMAGES
 from whylens.jobs.embed import Embedded, read_embedded
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stages import run_units
+from whylens.jobs.working import work_through
 from whylens.neural_pca import ClassComponents, class_components, judge, mine, typical_words
 from whylens.neural_pca.components import from_arrays, to_arrays
 from whylens.runs import Run
@@ -87,14 +87,13 @@ def components(
             f"no class has {settings.min_images} images: give more images, or lower "
             "components.min_images"
         )
-    run_units(
+    work_through(
         run,
-        stage="components",
-        table=TABLE,
-        units=[ClassUnit(f"class-{k:06d}", k) for k in enough],
-        worker=ComponentFinder,
-        arguments=(run, lineage, name, settings),
-        placement=placement.model_copy(update={"num_gpus": 0.0}),
+        TABLE,
+        [ClassUnit(f"class-{k:06d}", k) for k in enough],
+        ComponentFinder,
+        (run, lineage, name, settings),
+        placement.model_copy(update={"num_gpus": 0.0}),
     )
 
 

@@ -23,7 +23,7 @@ from whylens.images import (
     units,
 )
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stages import run_units
+from whylens.jobs.working import work_through
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -76,17 +76,14 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
             EmbedUnit(f"{tag}-{name}", part.start, part.stop)
             for name, part in units(len(collection), spec.unit)
         ]
-        run_units(
+        work_through(
             run,
-            stage=f"embed {tag}" if tag != "main" else "embed",
-            table=TABLE,
-            units=todo,
-            worker=Embedder,
-            arguments=(
-                run, collection, classes, tag, spec.classifier, placement.device, spec.batch
-            ),
-            placement=placement,
-        )  # fmt: skip
+            TABLE,
+            todo,
+            Embedder,
+            (run, collection, classes, tag, spec.classifier, placement.device, spec.batch),
+            placement,
+        )
 
 
 def _classes(

@@ -18,7 +18,7 @@ from whylens.jobs.embed import TABLE as IMAGES
 from whylens.jobs.embed import read_embedded
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stages import run_units
+from whylens.jobs.working import work_through
 from whylens.runs import Run
 
 FINDINGS, TABLE, MINED = "findings", "exemplars", "mined"
@@ -65,14 +65,13 @@ def exemplars(run: Run, lineage: Lineage, settings: ExemplarSettings, placement:
                 row["truth"] = feature if feature and feature in row["guess"][:1] else ""
         run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
     rows = run.table(FINDINGS).read().to_pylist()
-    run_units(
+    work_through(
         run,
-        stage="exemplars",
-        table=TABLE,
-        units=[FindingUnit(f"finding-{row['rank']:05d}", row) for row in rows],
-        worker=Exhibitor,
-        arguments=(run, lineage, settings, placement.device),
-        placement=placement,
+        TABLE,
+        [FindingUnit(f"finding-{row['rank']:05d}", row) for row in rows],
+        Exhibitor,
+        (run, lineage, settings, placement.device),
+        placement,
     )
 
 

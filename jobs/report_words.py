@@ -142,7 +142,7 @@ def summary(data: RunData) -> list[str]:
             f"{amount(len(judged), 'finding')} {'is a link' if right == 1 else 'are links'} "
             "that the training images were built with."
         )
-    done = [c for c in data.counterfactuals if not c.failed]
+    done = [c for c in data.counterfactuals if c.after]
     if done:
         sentences.append(counterfactual_summary(data.counterfactuals))
     return sentences
@@ -185,7 +185,7 @@ def evidence(finding: Finding) -> list[str]:
             f"No images without {article(name)} were searched, so whether the feature alone is "
             "enough is open."
         )
-    made = [g for g in finding.generated if not g.failed and g.p_class is not None]
+    made = [g for g in finding.generated if g.p_class is not None]
     started = [g for g in made if g.p_start is not None]
     if started:
         before = sum(g.p_start or 0.0 for g in started) / len(started)

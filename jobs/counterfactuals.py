@@ -1,0 +1,265 @@
+"""The counterfactuals job: real images, changed as little as possible until the decision flips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.cluster.placement import Placement
+from whylens.errors import UsageError
+from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.classes import same_class
+from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_pair
+from whylens.jobs.working import in_batches, work_through
+
+if TYPE_CHECKING:
+    import torch
+
+    from whylens.classifiers import Classifier
+    from whylens.guidance.optimise import Solution
+    from whylens.runs import Run, Table
+
+TABLE = "counterfactuals"
+RUNNER_UP = "runner-up"
+PROBABILITIES = tuple(
+    f"{who}{side}_{when}"
+    for who in ("p_", "against_")
+    for side in ("source", "target")
+    for when in ("before", "after")
+)
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("source_class", pa.int32()),
+        ("source_name", pa.string()),
+        ("target_class", pa.int32()),
+        ("target_name", pa.string()),
+        ("before", pa.binary()),
+        ("after", pa.binary()),
+        ("difference", pa.binary()),
+        *((name, pa.float32()) for name in PROBABILITIES),
+        ("l1", pa.float32()),
+        ("l2", pa.float32()),
+        ("losses", pa.list_(pa.float32())),
+        ("flipped", pa.bool_()),
+        ("failed", pa.string()),
+        ("prompt_before", pa.string()),
+        ("prompt_after", pa.string()),
+    ]
+)
+
+
+class CounterfactualSpec(BaseModel):
+    """Which images are changed, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: int = Field(12, ge=1, description="Change this many images, spread over the classes.")
+    classes: list[str] = Field(
+        default_factory=list, description="Take images of these classes only; empty: of all."
+    )
+    target: str = Field(
+        RUNNER_UP, description="Class to change them to: a name, a number, or runner-up."
+    )
+    batch: int = Field(6, ge=1, description="Images that are optimised together.")
+    prompt_template: PromptTemplate = PLAIN_TEMPLATE
+    seed: int = Field(0, ge=0, description="Seed of the choice of images.")
+    guidance: GuidanceSettings = Field(
+        GuidanceSettings(), description="How the images are optimised."
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """One image to change: from its class to another, both as the classifier's class indices."""
+
+    image_id: str
+    source: int
+    target: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CounterfactualUnit:
+    """A batch of images that are changed together and written as one part."""
+
+    name: str
+    changes: tuple[Change, ...]
+
+
+def plan(
+    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+) -> list[CounterfactualUnit]:
+    """The units: rightly classified images, the classes in turn, in an order drawn from the seed.
+
+    `images` are rows of the run's images table (id, label, top5_classes). UsageError
+    where a class is unknown or no image is left.
+    """
+    wanted = {classifier.class_index(name) for name in spec.classes}
+    fixed = None if spec.target == RUNNER_UP else classifier.class_index(spec.target)
+    by_class: dict[int, list[tuple[str, int, int]]] = {}
+    for row in images:
+        label, top = row["label"], list(row["top5_classes"] or ())
+        if label < 0 or top[:1] != [label]:
+            continue
+        target = fixed if fixed is not None else next((k for k in top if k != label), None)
+        if target is None or target == label or (wanted and label not in wanted):
+            continue
+        by_class.setdefault(label, []).append((row["id"], label, target))
+    if not by_class:
+        raise UsageError(
+            "No image to change: of the wanted classes none is labelled and classified rightly. "
+            "Name other classes, or a collection whose folders are named by class."
+        )
+    rng = np.random.default_rng(spec.seed)
+    orders = {
+        label: [changes[i] for i in rng.permutation(len(changes))]
+        for label, changes in sorted(by_class.items())
+    }
+    longest = max(map(len, orders.values()))
+    turns = [
+        order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
+    ]
+    changes = [
+        Change(image_id, source, target, spec.seed + place)
+        for place, (image_id, source, target) in enumerate(turns[: spec.images])
+    ]
+    return [CounterfactualUnit(*named) for named in in_batches(changes, spec.batch, spec)]
+
+
+def counterfactuals(
+    run: Run,
+    spec: CounterfactualSpec,
+    embedded: Table,
+    *,
+    images: str,
+    sampler: str,
+    classifier: str,
+    against: str | None,
+    placement: Placement,
+) -> None:
+    """The stage: what is missing of the table counterfactuals, from the table images."""
+    from whylens.classifiers import load_classifier
+
+    table = embedded.read(["id", "label", "top5_classes", "collection"])
+    main = table.filter(pc.equal(table["collection"], "main"))
+    units = plan(main.to_pylist(), load_classifier(classifier), spec)
+    arguments = (run, spec, images, sampler, classifier, against, placement.device)
+    work_through(run, TABLE, units, Changer, arguments, placement)
+
+
+class Changer:
+    """A worker: holds sampler and classifiers, changes one unit's images, writes its part."""
+
+    def __init__(
+        self,
+        run: Run,
+        spec: CounterfactualSpec,
+        images: str,
+        sampler: str,
+        classifier: str,
+        against: str | None,
+        device: str,
+    ) -> None:
+        """Open the collection and load sampler and classifiers by name onto the device."""
+        from whylens.classifiers import load_classifier
+        from whylens.diffusion import load_sampler
+        from whylens.images import open_collection
+
+        self.run = run
+        self.spec = spec
+        self.collection = open_collection(images)
+        self.records = {record.id: record for record in self.collection.records}
+        self.sampler = load_sampler(sampler, device)
+        self.classifier = load_classifier(classifier, device)
+        self.against = load_classifier(against, device) if against else None
+
+    def __call__(self, unit: CounterfactualUnit) -> int:
+        """Change the unit's images; how many."""
+        import torch
+
+        from whylens.guidance.counterfactuals import counterfactual
+        from whylens.images.tensors import to_tensor
+
+        names = self.classifier.class_names
+        records = [self.records[change.image_id] for change in unit.changes]
+        images = torch.stack(
+            [to_tensor(self.collection.load(r), self.sampler.image_size) for r in records]
+        ).to(self.sampler.device)
+        prompts = [
+            prompt_pair(
+                record.caption,
+                self.spec.prompt_template,
+                names[change.source],
+                names[change.target],
+            )
+            for record, change in zip(records, unit.changes, strict=True)
+        ]
+        solutions = counterfactual(
+            self.sampler,
+            images,
+            [before for before, _ in prompts],
+            [after for _, after in prompts],
+            torch.tensor([change.target for change in unit.changes], device=images.device),
+            self.classifier,
+            self.spec.guidance,
+            seeds=[change.seed for change in unit.changes],
+        )
+        rows = [
+            {**self.row(*triple), "prompt_before": pair[0], "prompt_after": pair[1]}
+            for *triple, pair in zip(unit.changes, images, solutions, prompts, strict=True)
+        ]
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return len(rows)
+
+    def row(self, change: Change, before: torch.Tensor, solution: Solution) -> dict[str, Any]:
+        """The table's row of one solution, its numbers measured on the stored pictures."""
+        from whylens.jobs.pictures import difference, measured, png, stored
+
+        names = self.classifier.class_names
+        row: dict[str, Any] = {
+            "image_id": change.image_id,
+            "source_class": change.source,
+            "source_name": names[change.source],
+            "target_class": change.target,
+            "target_name": names[change.target],
+            "before": png(before),
+            "losses": [float(loss) for loss in solution.loss_trajectory],
+            "flipped": False,
+            "failed": solution.failed,
+            **self.measures(change, before, "before"),
+        }
+        if solution.image is None:
+            return row
+        gap = stored(solution.image) - stored(before)
+        _, probabilities = measured(self.classifier, solution.image)
+        return row | {
+            "after": png(solution.image),
+            "difference": png(difference(before, solution.image)),
+            "l1": float(gap.abs().mean()),
+            "l2": float(gap.square().sum().sqrt()),
+            "flipped": int(probabilities.argmax()) == change.target,
+            **self.measures(change, solution.image, "after"),
+        }
+
+    def measures(self, change: Change, image: torch.Tensor, when: str) -> dict[str, float]:
+        """Both classifiers' probabilities of source and target, as columns."""
+        from whylens.jobs.pictures import measured
+
+        columns = {}
+        names = self.classifier.class_names
+        for who, classifier in (("p", self.classifier), ("against", self.against)):
+            if classifier is None:
+                continue
+            _, probabilities = measured(classifier, image)
+            for side, index in (("source", change.source), ("target", change.target)):
+                found = same_class(names[index], classifier)
+                if found is not None:
+                    columns[f"{who}_{side}_{when}"] = float(probabilities[found])
+        return columns

@@ -1,0 +1,57 @@
+"""The sampler's words: a prompt for a class, a caption whose class is swapped."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from whylens.jobs.report_words import article
+
+
+def _has_class(template: str) -> str:
+    if "{class}" not in template:
+        raise ValueError("the prompt template must name {class} where the class goes")
+    return template
+
+
+PromptTemplate = Annotated[
+    str,
+    AfterValidator(_has_class),
+    Field(description="Prompt for an image of a class; {class} stands for its name."),
+]
+
+PLAIN_TEMPLATE = "a photo of a {class}"
+
+
+def plain_name(class_name: str) -> str:
+    """A class's everyday name: the first synonym, words apart ("tench, Tinca" -> "tench")."""
+    return class_name.split(",")[0].replace("_", " ").strip()
+
+
+def prompt_for(template: str, class_name: str) -> str:
+    """The template with the class's plain name in it, and "a" or "an" as it sounds."""
+    name = plain_name(class_name)
+    filled = re.sub(r"\ban? \{class\}", lambda _: article(name), template)
+    return filled.replace("{class}", name)
+
+
+def swap_class(caption: str, source: str, target: str) -> str | None:
+    """The caption with the source class's name replaced by the target's; None: it is not in it.
+
+    The name must stand as whole words, in any case: "a fish on bricks" -> "a key on bricks".
+    """
+    old, new = plain_name(source), plain_name(target)
+    pattern = re.compile(rf"(\ban?\s+)?\b{re.escape(old)}\b", re.IGNORECASE)
+    swapped, count = pattern.subn(lambda m: article(new) if m.group(1) else new, caption, count=1)
+    return swapped if count else None
+
+
+def prompt_pair(caption: str | None, template: str, source: str, target: str) -> tuple[str, str]:
+    """What an image shows and what it should show: its own caption where that names its class."""
+    if caption:
+        swapped = swap_class(caption, source, target)
+        if swapped is not None:
+            return caption, swapped
+    return prompt_for(template, source), prompt_for(template, target)

@@ -1,0 +1,70 @@
+"""Working through a stage's units with a pool of workers that write their own parts."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from whylens.cluster.placement import Placement
+from whylens.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """A unit: its name is its part's."""
+
+    @property
+    def name(self) -> str:
+        """Sorts, and is safe as a file name."""
+
+
+Unit = TypeVar("Unit", bound=Named)
+Task = TypeVar("Task")
+
+
+def in_batches(
+    tasks: Sequence[Task], size: int, spec: BaseModel
+) -> list[tuple[str, tuple[Task, ...]]]:
+    """Cut tasks into batches, each with a unit name that tells this spec from any other's.
+
+    So a run that is gone on with does what is missing, and the same stage with other settings adds
+    to what is there.
+    """
+    mark = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    return [
+        (f"{mark}-{start // size:05d}", tuple(tasks[start : start + size]))
+        for start in range(0, len(tasks), size)
+    ]
+
+
+def work_through(
+    run: Run,
+    stage: str,
+    units: Sequence[Unit],
+    make: Callable[..., Any],
+    arguments: Sequence[Any],
+    placement: Placement,
+) -> None:
+    """Have workers `make(*arguments)` do the units of the table `stage` that have no part yet.
+
+    A unit that fails is a warning in run.json and is tried again when the run is started again.
+    """
+    from whylens.cluster.pool import UnitFailed, WorkerPool
+    from whylens.cluster.progress import progress
+
+    table = run.table(stage)
+    missing = [unit for unit in units if not table.done(unit.name)]
+    with run.stage(stage):
+        if not missing:
+            logger.info("%s: all %d units were done before", stage, len(units))
+            return
+        results = WorkerPool[Unit](make, arguments, placement).map(missing)
+        done = len(units) - len(missing)
+        for unit, result in progress(results, stage=stage, total=len(units), done=done):
+            if isinstance(result, UnitFailed):
+                run.warn(f"{stage}: the unit {unit.name} failed: {result.reason}")
