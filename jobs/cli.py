@@ -1,0 +1,281 @@
+"""The whylens command. Only the job that is asked for is imported, so that help is quick."""
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from whylens.errors import UsageError, WhylensError
+
+app = typer.Typer(
+    help="Why does an image classifier decide what it decides, and where is it wrong?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+planted = typer.Typer(help="The planted world: train its networks, check them, draw it.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's home: module, spec class, function, and one line of help."""
+
+    module: str
+    spec: str
+    function: str
+    help: str
+
+
+JOBS = {
+    "investigate": Job(
+        "investigate", "InvestigateSpec", "run", "From images to findings in pictures: all stages."
+    ),
+    "embed": Job("single", "EmbedSpec", "run_embed", "Features and predictions of a collection."),
+    "components": Job(
+        "single", "ComponentsSpec", "run_components", "Neural PCA of every class, judged."
+    ),
+    "exemplars": Job(
+        "single", "ExemplarsSpec", "run_exemplars", "Findings in order, with images that show them."
+    ),
+    "generate": Job(
+        "single", "GenerateJobSpec", "run_generate", "Images in which a finding's component rises."
+    ),
+    "counterfactuals": Job(
+        "single",
+        "CounterfactualsJobSpec",
+        "run_counterfactuals",
+        "The smallest change that makes a classifier say another class.",
+    ),
+    "disagreements": Job(
+        "single",
+        "DisagreementsJobSpec",
+        "run_disagreements",
+        "Images on which two classifiers disagree most.",
+    ),
+}
+
+
+def _add_job(name: str, job: Job, wanted: bool) -> None:
+    if not wanted:
+        app.command(name, help=job.help)(lambda: None)
+        return
+    module = importlib.import_module(f"whylens.jobs.{job.module}")
+    model = getattr(module, job.spec)
+
+    def command(**options: Any) -> None:
+        _run_job(job, module, model, options)
+
+    parameters = [
+        _option("spec", str | None, None, "YAML file with settings; options go before it."),
+    ]
+    for field, info in model.model_fields.items():
+        simple = info.annotation in (str, int, float, bool, str | None)
+        if simple:
+            kind = str if info.annotation == (str | None) else info.annotation
+            shown = "" if info.is_required() else f" [default: {info.get_default()}]"
+            parameters.append(_option(field, kind | None, None, f"{info.description}{shown}"))
+    nested = ", ".join(f for f in model.model_fields if f not in {p.name for p in parameters})
+    parameters.append(
+        _option("set", list[str] | None, None, f"Any setting as PATH=VALUE, of {nested} too.")
+    )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app.command(name, help=f"{job.help}\n\n{inspect.getdoc(model) or ''}")(command)
+
+
+def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    flag = f"--{name.replace('_', '-')}"
+    return inspect.Parameter(
+        "assignments" if name == "set" else name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(flag, help=text, show_default=False)],
+    )
+
+
+def _run_job(job: Job, module: Any, model: Any, options: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from whylens.jobs.spec import make_spec, read_yaml
+
+    file, assignments = options.pop("spec", None), options.pop("assignments", None)
+    settings = read_yaml(file) if file else {}
+    settings.update({k: v for k, v in options.items() if v is not None})
+    for assignment in assignments or []:
+        _assign(settings, assignment)
+    spec = make_spec(model, settings)
+    run = getattr(module, job.function)(spec)
+    console = Console()
+    if run.table("findings").units():
+        from whylens.jobs.terminal import show_findings
+
+        show_findings(run, console)
+    _say_where(run.folder, console)
+
+
+def _say_where(folder: str, console: Any) -> None:
+    console.print(f"The run is in {folder}")
+    report = os.path.join(folder, "report.html")
+    if os.path.exists(report):
+        console.print(f"Look at {report}, or: whylens dashboard {folder}", soft_wrap=True)
+
+
+def _assign(settings: dict[str, Any], assignment: str) -> None:
+    import yaml
+
+    path, equals, value = assignment.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes PATH=VALUE, not {assignment!r}")
+    *folders, last = path.split(".")
+    place = settings
+    for folder in folders:
+        place = place.setdefault(folder, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {assignment}: {folder!r} holds no settings")
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {assignment}: the value is not YAML: {error}") from None
+
+
+@app.command()
+def demo(out: Annotated[str, typer.Option(help="Run folder to write.")] = "out/demo") -> None:
+    """Investigate the biased planted classifier; some minutes on a laptop."""
+    from whylens.jobs.demo import settings
+
+    module = importlib.import_module("whylens.jobs.investigate")
+    _run_job(JOBS["investigate"], module, module.InvestigateSpec, settings(out))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+) -> None:
+    """Write a run's report.html again."""
+    module = importlib.import_module("whylens.jobs.report")
+    typer.echo(module.run(module.ReportSpec(run=run)))
+
+
+@app.command()
+def dashboard(
+    run: Annotated[str | None, typer.Argument(help="Run folder, or a folder of runs.")] = None,
+    port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+) -> None:
+    """Look at runs in the browser."""
+    # The dashboard is above the jobs: it is started, not imported, as Streamlit would anyway.
+    module = importlib.import_module("whylens.dashboard.launch")
+    raise typer.Exit(module.launch(run, port=port))
+
+
+@app.command()
+def submit(
+    job: Annotated[str, typer.Argument(help="The job: investigate, embed, ...")],
+    spec: Annotated[str, typer.Argument(help="YAML file with the job's settings.")],
+    address: Annotated[
+        str, typer.Option(help="Ray's job server, such as http://HEAD:8265.")
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
+) -> None:
+    """Send a job to a Ray cluster; the installed whylens travels with it."""
+    from whylens.jobs.spec import make_spec, read_yaml
+
+    if job not in JOBS:
+        raise UsageError(f"unknown job {job!r}; jobs: {', '.join(JOBS)}")
+    home = JOBS[job]
+    model = getattr(importlib.import_module(f"whylens.jobs.{home.module}"), home.spec)
+    make_spec(model, read_yaml(spec))
+    module = importlib.import_module("whylens.cluster.submit")
+    ended = module.submit(job, spec, address=address, wait=wait)
+    typer.echo(ended)
+    if ended == "FAILED":
+        raise typer.Exit(1)
+
+
+@planted.command("train")
+def planted_train(
+    work: Annotated[str, typer.Option(help="Folder for drawings, checkpoints and logs.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Folder to write weights to; the package's by default.")
+    ] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="A stage to train; may be given more than once.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of drawings and initial weights.")] = 0,
+) -> None:
+    """Train the planted world's networks; hours on a laptop, goes on where it was stopped."""
+    from pathlib import Path
+
+    training = importlib.import_module("whylens.planted.training")
+    folder = Path(weights) if weights else training.WEIGHTS
+    plan = training.TrainingPlan(Path(work), folder, seed)
+    training.train(plan, stage or training.STAGES)
+
+
+@planted.command("check")
+def planted_check(
+    samples: Annotated[int, typer.Option(min=0, help="Images to sample; 0: none.")] = 512,
+    sheet: Annotated[str | None, typer.Option(help="PNG to write a sheet of samples to.")] = None,
+) -> None:
+    """Measure the shipped weights; prints JSON."""
+    import json
+    from pathlib import Path
+
+    module = importlib.import_module("whylens.planted.check")
+    record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
+    typer.echo(json.dumps(record))
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and more log.")] = False,
+) -> None:
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
+    logging.getLogger("whylens").setLevel(level)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; exit code 0, 1 (a job can't go on), or 2 (asked for wrongly)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words
+    # --debug is understood wherever it stands.
+    words = [*(["--debug"] if debug else []), *(w for w in words if w != "--debug")]
+    asked = next((w for w in words if not w.startswith("-")), None)
+    _quiet()
+    try:
+        for name, job in JOBS.items():
+            _add_job(name, job, wanted=name == asked)
+        app.add_typer(planted, name="planted")
+        app(words, prog_name="whylens")
+    except WhylensError as error:
+        if debug:
+            raise
+        typer.echo(f"whylens: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        typer.echo(
+            "whylens: stopped. What is finished is kept: start the same command again to go on",
+            err=True,
+        )
+        sys.exit(130)
+
+
+def _quiet() -> None:
+    """Settings that have to be there before libraries are imported."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TQDM_MININTERVAL": "0.5",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""`whylens demo`: an investigation of the biased planted classifier, small enough for a laptop."""
+
+from typing import Any
+
+
+def settings(out: str) -> dict[str, Any]:
+    """The demo's spec for `investigate`."""
+    guidance = {"steps": 10, "optimisation_steps": 12, "cutouts": 3}
+    return {
+        "out": out,
+        "images": "planted:linked?count=3000&seed=7",
+        "second": "planted:unlinked?count=3000&seed=8",
+        "classifier": "planted:biased",
+        "against": "planted:balanced",
+        "sampler": "planted",
+        "exemplars": {"at_least": 0},
+        "generate": {"findings": 8, "images": 3, "batch": 6, "guidance": guidance},
+        "counterfactuals": {"images": 8, "batch": 4, "guidance": guidance},
+        "disagreements": {"most_classes": 8, "images": 1, "batch": 4, "guidance": guidance},
+    }

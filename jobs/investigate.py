@@ -1,0 +1,181 @@
+"""The investigate job: from images to findings in pictures, one stage after the other."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from whylens.errors import UsageError
+from whylens.jobs.components import ComponentSettings, components, read_components
+from whylens.jobs.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.disagreements import DisagreementSpec, disagreements
+from whylens.jobs.embed import EmbedSpec, embed
+from whylens.jobs.exemplars import ExemplarSettings, exemplars
+from whylens.jobs.generate import GenerateSpec, generate
+from whylens.jobs.lineage import Lineage
+from whylens.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+class InvestigateSpec(EmbedSpec):
+    """All stages, from embedding to the report."""
+
+    against: str | None = Field(
+        None, description="A second classifier, to find images on which the two disagree."
+    )
+    sampler: str = Field(
+        "planted", description='"planted", a diffusers pipeline folder, or a Hub name.'
+    )
+    components: ComponentSettings = Field(
+        default_factory=lambda: ComponentSettings(), description="How components are found."
+    )
+    exemplars: ExemplarSettings = Field(
+        default_factory=lambda: ExemplarSettings(), description="What becomes a finding."
+    )
+    generate: GenerateSpec | None = Field(
+        default_factory=lambda: GenerateSpec(), description="Images of findings; null: none."
+    )
+    counterfactuals: CounterfactualSpec | None = Field(
+        default_factory=lambda: CounterfactualSpec(), description="Changed images; null: none."
+    )
+    disagreements: DisagreementSpec | None = Field(
+        default_factory=lambda: DisagreementSpec(),
+        description="Images on which `against` disagrees; null: none.",
+    )
+
+
+def check(spec: InvestigateSpec) -> None:
+    """Everything that can be wrong is found before work is spent.
+
+    Raises
+    ------
+    UsageError
+        An unknown classifier, sampler or class; a collection that isn't there or holds no images.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.images import open_collection
+
+    classifier = load_classifier(spec.classifier)
+    against = load_classifier(spec.against) if spec.against else None
+    for uri in (spec.images, spec.second):
+        if uri:
+            open_collection(uri)
+    named = [
+        *spec.components.classes,
+        *(spec.counterfactuals.classes if spec.counterfactuals else []),
+        *(spec.disagreements.classes if spec.disagreements else []),
+    ]
+    for name in named:
+        classifier.class_index(name)
+    if spec.disagreements and against is not None:
+        for name in spec.disagreements.classes:
+            against.class_index(name)
+    if spec.generate or spec.counterfactuals or (spec.disagreements and spec.against):
+        from whylens.diffusion import load_sampler
+
+        load_sampler(spec.sampler)
+
+
+def run(spec: InvestigateSpec) -> Run:
+    """Do what is missing of the run and write its report; the run."""
+    from whylens.cluster.session import session
+    from whylens.jobs.report import ReportSpec
+    from whylens.jobs.report import run as report
+
+    check(spec)
+    run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
+    lineage = Lineage(run)
+    placement = spec.placement
+    if spec.sampler == "planted" and not spec.images.startswith("planted:"):
+        run.warn(
+            "The planted sampler was trained on drawings, not on photographs: what it generates "
+            "and changes shows how the tool works, not what the classifier relies on. Name a "
+            "Stable Diffusion pipeline with --sampler"
+        )
+    with session():
+        embed(run, spec, placement)
+        components(run, lineage, spec.components, placement)
+        exemplars(run, lineage, spec.exemplars, placement)
+        findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
+        if spec.generate:
+            generate(
+                run,
+                spec.generate,
+                findings,
+                directions(lineage, findings),
+                sampler=spec.sampler,
+                classifier=spec.classifier,
+                placement=placement,
+            )
+        if spec.counterfactuals:
+            counterfactuals(
+                run,
+                spec.counterfactuals,
+                run.table("images"),
+                images=spec.images,
+                sampler=spec.sampler,
+                classifier=spec.classifier,
+                against=spec.against,
+                placement=placement,
+            )
+        if spec.disagreements and spec.against:
+            try:
+                disagreements(
+                    run,
+                    spec.disagreements,
+                    findings,
+                    sampler=spec.sampler,
+                    classifier=spec.classifier,
+                    against=spec.against,
+                    placement=placement,
+                )
+            except UsageError as error:
+                if spec.disagreements.classes:
+                    raise
+                run.warn(f"disagreements: {error}")
+    run.finish()
+    report(ReportSpec(run=spec.out))
+    return run
+
+
+def directions(
+    lineage: Lineage, findings: list[dict[str, Any]]
+) -> dict[tuple[int, int], tuple[Any, float]]:
+    """d_l [D] and c_l of each finding, by class and component."""
+    found = {}
+    for k in {row["class_index"] for row in findings}:
+        of_class = read_components(lineage, k)
+        for row in findings:
+            if row["class_index"] == k:
+                index = row["component"]
+                found[k, index] = (of_class.directions[index], float(of_class.offsets[index]))
+    return found
+
+
+@dataclass(frozen=True)
+class Score:
+    """Findings against the planted truth."""
+
+    planted: int
+    found: int
+    false: int
+
+    def __str__(self) -> str:
+        return f"{self.found} of {self.planted} planted links found, {self.false} false"
+
+
+def score(run: Run) -> Score | None:
+    """The run's suspicious findings against the planted links; None outside the planted world."""
+    from whylens.jobs.exemplars import planted_truth
+
+    spec = run.record()["spec"]
+    truth = planted_truth(spec["images"], spec["classifier"])
+    if truth is None or not run.table("findings").units():
+        return None
+    rows = [row for row in run.table("findings").read().to_pylist() if row["suspicious"]]
+    found = {(row["class_name"], row["truth"]) for row in rows if row["truth"]}
+    return Score(len(truth), len(found), sum(1 for row in rows if not row["truth"]))

@@ -1,0 +1,146 @@
+"""Stages as jobs of their own, each in a run folder that names the run it builds on."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from whylens.cluster.session import session
+from whylens.errors import UsageError
+from whylens.jobs import components as components_job
+from whylens.jobs import counterfactuals as counterfactuals_job
+from whylens.jobs import disagreements as disagreements_job
+from whylens.jobs import embed as embed_job
+from whylens.jobs import exemplars as exemplars_job
+from whylens.jobs import generate as generate_job
+from whylens.jobs.components import ComponentsSpec
+from whylens.jobs.embed import EmbedSpec
+from whylens.jobs.exemplars import ExemplarsSpec
+from whylens.jobs.investigate import directions
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.spec import JobSpec
+from whylens.runs import Run
+
+
+class _Guided(JobSpec):
+    sampler: str = Field(
+        "planted", description='"planted", a diffusers pipeline folder, or a Hub name.'
+    )
+
+
+class GenerateJobSpec(_Guided):
+    """Images of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    generate: generate_job.GenerateSpec = Field(
+        default_factory=lambda: generate_job.GenerateSpec(), description="How images are made."
+    )
+
+
+class CounterfactualsJobSpec(_Guided):
+    """Counterfactuals of images that were embedded."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: str | None = Field(None, description="A second classifier, whose view is noted too.")
+    counterfactuals: counterfactuals_job.CounterfactualSpec = Field(
+        default_factory=lambda: counterfactuals_job.CounterfactualSpec(),
+        description="Which images are changed, and how.",
+    )
+
+
+class DisagreementsJobSpec(_Guided):
+    """Images on which two classifiers disagree."""
+
+    source: str | None = Field(
+        None, description="Run folder of an exemplars or investigate job, for its findings."
+    )
+    classifier: str = Field(description="The classifier that says the class.")
+    against: str = Field(description="The classifier that does not.")
+    disagreements: disagreements_job.DisagreementSpec = Field(
+        default_factory=lambda: disagreements_job.DisagreementSpec(),
+        description="On which classes, and how.",
+    )
+
+
+def run_embed(spec: EmbedSpec) -> Run:
+    run = _start(spec, "embed")
+    with session():
+        embed_job.embed(run, spec, spec.placement)
+    return _finished(run)
+
+
+def run_components(spec: ComponentsSpec) -> Run:
+    run = _start(spec, "components", spec.source)
+    with session():
+        components_job.components(run, Lineage(run), spec.components, spec.placement)
+    return _finished(run)
+
+
+def run_exemplars(spec: ExemplarsSpec) -> Run:
+    run = _start(spec, "exemplars", spec.source)
+    with session():
+        exemplars_job.exemplars(run, Lineage(run), spec.exemplars, spec.placement)
+    return _finished(run)
+
+
+def run_generate(spec: GenerateJobSpec) -> Run:
+    run = _start(spec, "generate", spec.source)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist()
+    with session():
+        generate_job.generate(
+            run,
+            spec.generate,
+            findings,
+            directions(lineage, findings),
+            sampler=spec.sampler,
+            classifier=str(lineage.setting("classifier")),
+            placement=spec.placement,
+        )
+    return _finished(run)
+
+
+def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
+    run = _start(spec, "counterfactuals", spec.source)
+    lineage = Lineage(run)
+    with session():
+        counterfactuals_job.counterfactuals(
+            run,
+            spec.counterfactuals,
+            lineage.table("images"),
+            images=str(lineage.setting("images")),
+            sampler=spec.sampler,
+            classifier=str(lineage.setting("classifier")),
+            against=spec.against,
+            placement=spec.placement,
+        )
+    return _finished(run)
+
+
+def run_disagreements(spec: DisagreementsJobSpec) -> Run:
+    if not spec.source and not spec.disagreements.classes:
+        raise UsageError("name classes (--set disagreements.classes=[...]) or a --source run")
+    run = _start(spec, "disagreements", spec.source)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+    with session():
+        disagreements_job.disagreements(
+            run,
+            spec.disagreements,
+            findings,
+            sampler=spec.sampler,
+            classifier=spec.classifier,
+            against=spec.against,
+            placement=spec.placement,
+        )
+    return _finished(run)
+
+
+def _start(spec: JobSpec, job: str, source: str | None = None) -> Run:
+    if source is not None:
+        Run.open(source)
+    return Run.start(spec.out, job, spec.model_dump(mode="json"))
+
+
+def _finished(run: Run) -> Run:
+    run.finish()
+    return run
