@@ -11,7 +11,6 @@ from whylens.dashboard import views
 from whylens.dashboard.choices import find_runs
 from whylens.errors import WhylensError
 from whylens.jobs.report_data import RunData, load_run, progress
-from whylens.runs import Run
 
 VIEWS = {
     "Overview": views.overview,
@@ -51,7 +50,7 @@ def page(arguments: Sequence[str]) -> None:
         elif runs:
             folder = next(iter(runs.values()))
         try:
-            data = load(folder, progress(Run.open(folder)))
+            data = load(folder, progress(folder))
         except WhylensError as error:
             st.error(str(error))
             return

@@ -163,7 +163,7 @@ def finding_title(finding: Finding) -> str:
 
 def outcome(row: Counterfactual) -> str:
     """How a counterfactual ended."""
-    return "failed" if row.failed else "flipped" if row.flipped else "not flipped"
+    return "failed" if not row.after else "flipped" if row.flipped else "not flipped"
 
 
 def without_heat(finding: Finding) -> Finding:

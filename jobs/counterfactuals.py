@@ -71,7 +71,8 @@ class CounterfactualSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: GuidanceSettings = Field(
-        GuidanceSettings(), description="How the images are optimised."
+        default_factory=GuidanceSettings.model_construct,
+        description="How the images are optimised.",
     )
 
 

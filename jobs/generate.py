@@ -55,7 +55,8 @@ class GenerateSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a finding's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
-        GuidanceSettings(), description="How the images are optimised."
+        default_factory=GuidanceSettings.model_construct,
+        description="How the images are optimised.",
     )
 
 

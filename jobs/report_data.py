@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
 TABLES = (
@@ -29,16 +30,20 @@ TABLES = (
 )
 
 
-def progress(run: Run) -> tuple[tuple[str, int], ...]:
-    """How many parts each table has: changes whenever the run does."""
-    return tuple((name, len(run.table(name).units())) for name in TABLES)
+def progress(folder: str) -> tuple[tuple[str, int], ...]:
+    """How many parts each table has, here and in the runs this one builds on: grows as they do.
+
+    UsageError where there is no run.
+    """
+    runs = Lineage(Run.open(folder)).runs
+    return tuple((name, sum(len(run.table(name).units()) for run in runs)) for name in TABLES)
 
 
-def read(run: Run, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+def read(run: Lineage, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
     """A table, of the wanted columns those that exist; None: its stage has not run."""
-    table = run.table(name)
-    if not table.units():
+    if not run.has(name):
         return None
+    table = run.table(name)
     try:
         return table.read(columns)
     except (pa.ArrowInvalid, KeyError):
@@ -46,7 +51,7 @@ def read(run: Run, name: str, columns: Sequence[str] | None = None) -> pa.Table 
         return whole.select([c for c in whole.column_names if columns is None or c in columns])
 
 
-def rows_of(run: Run, name: str) -> list[dict[str, Any]]:
+def rows_of(run: Lineage, name: str) -> list[dict[str, Any]]:
     """A small table as dictionaries; empty where the stage did not run."""
     table = read(run, name)
     return [] if table is None else table.to_pylist()
@@ -195,13 +200,13 @@ class RunData:
 
 def load_run(folder: str) -> RunData:
     """Read a run folder for showing; UsageError where there is no run."""
-    run = Run.open(folder)
-    stages = frozenset(name for name, parts in progress(run) if parts)
+    run = Lineage(Run.open(folder))
+    stages = frozenset(name for name in TABLES if run.has(name))
     classes, images = load_classes(run)
     names = {summary.class_index: summary.class_name for summary in classes}
     return RunData(
         uri=folder,
-        manifest=run.record(),
+        manifest=whole_record(run.records),
         classes=classes,
         images=images,
         findings=load_findings(run),
@@ -212,7 +217,19 @@ def load_run(folder: str) -> RunData:
     )
 
 
-def load_classes(run: Run) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
+def whole_record(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """run.json with what the runs before it add: their settings, timings and warnings."""
+    spec: dict[str, Any] = {}
+    timings: dict[str, Any] = {}
+    warnings: list[Any] = []
+    for record in records:
+        spec = {**record.get("spec", {}), **{k: v for k, v in spec.items() if v is not None}}
+        timings = {**record.get("timings", {}), **timings}
+        warnings = [*record.get("warnings", ()), *warnings]
+    return {**records[0], "spec": spec, "timings": timings, "warnings": warnings}
+
+
+def load_classes(run: Lineage) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
     """The classes of the main collection, and how many images each collection has."""
     columns = ("label", "class_name", "collection", "top5_classes")
     table = read(run, "images", columns)
@@ -243,7 +260,7 @@ SHOWN_APART = {
 }  # fmt: skip
 
 
-def load_findings(run: Run) -> tuple[Finding, ...]:
+def load_findings(run: Lineage) -> tuple[Finding, ...]:
     """The ranked findings with their images."""
     exemplars = _by_component(rows_of(run, "exemplars"))
     mined = _by_component(rows_of(run, "mined"))
@@ -283,7 +300,9 @@ def load_findings(run: Run) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def load_counterfactuals(run: Run, class_names: Mapping[int, str]) -> tuple[Counterfactual, ...]:
+def load_counterfactuals(
+    run: Lineage, class_names: Mapping[int, str]
+) -> tuple[Counterfactual, ...]:
     """The counterfactuals; classes by name where the run knows it, else by number."""
     return tuple(
         Counterfactual(
@@ -312,7 +331,7 @@ def load_counterfactuals(run: Run, class_names: Mapping[int, str]) -> tuple[Coun
     )
 
 
-def load_disagreements(run: Run) -> tuple[Disagreement, ...]:
+def load_disagreements(run: Lineage) -> tuple[Disagreement, ...]:
     """The images on which the two classifiers disagree."""
     return tuple(
         Disagreement(
@@ -332,7 +351,7 @@ def load_disagreements(run: Run) -> tuple[Disagreement, ...]:
     )
 
 
-def load_rejected(run: Run) -> tuple[Rejected, ...]:
+def load_rejected(run: Lineage) -> tuple[Rejected, ...]:
     """The files that were left out."""
     return tuple(
         Rejected(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -27,7 +27,7 @@ EVIDENCE: dict[str, Callable[[str, float], str]] = {
     "lift": lambda name, value: (
         f"That is {times(value)} what images without {article(name)} get on average."
     ),
-    "contrast_share": lambda name, value: (
+    "logit_share": lambda name, value: (
         f"It carries {percent(value)} of what sets {name} images' score apart from others'."
     ),
     "variance_share": lambda name, value: (
@@ -259,15 +259,14 @@ def disagreement_summary(rows: Sequence[Disagreement]) -> str:
 def facts(data: RunData) -> list[tuple[str, str]]:
     """What was investigated: label and value, for the head of the report."""
     spec, manifest = data.spec, data.manifest
+    second = _collection(data, spec.get("second"), "second")
     rows = [
-        ("Classifier", _first(spec, "classifier", "classifier_a")),
-        ("Second classifier", _first(spec, "second_classifier", "against", "classifier_b")),
-        ("Images", _collection(data, _first(spec, "images", "collection"), "main")),
-        (
-            "Images without labels",
-            _collection(data, _first(spec, "second_images", "second_collection", "mine"), "second"),
-        ),
-        ("Sampler", _first(spec, "sampler")),
+        ("Classifier", spec.get("classifier")),
+        ("Second classifier", spec.get("against")),
+        ("Images", _collection(data, spec.get("images"), "main")),
+        ("Searched for the feature alone", second),
+        ("Sampler", spec.get("sampler")),
+        ("Begun", str(manifest.get("created", ""))[:10]),
         ("Seed", manifest.get("seed", spec.get("seed"))),
         ("State", manifest.get("state") if manifest.get("state") != "finished" else None),
     ]
@@ -279,10 +278,6 @@ def _collection(data: RunData, uri: Any, name: str) -> str | None:
         return None
     count = data.images.get(name)
     return f"{uri} ({amount(count, 'image')})" if count else str(uri)
-
-
-def _first(spec: Mapping[str, Any], *keys: str) -> Any:
-    return next((spec[key] for key in keys if spec.get(key) not in (None, "", [], {})), None)
 
 
 def _classes(findings: Sequence[Finding], wanted: Verdict) -> list[str]:

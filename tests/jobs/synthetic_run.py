@@ -103,13 +103,14 @@ def manifest(seed: int) -> dict[str, Any]:
     return {
         "format": 1,
         "job": "investigate",
+        "created": "2026-11-24T10:00:00Z",
         "seed": seed,
         "state": "finished",
         "spec": {
             "classifier": "planted:biased",
-            "second_classifier": "planted:clip",
+            "against": "planted:clip",
             "images": "planted:linked?count=2000&seed=0",
-            "second_images": "planted:features?count=2000&seed=1",
+            "second": "planted:features?count=2000&seed=1",
             "sampler": "planted",
             "generate": {"images": 4, "optimisation_steps": 20, "learning_rate": 0.01},
         },
@@ -153,7 +154,7 @@ def add_finding(
     tables["findings"].append({
         "rank": rank, **key, "class_name": name, "suspicion": 0.92 - 0.21 * rank,
         "sufficiency_share": share, "sufficiency_mean_p": share * 0.9,
-        "variance_share": 0.31 / rank, "contrast_share": 0.34, "lift": 12.4 * share,
+        "variance_share": 0.31 / rank, "logit_share": 0.34, "lift": 12.4 * share,
         "guess": [feature, "desert"],
         **({"truth": feature if true else ""} if planted else {}),
     })  # fmt: skip
@@ -172,15 +173,18 @@ def add_finding(
             "heatmap": encoded(overlay(alone, kind, rng)),
         })  # fmt: skip
     for place in range(4):
+        failed = place == 3 and rank == 2
         start = drawing(name, "sunset", "background", 300 * rank + place)
         after = drawing(name, feature, kind, 300 * rank + place)
         tables["generated"].append({
             "rank": rank, **key, "place": place, "kind": "component",
-            "image": encoded(after.image), "start_image": encoded(start.image),
-            "p_class": 0.93 - 0.1 * place, "p_start": 0.12 + 0.05 * place, "alpha": 4.4,
+            "image": None if failed else encoded(after.image),
+            "start_image": encoded(start.image),
+            "p_class": None if failed else 0.93 - 0.1 * place,
+            "p_start": 0.12 + 0.05 * place, "alpha": 4.4,
             "alpha_start": -0.8, "losses": [2.0 - 0.1 * i for i in range(20)],
             "prompt": f"a photo of a {name}", "seed": place,
-            "failed": "the loss became NaN at step 3" if place == 3 and rank == 2 else None,
+            "failed": "the loss was not finite at step 0" if failed else None,
         })  # fmt: skip
 
 

@@ -159,6 +159,18 @@ def test_the_job_writes_the_file_and_refuses_other_folders(tmp_path: Path) -> No
         run(ReportSpec(run=str(tmp_path)))
 
 
+def test_a_run_shows_what_it_builds_on(tmp_path: Path) -> None:
+    first = build_run(tmp_path / "first", without=("counterfactuals", "generated"))
+    second = build_run(tmp_path / "second", without=set(TABLES) - {"counterfactuals"})
+    record = json.loads((second / "run.json").read_text())
+    record |= {"spec": {"source": str(first), "sampler": "mine"}, "timings": {}, "warnings": []}
+    (second / "run.json").write_text(json.dumps(record))
+    data = load_run(str(second))
+    assert (len(data.findings), len(data.counterfactuals)) == (4, 6)
+    assert (data.spec["sampler"], data.spec["classifier"]) == ("mine", "planted:biased")
+    assert len(data.warnings) == 1
+
+
 def test_class_counts_match_the_table(tmp_path: Path) -> None:
     folder = build_run(tmp_path)
     rows = pq.read_table(folder / "tables" / "images").to_pylist()
