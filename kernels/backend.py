@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+__all__ = ["accumulation_dtype", "check_floating", "jit", "tl", "triton", "use_triton"]
+
 # Triton comes with torch on Linux only; elsewhere the kernels are plain functions, never called.
 jit: Callable[[Any], Any]
 try:

@@ -226,8 +226,10 @@ class ClassDisagreement(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the two sets of logits."""
         run = triton_backward if ctx.with_triton else torch_backward
+        a, b, targets_a, targets_b, log_sum_a, log_sum_b = ctx.saved_tensors
         want = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        return *run(grad, *ctx.saved_tensors, want), None, None, None
+        grads = run(grad, a, b, targets_a, targets_b, log_sum_a, log_sum_b, want)
+        return *grads, None, None, None
 
 
 def disagreement(

@@ -151,12 +151,12 @@ def triton_forward(
     x0 = torch.empty_like(latents)
     if latents.numel() == 0:
         return prev, x0
-    per_sample = isinstance(scale, torch.Tensor)
+    scales = scale.float().contiguous() if isinstance(scale, torch.Tensor) else None
     size = latents[0].numel()
     _forward_kernel[(triton.cdiv(size, BLOCK), len(latents))](
-        latents, noise_cond, uncond, scale.float().contiguous() if per_sample else latents, prev, x0,
-        1.0 if per_sample else float(scale), *step, size,
-        GUIDED=noise_uncond is not None, PER_SAMPLE=per_sample, BLOCK=BLOCK,
+        latents, noise_cond, uncond, latents if scales is None else scales, prev, x0,
+        scale if scales is None else 1.0, *step, size,
+        GUIDED=noise_uncond is not None, PER_SAMPLE=scales is not None, BLOCK=BLOCK,
     )  # fmt: skip
     return prev, x0
 
@@ -191,15 +191,15 @@ def triton_backward(
     if difference is not None:
         partial = torch.zeros(len(like), blocks, device=like.device, dtype=torch.float32)
     if like.numel():
-        per_sample = isinstance(scale, torch.Tensor)
+        scales = scale.float().contiguous() if isinstance(scale, torch.Tensor) else None
         _backward_kernel[(blocks, len(like))](
             like if grad_prev is None else grad_prev, like if grad_x0 is None else grad_x0,
             like if difference is None else difference,
-            scale.float().contiguous() if per_sample else like,
+            like if scales is None else scales,
             grad_latents, grad_cond, grad_cond if grad_uncond is None else grad_uncond,
             grad_cond if partial is None else partial,
-            1.0 if per_sample else float(scale), *step, size,
-            GUIDED=guided, PER_SAMPLE=per_sample, HAS_PREV=grad_prev is not None,
+            scale if scales is None else 1.0, *step, size,
+            GUIDED=guided, PER_SAMPLE=scales is not None, HAS_PREV=grad_prev is not None,
             HAS_X0=grad_x0 is not None, SCALE_GRAD=partial is not None, BLOCK=BLOCK,
         )  # fmt: skip
     return grad_latents, grad_cond, grad_uncond, None if partial is None else partial.sum(1)
@@ -257,7 +257,7 @@ def torch_backward(
         grad_noise = (grad_prev * step.prev_n).add_(grad_x0, alpha=step.x0_n)
     grad_scale = None
     if difference is not None:
-        grad_scale = (difference * grad_noise).flatten(1).sum(1)
+        grad_scale = (difference * grad_noise).unsqueeze(-1).flatten(1).sum(1)
     if dtypes[2] is None:
         return grad_latents.to(dtypes[0]), grad_noise.to(dtypes[1]), None, grad_scale
     grad_cond = grad_noise * _per_sample(scale, grad_noise)
