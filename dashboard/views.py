@@ -220,7 +220,7 @@ def _ranking(rows: Sequence[Finding]) -> None:
             "Suspicion": f.suspicion,
             "Without the object, still this class": f.sufficiency_share,
             "Verdict": verdict(f).value,
-            **({"Truth": words.truth_label(f.truth)} if f.truth is not None else {}),
+            **({"Truth": words.truth_label(f)} if f.truth is not None else {}),
         }
         for f in rows
     ]

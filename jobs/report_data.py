@@ -107,6 +107,7 @@ class Finding:
     sufficiency_mean_p: float | None
     guess: tuple[str, ...]
     truth: str | None
+    suspicious: bool
     evidence: Mapping[str, float]
     exemplars: tuple[Exemplar, ...] = ()
     mined: tuple[Exemplar, ...] = ()
@@ -290,6 +291,7 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
                 sufficiency_mean_p=number(row.get("sufficiency_mean_p")),
                 guess=_words(row.get("guess")),
                 truth=row.get("truth"),
+                suspicious=bool(row.get("suspicious", True)),
                 evidence=evidence,
                 exemplars=tuple(exemplars.get(_key(row), ())),
                 mined=tuple(mined.get(_key(row), ())),

@@ -134,14 +134,8 @@ def summary(data: RunData) -> list[str]:
             f"{subject} ({listed(rest)}) {verb} swayed by such a feature, "
             "which alone is rarely enough."
         )
-    judged = [finding for finding in data.findings if finding.truth is not None]
-    if judged:
-        right = sum(bool(finding.truth) for finding in judged)
-        sentences.append(
-            f"This is a planted world, so the truth is known: {right} of the "
-            f"{amount(len(judged), 'finding')} {'is a link' if right == 1 else 'are links'} "
-            "that the training images were built with."
-        )
+    if any(finding.truth is not None for finding in data.findings):
+        sentences.append(f"This is a planted world, so the truth is known: {truth_known(data)}.")
     done = [c for c in data.counterfactuals if c.after]
     if done:
         sentences.append(counterfactual_summary(data.counterfactuals))
@@ -209,9 +203,27 @@ def other_evidence(finding: Finding) -> dict[str, str]:
     }
 
 
-def truth_label(truth: str) -> str:
+def truth_label(finding: Finding) -> str:
     """The badge of a finding in a planted world."""
-    return f"Planted: {truth}" if truth else "Not planted: a false alarm"
+    if finding.truth:
+        return f"Planted: {finding.truth}"
+    return "Not planted: a false alarm" if finding.suspicious else "Not planted, not suspected"
+
+
+def truth_known(data: RunData) -> str:
+    """The findings against the planted links, as a clause."""
+    from whylens.jobs.exemplars import planted_truth
+
+    names = (str(data.spec.get(key) or "") for key in ("images", "classifier"))
+    links = planted_truth(*names) or {}
+    alarms = [finding for finding in data.findings if finding.suspicious]
+    false = sum(not finding.truth for finding in alarms)
+    alarm = f"with {amount(false, 'false alarm') if false else 'no false alarm'}"
+    if not links:
+        return f"no link is there to be found, and the search ends {alarm}"
+    found = len({finding.class_name for finding in alarms if finding.truth})
+    every = f"all {len(links)}" if found == len(links) else f"{found} of the {len(links)}"
+    return f"{every} links that the training images were built with were found, {alarm}"
 
 
 def said(label: Label) -> str:

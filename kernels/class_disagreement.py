@@ -3,8 +3,8 @@
     values = -softmax(logits_a)[targets_a] + softmax(logits_b)[targets_b]
 
 the loss whose minimum is an image that A calls the class and B does not (DiG-IN, CVPR 2024,
-section 4.1). With p = softmax(l), dp_t / dl_j = p_t (1[j = t] - p_j), so backward needs the logits,
-which exist anyway, and one log-sum-exp per row: no softmax is ever stored.
+section 4.1). With p = softmax(l), dp_t / dl_j = p_t (1[j = t] - p_j), so the Triton backward needs
+the logits, which exist anyway, and one log-sum-exp per row: no softmax is stored on the GPU.
 """
 
 from __future__ import annotations
@@ -150,23 +150,23 @@ def torch_forward(
     targets_a: torch.Tensor,
     targets_b: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As triton_forward, in float64 for float64."""
+    """(values [B], probabilities of A [B, K], probabilities of B [B, K']).
+
+    A CPU's exp is dear and its memory near, so here the softmax is kept for backward.
+    """
     dtype = accumulation_dtype(logits_a, logits_b)
-    a, b = logits_a.to(dtype), logits_b.to(dtype)
-    log_sum_a, log_sum_b = a.logsumexp(1), b.logsumexp(1)
-    p_a = (a.gather(1, targets_a[:, None].long())[:, 0] - log_sum_a).exp_()
-    p_b = (b.gather(1, targets_b[:, None].long())[:, 0] - log_sum_b).exp_()
-    return p_b.sub_(p_a), log_sum_a, log_sum_b
+    p_a = torch.softmax(logits_a, 1, dtype=dtype)
+    p_b = torch.softmax(logits_b, 1, dtype=dtype)
+    values = p_b.gather(1, targets_b[:, None].long()) - p_a.gather(1, targets_a[:, None].long())
+    return values[:, 0], p_a, p_b
 
 
 def _torch_gradient(
-    factor: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor, log_sum: torch.Tensor
+    grad: torch.Tensor, probabilities: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     index = targets[:, None].long()
-    probabilities = (logits.to(log_sum.dtype) - log_sum[:, None]).exp_()
-    factor = factor[:, None] * probabilities.gather(1, index)
-    grad = probabilities.mul_(-factor).scatter_add_(1, index, factor)
-    return grad.to(logits.dtype)
+    factor = grad[:, None] * probabilities.gather(1, index)
+    return (probabilities * -factor).scatter_add_(1, index, factor)
 
 
 def torch_backward(
@@ -175,13 +175,13 @@ def torch_backward(
     logits_b: torch.Tensor,
     targets_a: torch.Tensor,
     targets_b: torch.Tensor,
-    log_sum_a: torch.Tensor,
-    log_sum_b: torch.Tensor,
+    p_a: torch.Tensor,
+    p_b: torch.Tensor,
     want: tuple[bool, bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """As triton_backward."""
-    grad_a = _torch_gradient(-grad, logits_a, targets_a, log_sum_a) if want[0] else None
-    grad_b = _torch_gradient(grad, logits_b, targets_b, log_sum_b) if want[1] else None
+    """As triton_backward, from the probabilities that torch_forward gives."""
+    grad_a = _torch_gradient(-grad, p_a, targets_a).to(logits_a.dtype) if want[0] else None
+    grad_b = _torch_gradient(grad, p_b, targets_b).to(logits_b.dtype) if want[1] else None
     return grad_a, grad_b
 
 
@@ -217,8 +217,8 @@ class ClassDisagreement(torch.autograd.Function):
         """values [B]."""
         ctx.with_triton = with_triton
         run = triton_forward if with_triton else torch_forward
-        values, log_sum_a, log_sum_b = run(logits_a, logits_b, targets_a, targets_b)
-        ctx.save_for_backward(logits_a, logits_b, targets_a, targets_b, log_sum_a, log_sum_b)
+        values, kept_a, kept_b = run(logits_a, logits_b, targets_a, targets_b)
+        ctx.save_for_backward(logits_a, logits_b, targets_a, targets_b, kept_a, kept_b)
         return values
 
     @staticmethod
@@ -226,9 +226,9 @@ class ClassDisagreement(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the two sets of logits."""
         run = triton_backward if ctx.with_triton else torch_backward
-        a, b, targets_a, targets_b, log_sum_a, log_sum_b = ctx.saved_tensors
+        a, b, targets_a, targets_b, kept_a, kept_b = ctx.saved_tensors
         want = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        grads = run(grad, a, b, targets_a, targets_b, log_sum_a, log_sum_b, want)
+        grads = run(grad, a, b, targets_a, targets_b, kept_a, kept_b, want)
         return *grads, None, None, None
 
 

@@ -155,7 +155,7 @@ def add_finding(
         "rank": rank, **key, "class_name": name, "suspicion": 0.92 - 0.21 * rank,
         "sufficiency_share": share, "sufficiency_mean_p": share * 0.9,
         "variance_share": 0.31 / rank, "logit_share": 0.34, "lift": 12.4 * share,
-        "guess": [feature, "desert"],
+        "guess": [feature, "desert"], "suspicious": share > 0.1,
         **({"truth": feature if true else ""} if planted else {}),
     })  # fmt: skip
     for place in range(6):

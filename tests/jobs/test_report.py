@@ -74,9 +74,10 @@ def test_the_report_tells_what_was_found(whole: tuple[str, Page]) -> None:
     page = whole[1]
     assert "2 of 10 classes rely on something that is not the object." in page.text
     assert "86% of the images that show “sea” but no fish are still called fish." in page.text
-    assert "3 of the 4 findings are links" in page.text
+    assert "3 of the 8 links that the training images were built with were found" in page.text
+    assert "with no false alarm" in page.text
     assert "Planted: sea" in page.text
-    assert "Not planted: a false alarm" in page.text
+    assert "Not planted, not suspected" in page.text
     assert "planted:linked?count=2000&seed=0 (120 images)" in page.text
     assert "In 4 of 6 images a small change" in page.text
     assert "the inversion did not converge" in page.text

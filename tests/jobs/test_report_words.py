@@ -1,13 +1,26 @@
 """The report's sentences."""
 
+from dataclasses import replace
+
 import pytest
 
 from whylens.jobs.report_data import Finding, RunData
-from whylens.jobs.report_words import Verdict, amount, article, headline, listed, percent, verdict
+from whylens.jobs.report_words import (
+    Verdict,
+    amount,
+    article,
+    headline,
+    listed,
+    percent,
+    times,
+    truth_known,
+    truth_label,
+    verdict,
+)
 
 
 def finding(name: str, share: float | None, mean: float | None = None, rank: int = 1) -> Finding:
-    return Finding(rank, 0, name, 0, 0.5, share, mean, ("water",), None, {})
+    return Finding(rank, 0, name, 0, 0.5, share, mean, ("water",), None, True, {})
 
 
 @pytest.mark.parametrize(
@@ -51,3 +64,27 @@ def test_lists_and_counts_read_as_prose() -> None:
     assert amount(1, "image") == "1 image"
     assert amount(2000, "image") == "2,000 images"
     assert article("apple") == "an apple"
+
+
+def test_the_truth_is_told_against_the_planted_links() -> None:
+    alarms = [
+        replace(finding("fish", 0.9), truth="sea"),
+        replace(finding("moon", 0.3), truth=""),
+        replace(finding("cross", 0.0), truth="", suspicious=False),
+    ]
+    spec = {"images": "planted:linked", "classifier": "planted:biased"}
+    data = RunData("", {"spec": spec}, findings=tuple(alarms))
+    assert truth_known(data) == (
+        "1 of the 8 links that the training images were built with were found, with 1 false alarm"
+    )
+    fair = RunData("", {"spec": {**spec, "classifier": "planted:balanced"}}, findings=())
+    assert truth_known(fair) == (
+        "no link is there to be found, and the search ends with no false alarm"
+    )
+    assert [truth_label(alarm) for alarm in alarms] == [
+        "Planted: sea", "Not planted: a false alarm", "Not planted, not suspected",
+    ]  # fmt: skip
+
+
+def test_ratios_are_rounded_to_what_they_are_worth() -> None:
+    assert [times(v) for v in (3.24, 17.2, 640)] == ["3.2 times", "17 times", "more than 100 times"]

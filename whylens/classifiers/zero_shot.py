@@ -68,7 +68,8 @@ def text_head(
         tokens = tokenizer([template.replace("{class}", word) for template in templates])
         embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
         rows.append(F.normalize(embedding, dim=-1))
-    return (clip.logit_scale.exp() * torch.stack(rows)).clone()
+    weight: Tensor = clip.logit_scale.exp() * torch.stack(rows)
+    return weight.clone()
 
 
 def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShotClassifier:

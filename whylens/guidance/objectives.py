@@ -6,12 +6,13 @@ the objective of some of them. Anything that answers this way serves, a Ray acto
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from whylens.classifiers import Classifier
 from whylens.kernels import disagreement
 
 
@@ -71,7 +72,7 @@ class TargetClass(LocalObjective):
 
     def __init__(
         self,
-        classifier: Any,
+        classifier: Classifier,
         targets: Tensor,
         form: Literal["cross_entropy", "probability"] = "cross_entropy",
     ) -> None:
@@ -90,7 +91,7 @@ class TargetClass(LocalObjective):
 class Disagreement(LocalObjective):
     """-p_k of classifier A + p_k of classifier B (DiG-IN, section 4)."""
 
-    def __init__(self, a: Any, b: Any, targets_a: Tensor, targets_b: Tensor) -> None:
+    def __init__(self, a: Classifier, b: Classifier, targets_a: Tensor, targets_b: Tensor) -> None:
         self.a, self.b = a, b
         self.targets_a, self.targets_b = targets_a, targets_b
 
@@ -113,7 +114,7 @@ class ComponentObjective(LocalObjective):
 
     def __init__(
         self,
-        classifier: Any,
+        classifier: Classifier,
         directions: Tensor,
         offsets: Tensor,
         *,

@@ -265,4 +265,5 @@ def _rows(name: str, variable: Tensor, rows: Tensor) -> Tensor:
 def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:
     """Latents rescaled to the norm that each problem started with."""
     length = latents.flatten(1).norm(dim=1).clamp_min(1e-12)
-    return latents * (norms / length).view(-1, 1, 1, 1)
+    scaled: Tensor = latents * (norms / length).view(-1, 1, 1, 1)
+    return scaled

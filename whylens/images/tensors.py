@@ -25,7 +25,7 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
     """[H, W, 3] uint8 -> [3, H, W] float32 in [0, 1]; with `size`, of the centre square."""
     pixels = image if size is None else square(image, size)
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float().div_(255)
+    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
 
 
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -56,7 +56,8 @@ class ClassComponents:
     @property
     def sums(self) -> Array:
         """<1, v_l>, [L]."""
-        return self.vectors.sum(1)
+        sums: Array = self.vectors.sum(1)
+        return sums
 
     @property
     def directions(self) -> Array:

@@ -7,7 +7,7 @@ share). The reference for the contrast is images of other classes, not the class
 that nearly all the class's images have does not vary inside the class, but it does against others.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ from whylens.neural_pca.sufficiency import Mined
 
 Array = NDArray[np.float64]
 
-# A component is suspicious where images without the class get at least a quarter of the
+# A component is suspicious where images without the class get at least 0.3 of the
 # probability, three times as much as images without the class do on average.
-MIN_SUFFICIENCY = 0.25
+MIN_SUFFICIENCY = 0.3
 MIN_LIFT = 3.0
 MIN_CONTRAST_SHARE = 0.02
 # Components whose mined images are shared to this degree show the same feature.
@@ -125,7 +125,11 @@ def _same_feature(
     return same
 
 
-_STOP_WORDS = frozenset("a an and at in is of on photo photograph picture the this to with".split())
+_STOP_WORDS = frozenset(
+    word
+    for line in ("a an and at in is of on the this to with", "photo photograph picture")
+    for word in line.split()
+)
 
 
 def typical_words(
@@ -141,7 +145,7 @@ def typical_words(
     if total <= 0 or not texts:
         return []
     plain: Counter[str] = Counter()
-    weighted: Counter[str] = Counter()
+    weighted: defaultdict[str, float] = defaultdict(float)
     for text, weight in zip(texts, weights, strict=True):
         for word in set(text.replace(",", " ").replace("_", " ").casefold().split()) - _STOP_WORDS:
             plain[word] += 1

@@ -31,12 +31,14 @@ class Mined:
     @property
     def share(self) -> Array:
         """Share of mined images classified as k, [L]."""
-        return self.predicted.mean(1)
+        share: Array = self.predicted.mean(1)
+        return share
 
     @property
     def mean_probability(self) -> Array:
         """Mean p_k over the mined images, [L]."""
-        return self.probabilities.mean(1)
+        mean: Array = self.probabilities.mean(1)
+        return mean
 
 
 def mine(

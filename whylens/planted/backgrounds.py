@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 Picture = NDArray[np.float32]  # [H, W, 3] in [0, 1]
 
 
-def _blend(a: Picture, b: Picture, amount: NDArray[np.float32]) -> Picture:
+def _blend(a: Picture, b: Picture, amount: NDArray[np.floating]) -> Picture:
     return a + (b - a) * amount[..., None]
 
 
 def _flat(rng: np.random.Generator, size: int, rgb: tuple[float, float, float]) -> Picture:
     colour = np.clip(np.asarray(rgb) + rng.normal(0, 0.03, 3), 0, 1)
-    return np.broadcast_to(colour.astype(np.float32), (size, size, 3)).copy()
+    flat: Picture = np.broadcast_to(colour.astype(np.float32), (size, size, 3)).copy()
+    return flat
 
 
 def _axes(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -24,7 +25,8 @@ def _axes(size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _soft(distance: NDArray[np.float32]) -> NDArray[np.float32]:
     """Coverage of a pixel whose centre is `distance` px inside (positive) an edge."""
-    return np.clip(distance + 0.5, 0, 1).astype(np.float32)
+    cover: NDArray[np.float32] = np.clip(distance + 0.5, 0, 1).astype(np.float32)
+    return cover
 
 
 def _bricks(rng: np.random.Generator, size: int) -> Picture:

@@ -1,6 +1,7 @@
 """Training of the planted world's convolutional classifiers, as their recipes say."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,11 @@ def labels_of(drawings: Drawings, recipe: Recipe) -> NDArray[np.int64]:
 
 
 def l2_attack(
-    network: nn.Module, images: Tensor, labels: Tensor, radius: float, steps: int
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    radius: float,
+    steps: int,
 ) -> Tensor:
     """Projected gradient ascent on the cross-entropy within an L2 ball (Madry et al. 2018).
 

@@ -13,6 +13,8 @@ from whylens.planted.pipeline import build_scheduler, build_text_encoder, build_
 BATCH = 32
 # How often a caption is replaced by the empty one, for classifier-free guidance.
 DROPPED = 0.12
+# The part of time steps that are drawn evenly over the chain.
+EVEN = 0.25
 
 
 def train_diffusion(
@@ -20,7 +22,7 @@ def train_diffusion(
 ) -> tuple[Any, Any]:
     """(unet, text encoder) trained on scaled latents [N, 12, 16, 16] with their captions.
 
-    v-prediction with uniform time steps (Salimans and Ho 2022, equation 11).
+    v-prediction (Salimans and Ho 2022, equation 11).
     """
     torch.manual_seed(schedule.seed)
     unet = build_unet().to(memory_format=torch.channels_last)
@@ -31,7 +33,7 @@ def train_diffusion(
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
-        times = torch.randint(len(alpha_bars), (BATCH,), generator=generator)
+        times = _times(len(alpha_bars), generator)
         drop = torch.rand(BATCH, 1, generator=generator) < DROPPED
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
@@ -45,6 +47,14 @@ def train_diffusion(
     both = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     fit("diffusion", both, loss, schedule, folder)
     return unet, text_encoder
+
+
+def _times(steps: int, generator: torch.Generator) -> Tensor:
+    """Time steps [B]: mostly in the middle, where shapes are decided (Esser et al. 2024, 3.1)."""
+    middle = torch.sigmoid(0.2 + torch.randn(BATCH, generator=generator))
+    even = torch.rand(BATCH, generator=generator)
+    chosen = torch.where(torch.rand(BATCH, generator=generator) < EVEN, even, middle)
+    return (chosen * steps).long().clamp(0, steps - 1)
 
 
 def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:

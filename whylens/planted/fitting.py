@@ -67,6 +67,7 @@ def fit(
         lr=schedule.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=schedule.weight_decay,
+        fused=True,
     )
     averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
     start = 0

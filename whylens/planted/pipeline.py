@@ -3,6 +3,7 @@
 Images 64 x 64, latents 12 x 16 x 16, captions of at most 16 words from a closed vocabulary.
 """
 
+import itertools
 import json
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -29,12 +30,13 @@ UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
-    "block_out_channels": (32, 64, 128),
+    "block_out_channels": (48, 96, 128),
     "layers_per_block": 1,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "cross_attention_dim": TEXT_WIDTH,
-    "attention_head_dim": 32,
+    # diffusers reads this as the number of heads (as in Stable Diffusion 1.x's own config).
+    "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
 TEXT_ENCODER: dict[str, Any] = {
@@ -57,7 +59,7 @@ def _merge_order() -> list[str]:
     A word is merged from its left. One that holds another's first two letters further in has to be
     merged before it, or those letters would be taken out of its middle.
     """
-    pairs = {w: [*zip(w[:-2], w[1:-1], strict=True), (w[-2:], "")] for w in words()}
+    pairs = {w: [*itertools.pairwise(w[:-1]), (w[-2:], "")] for w in words()}
     order: TopologicalSorter[str] = TopologicalSorter()
     for word in words():
         if len(word) > 1:

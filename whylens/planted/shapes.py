@@ -17,7 +17,8 @@ Layer = tuple[Grid, Role]
 
 
 def circle(x: Grid, y: Grid, cx: float, cy: float, radius: float) -> Grid:
-    return np.hypot(x - cx, y - cy) - np.float32(radius)
+    distance: Grid = np.hypot(x - cx, y - cy) - np.float32(radius)
+    return distance
 
 
 def ellipse(x: Grid, y: Grid, cx: float, cy: float, rx: float, ry: float) -> Grid:
@@ -25,13 +26,15 @@ def ellipse(x: Grid, y: Grid, cx: float, cy: float, rx: float, ry: float) -> Gri
     u, v = (x - cx) / rx, (y - cy) / ry
     k = np.hypot(u, v)
     slope = np.hypot(u / rx, v / ry) + np.float32(1e-6)
-    return (k * (k - 1) / slope).astype(np.float32)
+    distance: Grid = (k * (k - 1) / slope).astype(np.float32)
+    return distance
 
 
 def box(x: Grid, y: Grid, cx: float, cy: float, hx: float, hy: float) -> Grid:
     dx, dy = np.abs(x - cx) - hx, np.abs(y - cy) - hy
     outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-    return (outside + np.minimum(np.maximum(dx, dy), 0)).astype(np.float32)
+    distance: Grid = (outside + np.minimum(np.maximum(dx, dy), 0)).astype(np.float32)
+    return distance
 
 
 def polygon(x: Grid, y: Grid, corners: Sequence[tuple[float, float]]) -> Grid:

@@ -21,8 +21,8 @@ OBJECTS: tuple[str, ...] = tuple(OBJECT_SHAPES)
 BACKGROUNDS: tuple[str, ...] = tuple(PAINTERS)
 COMPANIONS: tuple[str, ...] = tuple(COMPANION_SHAPES)
 
-Split = Literal["linked", "unlinked", "crossed", "balanced", "features"]
-SPLITS: tuple[Split, ...] = ("linked", "unlinked", "crossed", "balanced", "features")
+Split = Literal["linked", "unlinked", "crossed", "balanced", "features", "clear"]
+SPLITS: tuple[Split, ...] = ("linked", "unlinked", "crossed", "balanced", "features", "clear")
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,15 @@ HARD = 0.4
 class Scene:
     """What an image shows, and the seed of how.
 
-    `object` is None where no object is there; `companion` None where no companion is.
+    `object` is None where no object is there; `companion` None where no companion is. In a `clear`
+    scene the object is never small, faint or half hidden.
     """
 
     object: str | None
     background: str
     companion: str | None
     look: tuple[int, ...]
+    clear: bool = False
 
     @property
     def caption(self) -> str:
@@ -95,7 +97,8 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
     linked: links hold with their strength; unlinked: everything is drawn independently;
     crossed: the image shows the planted feature of another class; balanced: as unlinked, for
     training; features: no object with a link of its own is there (none at all, or one of the
-    classes without a link), backgrounds and companions are drawn independently.
+    classes without a link), backgrounds and companions are drawn independently; clear: as
+    balanced, but the object is always easy to see (what the sampler learns from).
     """
     look = (seed, SPLITS.index(split), index)
     rng = np.random.default_rng((*look, 1))
@@ -121,7 +124,7 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
     elif split == "features":
         free = [o for o in OBJECTS if o not in _LINK_OF]
         name = None if rng.random() < 0.6 else free[index % len(free)]
-    return Scene(name, background, companion, look)
+    return Scene(name, background, companion, look, clear=split == "clear")
 
 
 def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
@@ -142,7 +145,8 @@ def draw(scene: Scene) -> Drawing:
     empty = np.zeros((SIZE, SIZE), dtype=np.float32)
     object_alpha = companion_alpha = empty
     if scene.object is not None:
-        canvas, object_alpha = _paint_object(canvas, bare, scene.object, rng)
+        hard = 0.0 if scene.clear else HARD
+        canvas, object_alpha = _paint_object(canvas, bare, scene.object, hard, rng)
     if scene.companion is not None:
         canvas, companion_alpha = _paint_companion(canvas, scene.companion, rng)
     canvas = np.clip(canvas + rng.normal(0, 0.012, canvas.shape), 0, 1)
@@ -157,10 +161,14 @@ def draw(scene: Scene) -> Drawing:
 
 
 def _paint_object(
-    canvas: NDArray[np.float32], bare: NDArray[np.float32], name: str, rng: np.random.Generator
+    canvas: NDArray[np.float32],
+    bare: NDArray[np.float32],
+    name: str,
+    hard: float,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     radius, strength, fog = float(rng.uniform(16, 21)), 1.0, None
-    hardness = rng.choice(3) if rng.random() < HARD else -1
+    hardness = rng.choice(3) if rng.random() < hard else -1
     if hardness == 0:
         radius = float(rng.uniform(8, 11))
     elif hardness == 1:
