@@ -6,15 +6,16 @@ the others go on.
 """
 
 import logging
-import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.session import start
+from whylens.cluster.session import hired, on_cluster, start
+from whylens.cluster.workers import Crew, UnitFailed, spawn
 from whylens.errors import UsageError, WhylensError
+
+__all__ = ["MAX_DEATHS", "UnitFailed", "WorkerPool"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,38 +23,14 @@ Unit = TypeVar("Unit")
 
 # A unit that took down this many workers is given up: it would take down the next one too.
 MAX_DEATHS = 2
+SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass(frozen=True)
-class UnitFailed:
-    """Why a unit has no part."""
+class _Died:
+    """A worker was lost, with what it was doing."""
 
     reason: str
-
-
-class _Actor:
-    """Runs one worker object; errors that the user should see come back as values."""
-
-    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._error: WhylensError | None = None
-        try:
-            self._worker = make(*arguments)
-        except WhylensError as error:
-            self._error = error
-
-    def work(self, unit: Any) -> Any:
-        if self._error is not None:
-            return self._error
-        try:
-            return self._worker(unit)
-        except WhylensError as error:
-            return error
-        except Exception as error:
-            logger.exception("a unit failed")
-            return UnitFailed(f"{type(error).__name__}: {error}")
 
 
 class WorkerPool(Generic[Unit]):
@@ -78,74 +55,102 @@ class WorkerPool(Generic[Unit]):
         Raises
         ------
         WhylensError
-            What a worker raised for the user: a bad name, a full disk.
+            What a worker raised for the user: a bad name, a full disk. Or workers can't be loaded.
+        UsageError
+            If the cluster has no room for as many workers as the placement asks for.
         """
         if not units:
             return
         ray = start()
         size = self._size(ray, len(units))
+        with hired(ray) as crew:
+            yield from self._work_through(ray, crew, size, units)
+
+    def _work_through(
+        self, ray: Any, crew: Crew, size: int, units: Sequence[Unit]
+    ) -> Iterator[tuple[Unit, Any]]:
+        lost = (
+            ray.exceptions.RayActorError,
+            ray.exceptions.OutOfMemoryError,
+            ray.exceptions.NodeDiedError,
+        )
         waiting = list(reversed(units))
         deaths: dict[int, int] = {}
-        actors = [self._spawn(ray) for _ in range(size)]
+        deaths_at_loading = 0
+        # Workers take units once they are loaded: one that the cluster has no room for holds up
+        # none, and makes an autoscaling cluster grow.
+        loading: dict[Any, Any] = {}
         running: dict[Any, tuple[Any, Unit]] = {}
+        free: list[Any] = []
+
+        def load(host: Any) -> None:
+            loading[host.load.remote(self._make, self._arguments)] = host
+
+        def replace(host: Any) -> None:
+            ray.kill(host)
+            load(spawn(ray, self._placement))
+
         try:
-            for actor in actors:
-                if waiting:
-                    unit = waiting.pop()
-                    running[actor.work.remote(unit)] = (actor, unit)
-            while running:
-                ready, _ = ray.wait(list(running), num_returns=1)
-                actor, unit = running.pop(ready[0])
+            for host in crew.hire(ray, size, self._placement):
+                load(host)
+            while waiting or running:
+                while waiting and free:
+                    host, unit = free.pop(), waiting.pop()
+                    running[host.work.remote(unit)] = (host, unit)
+                ready, _ = ray.wait([*running, *loading], timeout=SECONDS_BETWEEN_LINES)
+                if not ready:
+                    if not running:
+                        logger.info("waiting for a worker to start, or for room for one")
+                    continue
+                (reference,) = ready
                 try:
-                    result = ray.get(ready[0])
-                except ray.exceptions.RayActorError as error:
-                    actors.remove(actor)
-                    actor = self._spawn(ray)
-                    actors.append(actor)
-                    died = deaths[id(unit)] = deaths.get(id(unit), 0) + 1
-                    if died < MAX_DEATHS:
-                        logger.warning("a worker died; its unit is tried again on a new one")
-                        waiting.append(unit)
+                    result = ray.get(reference)
+                except lost as error:
+                    result = _Died(_first_line(error))
+                if isinstance(result, WhylensError):
+                    raise result
+                if reference in loading:
+                    host = loading.pop(reference)
+                    if isinstance(result, _Died):
+                        deaths_at_loading += 1
+                        if deaths_at_loading >= MAX_DEATHS * size:
+                            raise WhylensError(f"workers die while they load: {result.reason}")
+                        replace(host)
                     else:
-                        yield unit, UnitFailed(f"{died} workers died of it: {_first_line(error)}")
-                else:
-                    if isinstance(result, WhylensError):
-                        raise result
+                        free.append(host)
+                    continue
+                host, unit = running.pop(reference)
+                if not isinstance(result, _Died):
+                    free.append(host)
                     yield unit, result
-                if waiting:
-                    following = waiting.pop()
-                    running[actor.work.remote(following)] = (actor, following)
+                    continue
+                replace(host)
+                died = deaths[id(unit)] = deaths.get(id(unit), 0) + 1
+                if died < MAX_DEATHS:
+                    logger.warning("a worker died; its unit is tried again on a new one")
+                    waiting.append(unit)
+                else:
+                    yield unit, UnitFailed(f"{died} workers died of it: {result.reason}")
+            crew.keep(free, self._placement)
+            free = []
         finally:
-            for actor in actors:
-                ray.kill(actor)
+            for host in [*free, *loading.values(), *(host for host, _ in running.values())]:
+                ray.kill(host)
 
     def _size(self, ray: Any, units: int) -> int:
         fewest, most = self._placement.workers
-        there = ray.cluster_resources()
-        room = math.inf
-        for name, each in (("CPU", self._placement.num_cpus), ("GPU", self._placement.num_gpus)):
-            if each > 0:
-                room = min(room, there.get(name, 0) / each)
+        room = sum(self._room_on(node["Resources"]) for node in ray.nodes() if node["Alive"])
         if room < fewest:
             raise UsageError(
-                f"the cluster has room for {int(room)} workers of {self._placement.num_cpus:g} "
+                f"the cluster has room for {room} workers of {self._placement.num_cpus:g} "
                 f"CPUs and {self._placement.num_gpus:g} GPUs, but {fewest} are asked for"
             )
-        return max(1, min(most, int(room), units))
+        # A cluster may grow while the job runs; this machine does not.
+        return min(most, units) if on_cluster() else min(most, room, units)
 
-    def _spawn(self, ray: Any) -> Any:
-        threads = max(1, int(self._placement.num_cpus))
-        remote = ray.remote(_Actor).options(
-            num_cpus=self._placement.num_cpus,
-            num_gpus=self._placement.num_gpus,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}},
-        )
-        return remote.remote(self._make, self._arguments, threads)
-
-
-def _offline() -> dict[str, str]:
-    """Settings of the driver that workers need to see."""
-    return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME") if k in os.environ}
+    def _room_on(self, resources: dict[str, float]) -> int:
+        each = {"CPU": self._placement.num_cpus, "GPU": self._placement.num_gpus}
+        return min(int(resources.get(k, 0) / v + 1e-6) for k, v in each.items() if v > 0)
 
 
 def _first_line(error: Exception) -> str:

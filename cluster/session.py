@@ -4,16 +4,33 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+from whylens.cluster.workers import Crew
+from whylens.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
 # Local sessions hold small parts only: features and thumbnails go to the run folder.
 LOCAL_OBJECT_STORE = 256 * 1024 * 1024
 
+_crew: ContextVar[Crew | None] = ContextVar("crew", default=None)
+
+
+def on_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+
 
 def start() -> Any:
-    """The module ray, initialised: RAY_ADDRESS names a cluster, otherwise it runs locally."""
+    """The module ray, initialised: RAY_ADDRESS names a cluster, otherwise it runs locally.
+
+    Raises
+    ------
+    UsageError
+        If no cluster answers at RAY_ADDRESS.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     import ray
@@ -24,21 +41,55 @@ def start() -> Any:
         "logging_level": logging.ERROR,
         "log_to_driver": False,
         "configure_logging": False,
-        "include_dashboard": False,
     }
-    if not os.environ.get("RAY_ADDRESS"):
-        options["object_store_memory"] = LOCAL_OBJECT_STORE
-    ray.init(**options)
+    if not on_cluster():
+        # Said outright: without an address Ray would join whatever cluster runs on this machine.
+        options |= {
+            "address": "local",
+            "object_store_memory": LOCAL_OBJECT_STORE,
+            "include_dashboard": False,
+        }
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise UsageError(
+            f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: "
+            "start it, or unset RAY_ADDRESS to run on this machine"
+        ) from error
     logger.info("Ray is up: %s", ray.cluster_resources())
     return ray
 
 
 @contextmanager
 def session() -> Iterator[Any]:
-    """A Ray session that all stages inside share; a session that was there before stays."""
+    """A Ray session whose worker processes all stages inside share.
+
+    A Ray session that was there before stays.
+    """
     import ray
 
     there = ray.is_initialized()
-    yield start()
-    if not there:
-        ray.shutdown()
+    crew = Crew()
+    token = _crew.set(crew)
+    try:
+        yield start()
+    finally:
+        _crew.reset(token)
+        if ray.is_initialized():
+            crew.dismiss(ray)
+            if not there:
+                ray.shutdown()
+
+
+@contextmanager
+def hired(ray: Any) -> Iterator[Crew]:
+    """The session's crew; outside of a session one that is dismissed at the end."""
+    crew = _crew.get()
+    if crew is not None:
+        yield crew
+        return
+    crew = Crew()
+    try:
+        yield crew
+    finally:
+        crew.dismiss(ray)

@@ -1,6 +1,9 @@
 """Send a job to a cluster through Ray's job API; whylens travels with it."""
 
 import logging
+import shlex
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,25 +21,37 @@ def submit(job: str, spec: str, *, address: str, wait: bool) -> str:
     Raises
     ------
     UsageError
-        If no job server answers at the address.
+        If no job server answers at the address, or it does not let us in.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobStatus, JobSubmissionClient
 
+    # Without a scheme Ray takes an address for its own head's, and tries that for a minute.
+    url = address if "://" in address else f"http://{address}"
     try:
-        client = JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
+        client = JobSubmissionClient(url)
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"no Ray job server answers at {address}: {str(error).splitlines()[0]}"
         ) from error
+    except AuthenticationError as error:
+        raise UsageError(
+            f"the Ray job server at {address} asks for a token: set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+        ) from error
     name = Path(spec).name
-    content = Path(spec).read_text(encoding="utf-8")
-    identifier = client.submit_job(
-        entrypoint=f"python -m whylens.jobs.cli {job} --spec {name}",
-        runtime_env={
-            "py_modules": [str(_module())],
-            "working_dir": str(_working_folder(name, content)),
-        },
-    )
+    with tempfile.TemporaryDirectory(prefix="whylens-job-") as folder:
+        working = Path(folder, "working")
+        working.mkdir()
+        shutil.copyfile(spec, working / name)
+        # Ray sends both folders before it returns.
+        identifier = client.submit_job(
+            entrypoint=f"python -m whylens.jobs.cli {job} --spec {shlex.quote(name)}",
+            runtime_env={
+                "py_modules": [str(_module(Path(folder, "whylens")))],
+                "working_dir": str(working),
+            },
+        )
     logger.info("submitted as %s", identifier)
     if not wait:
         return str(identifier)
@@ -52,15 +67,11 @@ def submit(job: str, spec: str, *, address: str, wait: bool) -> str:
         time.sleep(1.0)
 
 
-def _module() -> Path:
+def _module(target: Path) -> Path:
     """The installed package as a folder with the installed shape, weights and all."""
-    import shutil
-    import tempfile
-
     import whylens
 
     source = Path(whylens.__file__).parent
-    target = Path(tempfile.mkdtemp(prefix="whylens-module-")) / "whylens"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, target, ignore=ignore)
     for part in PACKAGES:
@@ -71,11 +82,3 @@ def _module() -> Path:
                 raise WhylensError(f"whylens.{part} is not where the package is: install whylens")
             shutil.copytree(beside, target / part, ignore=ignore)
     return target
-
-
-def _working_folder(name: str, content: str) -> Path:
-    import tempfile
-
-    folder = Path(tempfile.mkdtemp(prefix="whylens-job-"))
-    (folder / name).write_text(content, encoding="utf-8")
-    return folder

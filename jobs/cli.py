@@ -21,6 +21,10 @@ app = typer.Typer(
 planted = typer.Typer(help="The planted world: train its networks, check them, draw it.")
 
 
+# The exit code after Ctrl-C.
+STOPPED = 130
+
+
 @dataclass(frozen=True)
 class Job:
     """A job's home: module, spec class, function, and one line of help."""
@@ -187,11 +191,16 @@ def submit(
         raise UsageError(f"unknown job {job!r}; jobs: {', '.join(JOBS)}")
     home = JOBS[job]
     model = getattr(importlib.import_module(f"whylens.jobs.{home.module}"), home.spec)
-    make_spec(model, read_yaml(spec))
+    out = make_spec(model, read_yaml(spec)).out
+    if "://" not in out and not os.path.isabs(out):
+        raise UsageError(
+            f"out: {out} would be lost with the job's working folder on the cluster: name a full "
+            "path that its machines share, or a URL such as s3://bucket/run"
+        )
     module = importlib.import_module("whylens.cluster.submit")
     ended = module.submit(job, spec, address=address, wait=wait)
     typer.echo(ended)
-    if ended == "FAILED":
+    if wait and ended != "SUCCEEDED":
         raise typer.Exit(1)
 
 
@@ -259,11 +268,20 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo(f"whylens: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        typer.echo(
-            "whylens: stopped. What is finished is kept: start the same command again to go on",
-            err=True,
-        )
-        sys.exit(130)
+        _say_stopped()
+        sys.exit(STOPPED)
+    except SystemExit as end:
+        # What typer makes of Ctrl-C once a command runs.
+        if end.code == STOPPED:
+            _say_stopped()
+        raise
+
+
+def _say_stopped() -> None:
+    typer.echo(
+        "whylens: stopped. What is finished is kept: start the same command again to go on",
+        err=True,
+    )
 
 
 def _quiet() -> None:

@@ -70,8 +70,11 @@ def components(
     wanted = [classifier.class_index(c) for c in settings.classes]
     main = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")
     labels = labels_used(main)
-    if (main.labels < 0).all():
-        run.warn(f"no image has a class that {name} knows: its own predictions stand in for labels")
+    if unlabelled := int((main.labels < 0).sum()):
+        run.warn(
+            f"{unlabelled} of {len(main.labels)} images have no class that {name} knows: "
+            "its own predictions stand in for their labels"
+        )
     counts = np.bincount(labels[labels >= 0], minlength=len(classifier.class_names))
     present = wanted or np.flatnonzero(counts).tolist()
     enough = [k for k in present if counts[k] >= settings.min_images]
@@ -98,8 +101,8 @@ def components(
 
 
 def labels_used(main: Embedded) -> np.ndarray:
-    """The collection's labels, or the predictions where it has none at all."""
-    return main.predicted if (main.labels < 0).all() else main.labels
+    """The images' labels [N]; the prediction stands in for one that is missing."""
+    return np.where(main.labels < 0, main.predicted, main.labels)
 
 
 class ComponentFinder:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.components import ComponentSettings, components, read_components
-from whylens.jobs.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.counterfactuals import RUNNER_UP, CounterfactualSpec, counterfactuals
 from whylens.jobs.disagreements import DisagreementSpec, disagreements
 from whylens.jobs.embed import EmbedSpec, embed
 from whylens.jobs.exemplars import ExemplarSettings, exemplars
@@ -69,6 +69,8 @@ def check(spec: InvestigateSpec) -> None:
         *(spec.counterfactuals.classes if spec.counterfactuals else []),
         *(spec.disagreements.classes if spec.disagreements else []),
     ]
+    if spec.counterfactuals and spec.counterfactuals.target != RUNNER_UP:
+        named.append(spec.counterfactuals.target)
     for name in named:
         classifier.class_index(name)
     if spec.disagreements and against is not None:

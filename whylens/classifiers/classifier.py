@@ -90,24 +90,21 @@ class Classifier(nn.Module, ABC):
         """16 hex digits that tell this classifier's weights from any other's."""
         digest = hashlib.sha256()
         head = self.head
-        for tensor in (head.weight, head.bias, *list(self.state_dict().values())[:4]):
+        for tensor in (head.weight, head.bias, *self.state_dict().values()):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def class_index(self, name: str | int) -> int:
-        """The index of a class by index, by name, or by one of its synonyms.
+        """The index of a class by name, by one of its synonyms, or by index.
 
         Raises
         ------
         UsageError
             If the classifier has no such class; near names are listed.
         """
-        if isinstance(name, int) or name.isdigit():
-            if 0 <= int(name) < len(self.class_names):
-                return int(name)
-            last = len(self.class_names) - 1
-            raise UsageError(f"{self.name} has the classes 0 to {last}, not {name}")
+        if isinstance(name, int):
+            return self._numbered(name)
         wanted = fold(name)
         synonyms: dict[str, int] = {}
         for index, names in enumerate(self.class_names):
@@ -115,9 +112,17 @@ class Classifier(nn.Module, ABC):
                 synonyms.setdefault(fold(synonym), index)
         if wanted in synonyms:
             return synonyms[wanted]
+        if name.isdecimal():
+            return self._numbered(int(name))
         near = difflib.get_close_matches(wanted, synonyms, n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise UsageError(f"{self.name} has no class {name!r}{hint}")
+
+    def _numbered(self, index: int) -> int:
+        last = len(self.class_names) - 1
+        if not 0 <= index <= last:
+            raise UsageError(f"{self.name} has the classes 0 to {last}, not {index}")
+        return index
 
 
 def fold(name: str) -> str:

@@ -7,7 +7,14 @@ import torch
 from whylens.classifiers.classifier import Classifier
 from whylens.errors import UsageError
 
-SCHEMES = ("bundled", "timm", "open_clip", "checkpoint", "planted")
+# What may follow a name of each scheme after the question mark.
+SCHEMES: dict[str, tuple[str, ...]] = {
+    "bundled": (),
+    "timm": (),
+    "open_clip": ("classes",),
+    "checkpoint": ("arch", "classes"),
+    "planted": (),
+}
 
 
 def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier:
@@ -30,6 +37,10 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
         raise UsageError(f"unknown classifier {name!r}: a name starts with one of {known}")
     path, _, query = rest.partition("?")
     options = dict(parse_qsl(query))
+    unknown = sorted(set(options) - set(SCHEMES[scheme]))
+    if unknown:
+        go = " and ".join(SCHEMES[scheme]) or "none"
+        raise UsageError(f"{name}: unknown option {unknown[0]!r}; {go} go with {scheme}:")
     classifier = _load(scheme, name, path, options)
     classifier.requires_grad_(False)
     return classifier.eval().to(device=device, dtype=torch.float32)

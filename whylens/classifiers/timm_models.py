@@ -71,6 +71,11 @@ def load_timm(name: str, architecture: str) -> TimmClassifier:
     """timm:<architecture>, with timm's own weights, from the machine's cache or the Hub."""
     timm = importlib.import_module("timm")
     _check_architecture(architecture)
+    base, _, tag = architecture.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    if not tags or (tag and tag not in tags):
+        there = f"it has the weights {', '.join(tags)}" if tags else f"{base} has none"
+        raise UsageError(f"timm:{architecture}: no such pretrained weights; {there}")
     try:
         model = timm.create_model(architecture, pretrained=True)
     except Exception as error:
@@ -178,6 +183,10 @@ def _read_state(file: Path, name: str) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise UsageError(f"{name}: {file} does not hold a state dict: tensors by name")
     return {k.removeprefix("module.").removeprefix("model."): v for k, v in state.items()}
 
 
@@ -229,7 +238,7 @@ def read_names(path: str, name: str) -> tuple[str, ...]:
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{name}: the class names {path} can't be read: {error}") from error
     if not any(lines):
         raise UsageError(f"{name}: the class names {path} are empty")

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -56,7 +57,7 @@ class ZeroShotClassifier(Classifier):
         return F.normalize(embedding, dim=-1)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # an inference tensor could not take part in gradients
 def text_head(
     model: nn.Module, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
@@ -68,8 +69,8 @@ def text_head(
         tokens = tokenizer([template.replace("{class}", word) for template in templates])
         embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
         rows.append(F.normalize(embedding, dim=-1))
-    weight: Tensor = clip.logit_scale.exp() * torch.stack(rows)
-    return weight.clone()
+    weight: Tensor = torch.stack(rows)
+    return weight
 
 
 def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShotClassifier:
@@ -89,12 +90,21 @@ def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShot
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained)
     except Exception as error:
+        wrong = (
+            f"{pretrained} does not hold the weights of a {architecture}"
+            if Path(pretrained).is_file()
+            else f"the weights {pretrained!r} are not on this machine and could not be fetched"
+        )
+        raise UsageError(f"{name}: {wrong} ({type(error).__name__})") from error
+    try:
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except Exception as error:
         raise UsageError(
-            f"{name}: the weights {pretrained!r} are not on this machine and could not be fetched "
-            f"({type(error).__name__})"
+            f"{name}: the tokenizer of {architecture} is not on this machine and could not be "
+            f"fetched ({type(error).__name__})"
         ) from error
     names = read_names(options["classes"], name) if "classes" in options else imagenet_names()
-    return wrap_clip(name, model, open_clip.get_tokenizer(architecture), names, TEMPLATES)
+    return wrap_clip(name, model, tokenizer, names, TEMPLATES)
 
 
 def wrap_clip(

@@ -114,12 +114,25 @@ def load_sampler(
             "model_index.json), or a Hub name such as owner/name"
         )
     try:
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            source, torch_dtype=dtype, safety_checker=None, requires_safety_checker=False
+        # The class that the folder names: StableDiffusionPipeline itself would take any folder
+        # that has parts of the same names, an SDXL one too.
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            source, dtype=dtype, safety_checker=None, requires_safety_checker=False
         )
     except Exception as error:
         raise UsageError(
             f"the sampler {name!r} can't be loaded as a StableDiffusionPipeline "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         ) from error
-    return Sampler(name, pipeline.to(device))
+    if not isinstance(pipeline, diffusers.StableDiffusionPipeline):
+        raise UsageError(
+            f"the sampler {name!r} is a {type(pipeline).__name__}: only a StableDiffusionPipeline "
+            "is supported"
+        )
+    sampler = Sampler(name, pipeline.to(device))
+    if sampler.prediction not in ("epsilon", "v_prediction"):
+        raise UsageError(
+            f"the sampler {name!r} predicts {sampler.prediction!r}: only a U-Net that predicts "
+            "epsilon or v_prediction is supported"
+        )
+    return sampler

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whylens.guidance.objectives import Objective
+from whylens.guidance.objectives import Objective, Weighted
 
 
 class Views:
@@ -44,8 +44,23 @@ class Views:
 def augmented_value_and_gradient(
     objective: Objective, images: Tensor, rows: Sequence[int], views: Views
 ) -> tuple[Tensor, Tensor]:
-    """Mean of the objective over random views of images [b, 3, H, W], and its gradient."""
+    """Mean of the objective over random views of images [b, 3, H, W], and its gradient.
+
+    All terms of a sum get the same views; a term that is none of views gets the images.
+    """
     grids, noises = views.draw(rows, images)
+    return _over_views(objective, images, grids, noises)
+
+
+def _over_views(
+    objective: Objective, images: Tensor, grids: Tensor, noises: Tensor
+) -> tuple[Tensor, Tensor]:
+    if isinstance(objective, Weighted):
+        return objective.combine(
+            [_over_views(term, images, grids, noises) for _, term in objective.terms]
+        )
+    if not objective.on_views:
+        return objective.value_and_gradient(images)
     value = torch.zeros(len(images), device=images.device, dtype=images.dtype)
     gradient = torch.zeros_like(images)
     for grid, noise in zip(grids, noises, strict=True):

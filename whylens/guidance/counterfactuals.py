@@ -34,7 +34,21 @@ def counterfactual(
 
     `prompts_before` say what the images show, `prompts_after` what they should show. A solution's
     start image is the edit before any optimisation.
+
+    Raises
+    ------
+    ValueError
+        If prompts, targets or seeds are not as many as the images.
     """
+    seeds = range(len(images)) if seeds is None else seeds
+    for name, given in (
+        ("prompts_before", prompts_before),
+        ("prompts_after", prompts_after),
+        ("targets", targets),
+        ("seeds", seeds),
+    ):
+        if len(given) != len(images):
+            raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
     latents = sampler.encode(images)
     noise, conditioning = invert(
         sampler,
@@ -45,7 +59,6 @@ def counterfactual(
     )
     offsets = conditioning.offsets
     assert offsets is not None
-    seeds = range(len(images)) if seeds is None else seeds
     problems = [
         Problem(prompt, seed, noise[row], offsets[:, row])
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))

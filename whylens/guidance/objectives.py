@@ -6,6 +6,7 @@ the objective of some of them. Anything that answers this way serves, a Ray acto
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -17,7 +18,16 @@ from whylens.kernels import disagreement
 
 
 class Objective(ABC):
-    """A loss of images, one value an image."""
+    """A loss of images, one value an image.
+
+    Attributes
+    ----------
+    on_views
+        Whether random views of an image are as good as the image itself. They are for a
+        classifier; a distance to a reference image would compare a crop with the whole.
+    """
+
+    on_views: bool = True
 
     @abstractmethod
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,10 +53,14 @@ class Weighted(Objective):
         self.terms = terms
 
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [(weight, *term.value_and_gradient(images)) for weight, term in self.terms]
-        values = torch.stack([weight * value for weight, value, _ in parts]).sum(0)
-        gradients = torch.stack([weight * gradient for weight, _, gradient in parts]).sum(0)
-        return values, gradients
+        return self.combine([term.value_and_gradient(images) for _, term in self.terms])
+
+    def combine(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the terms' values [B] and gradients [B, 3, H, W]."""
+        weights = [weight for weight, _ in self.terms]
+        scaled = [(w * v, w * g) for w, (v, g) in zip(weights, parts, strict=True)]
+        values, gradients = zip(*scaled, strict=True)
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
 
     def select(self, rows: Tensor) -> Objective:
         return Weighted(tuple((weight, term.select(rows)) for weight, term in self.terms))
@@ -150,6 +164,8 @@ class ComponentObjective(LocalObjective):
 
 class PixelDistance(LocalObjective):
     """Mean squared distance to reference images [B, 3, H, W]; a mask [B, 1, H, W] weighs pixels."""
+
+    on_views = False
 
     def __init__(self, reference: Tensor, mask: Tensor | None = None) -> None:
         self.reference, self.mask = reference, mask

@@ -1,6 +1,8 @@
 """How guided images are optimised: part of every generation job's spec."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class GuidanceSettings(BaseModel):
@@ -41,3 +43,18 @@ class GuidanceSettings(BaseModel):
     keep: float = Field(
         4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
     )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.last_predictions > self.steps:
+            raise ValueError(
+                f"last_predictions is {self.last_predictions}, but the chain has {self.steps} steps"
+            )
+        null_factor = self.null_factor if self.guidance_scale != 1.0 else 0.0
+        if self.optimisation_steps and not (self.latents_factor or self.text_factor or null_factor):
+            raise ValueError(
+                "nothing is left to optimise: latents_factor, text_factor and null_factor are 0 "
+                "(the null text has no effect at guidance_scale 1); set one of them, or "
+                "optimisation_steps to 0"
+            )
+        return self

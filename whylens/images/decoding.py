@@ -39,7 +39,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
             )
         image.seek(0) if getattr(image, "n_frames", 1) > 1 else None
         image.load()
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        return np.asarray(_to_rgb(_upright(image)))
     except RejectedImageError:
         raise
     except UnidentifiedImageError:
@@ -53,10 +53,21 @@ def decode(data: bytes) -> NDArray[np.uint8]:
         raise RejectedImageError(f"corrupt: {type(error).__name__}: {error}") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # nearly anything, on broken metadata: the pixels are still good
+        return image
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         pixels = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if pixels.max(initial=0) > 255 else 255.0
+        highest = pixels.max(initial=0)
+        if image.mode.startswith("I;16") or highest > 255:
+            top = 65535.0
+        else:  # wider types don't say their range: 0 to 1, or 0 to 255
+            top = 1.0 if image.mode == "F" and highest <= 1 else 255.0
         grey = np.clip(np.round(pixels * (255.0 / top)), 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

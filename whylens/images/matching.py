@@ -25,7 +25,7 @@ def match_classes(names: Iterable[str], class_names: Sequence[str]) -> dict[str,
     for name in sorted(set(names)):
         if fold(name) in known:
             matched[name] = known[fold(name)]
-        elif name.isdigit() and int(name) < len(class_names):
+        elif name.isdecimal() and int(name) < len(class_names):
             matched[name] = int(name)
         elif name in wordnet:
             matched[name] = wordnet[name]

@@ -28,12 +28,23 @@ class ParquetCollection(ImageCollection):
         try:
             dataset = ds.dataset(uri, format="parquet")
             names = dataset.schema.names
+            count = dataset.count_rows()
+        except FileNotFoundError:
+            raise UsageError(f"no file or folder {uri}") from None
         except (OSError, ValueError) as error:
             raise UsageError(f"{uri} can't be read as Parquet: {error}") from error
+        if count == 0:
+            raise UsageError(f"no images in {uri}: the data set has no rows")
         self._column = next((c for c in IMAGE_COLUMNS if c in names), "")
         if not self._column:
             raise UsageError(
                 f"{uri} has no image column ({', '.join(IMAGE_COLUMNS)}); it has {', '.join(names)}"
+            )
+        kind = dataset.schema.field(self._column).type
+        if not _holds_bytes(kind):
+            raise UsageError(
+                f"{uri}: the column {self._column} is of the type {kind}: expected encoded images "
+                "as binary, or a struct with a field `bytes`"
             )
         wanted = {
             "id": next((c for c in ("id", "key", "__key__") if c in names), None),
@@ -41,9 +52,6 @@ class ParquetCollection(ImageCollection):
             "caption": next((c for c in CAPTION_COLUMNS if c in names), None),
         }
         table = dataset.to_table(columns=[c for c in wanted.values() if c])
-        count = dataset.count_rows()
-        if count == 0:
-            raise UsageError(f"no images in {uri}: the data set has no rows")
         columns = {k: table[c].to_pylist() if c else [None] * count for k, c in wanted.items()}
         records = []
         self._rows: dict[str, int] = {}
@@ -76,3 +84,12 @@ class ParquetCollection(ImageCollection):
         if value is None:
             raise RejectedImageError("no image in this row")
         return decode(value)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))

@@ -12,16 +12,19 @@ from whylens.images.decoding import SUFFIXES, decode
 
 
 class TarCollection(ImageCollection):
-    """Images of a .tar; `.cls` gives the class, `.txt` the caption of the same key."""
+    """Images of a .tar; `.cls` gives the class, `.txt` the caption of the same key.
+
+    A sample is one image: of `a.jpg` and `a.mask.png` the one with the plain suffix counts, and of
+    several such the first; the others are listed as rejected.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._place: dict[str, tuple[int, int]] = {}
-        images: dict[str, str] = {}
+        found: dict[str, list[tarfile.TarInfo]] = {}
         notes: dict[tuple[str, str], str] = {}
         rejected = []
         try:
-            with tarfile.open(uri) as tar:
+            with tarfile.open(uri, "r:") as tar:
                 for member in tar:
                     if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
                         continue
@@ -30,8 +33,7 @@ class TarCollection(ImageCollection):
                     key = f"{folder}/{stem}" if folder else stem
                     suffix = f".{extension.rsplit('.', 1)[-1].lower()}"
                     if suffix in SUFFIXES:
-                        images[key] = member.name
-                        self._place[key] = (member.offset_data, member.size)
+                        found.setdefault(key, []).append(member)
                     elif suffix in (".cls", ".txt"):
                         content = tar.extractfile(member)
                         text = content.read().decode("utf-8", "replace") if content else ""
@@ -42,14 +44,25 @@ class TarCollection(ImageCollection):
         except FileNotFoundError:
             raise UsageError(f"no file {uri}") from None
         except (tarfile.TarError, OSError) as error:
-            raise UsageError(f"{uri} can't be read as a tar: {error}") from error
-        if not images:
+            raise UsageError(
+                f"{uri} can't be read as a tar without compression: {error}"
+            ) from error
+        if not found:
             raise UsageError(f"no images in {uri}")
-        self.records = tuple(
-            ImageRecord(k, f"{uri}/{images[k]}", notes.get((k, ".cls")), notes.get((k, ".txt")))
-            for k in sorted(images)
-        )
-        self.rejected = tuple(rejected)
+        self._place: dict[str, tuple[int, int]] = {}
+        records = []
+        for key in sorted(found):
+            first, *others = sorted(
+                found[key], key=lambda m: m.name.count(".") > key.count(".") + 1
+            )
+            self._place[key] = first.offset_data, first.size
+            path = f"{uri}/{first.name}"
+            records.append(
+                ImageRecord(key, path, notes.get((key, ".cls")), notes.get((key, ".txt")))
+            )
+            reason = f"the sample {key} has the image {first.name} already"
+            rejected += [Rejected(other.name, f"{uri}/{other.name}", reason) for other in others]
+        self.records, self.rejected = tuple(records), tuple(rejected)
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
         offset, size = self._place[record.id]

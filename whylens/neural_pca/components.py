@@ -10,7 +10,7 @@ f_k(x) = sum_l alpha_l(x) + <1, mean_k> + b_k exactly. ("Spurious Features Every
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,28 +88,31 @@ def class_components(
 ) -> ClassComponents:
     """Components from the features [N_k, D] of a class, by whichever route is cheaper.
 
-    The Gram matrix has the same non-zero spectrum as the covariance and is N_k x N_k.
+    The Gram matrix has the same non-zero spectrum as the covariance and is N_k x N_k. There are
+    at most N_k - 1 components: directions without variance are none, rounding would choose them.
 
     Raises
     ------
     WhylensError
-        If there are fewer than two images.
+        If there are fewer than two images, or a feature is not finite.
     """
     count, size = features.shape
     _require_two(count, class_index)
     if count >= size:
-        return from_moments(class_index, weight, bias, Moments.of(features), top)
+        found = from_moments(class_index, weight, bias, Moments.of(features), top)
+        sound = _varies(found.variances, found.psi_mean)
+        return replace(found, vectors=found.vectors[sound], variances=found.variances[sound])
     row = np.asarray(weight, dtype=np.float64)
     psi = np.asarray(features, dtype=np.float64) * row
     mean = psi.mean(0)
+    _require_finite(mean, class_index)
     centred = psi - mean
     gram = centred @ centred.T / count
     keep = min(top, count - 1)
     values, left = scipy.linalg.eigh(gram, subset_by_index=[count - keep, count - 1])
     values, left = values[::-1], left[:, ::-1]
     vectors = left.T @ centred
-    # Directions without variance are no components: rounding noise would choose them.
-    sound = values > max(values[0], 0) * 1e-10
+    sound = _varies(values, mean)
     values, vectors = values[sound], vectors[sound]
     vectors, _ = np.linalg.qr(vectors.T)
     return _components(
@@ -122,12 +125,16 @@ def from_moments(
 ) -> ClassComponents:
     """Components from a class's feature moments: cov(psi_k) = diag(w_k) cov(phi) diag(w_k).
 
+    Directions without variance are kept: over all D components the alphas of any image add up to
+    its logit.
+
     Raises
     ------
     WhylensError
-        If the moments are of fewer than two images.
+        If the moments are of fewer than two images, or not finite.
     """
     _require_two(moments.count, class_index)
+    _require_finite(moments.mean, class_index)
     row = np.asarray(weight, dtype=np.float64)
     covariance = row[:, None] * (moments.scatter / moments.count) * row
     size = len(row)
@@ -151,6 +158,18 @@ def _require_two(count: int, class_index: int) -> None:
             f"class {class_index} has {count} image{'s' * (count != 1)}: at least two are needed "
             "for components"
         )
+
+
+def _require_finite(mean: Array, class_index: int) -> None:
+    if not np.isfinite(mean).all():
+        raise WhylensError(f"class {class_index} has an image whose features are not finite")
+
+
+def _varies(variances: Array, mean: Array) -> NDArray[np.bool_]:
+    """Which falling variances [L] are more than rounding noise, of the largest or of the mean."""
+    noise = (8 * np.finfo(np.float64).eps * np.linalg.norm(mean)) ** 2
+    varies: NDArray[np.bool_] = variances > max(variances[0] * 1e-10, noise)
+    return varies
 
 
 def _components(

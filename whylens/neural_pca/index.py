@@ -40,8 +40,8 @@ class FeatureIndex:
         Raises
         ------
         UsageError
-            If the string is none that faiss knows, ids and rows differ in number, or a feature is
-            not finite (the image is named).
+            If the string is none that faiss knows, there are too few images to train such an index,
+            ids and rows differ in number, or a feature is not finite (the image is named).
         """
         faiss = importlib.import_module("faiss")
         rows = np.ascontiguousarray(features, dtype=np.float32)
@@ -55,8 +55,17 @@ class FeatureIndex:
         except RuntimeError as error:
             raise UsageError(f"faiss has no index {factory!r}: {error}") from error
         if not index.is_trained:
-            index.train(rows)
+            try:
+                index.train(rows)
+            except RuntimeError as error:
+                raise UsageError(
+                    f"the index {factory!r} can't be trained on {len(rows)} images: give more "
+                    f"images, or use Flat ({error})"
+                ) from error
         index.add(rows)
+        if (inverted := _inverted(index)) is not None:
+            # faiss visits one list unless told otherwise, and misses most of what it is asked for.
+            inverted.nprobe = max(16, inverted.nlist // 4)
         return cls(index, tuple(ids), fingerprint, factory)
 
     def search(
@@ -68,16 +77,20 @@ class FeatureIndex:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Largest inner products with queries [Q, D]: (scores [Q, count], rows [Q, count]).
 
-        `among` restricts the search to some rows. Where there are fewer than `count`, the row
-        is -1.
+        `among` restricts the search to some rows; no list of an inverted index is left out then,
+        as these rows may lie in any. Where there are fewer than `count`, the row is -1.
         """
         faiss = importlib.import_module("faiss")
         asked = np.ascontiguousarray(queries, dtype=np.float32)
         parameters = None
         if among is not None:
             selector = faiss.IDSelectorBatch(np.ascontiguousarray(among, dtype=np.int64))
-            kind = "SearchParametersIVF" if "IVF" in self.factory else "SearchParameters"
-            parameters = getattr(faiss, kind)(sel=selector)
+            inverted = _inverted(self.index)
+            parameters = (
+                faiss.SearchParameters(sel=selector)
+                if inverted is None
+                else faiss.SearchParametersIVF(sel=selector, nprobe=inverted.nlist)
+            )
         scores, rows = self.index.search(asked, count, params=parameters)
         return scores, rows
 
@@ -109,3 +122,9 @@ class FeatureIndex:
             )
         index = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP)
         return cls(index, tuple(record["ids"]), fingerprint, record["factory"])
+
+
+def _inverted(index: Any) -> Any | None:
+    """The part of an index that keeps inverted lists ("IVF"); None where there is none."""
+    faiss = importlib.import_module("faiss")
+    return faiss.try_extract_index_ivf(index)

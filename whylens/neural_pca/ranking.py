@@ -139,7 +139,7 @@ def typical_words(
 
     `weights` [N] >= 0, p_k of images that activate a component, say. A word's lift is its weighted
     share over its plain share, both with a prior of five texts; words of less than a fifth of the
-    weight are left out.
+    weight, or of less than half the best word's lift, are left out.
     """
     total = float(weights.sum())
     if total <= 0 or not texts:
@@ -156,4 +156,5 @@ def typical_words(
         share, base = mass / total, plain[word] / count
         if share >= 0.2:
             lifts.append((word, (share * count + prior * base) / (base * count + prior * base)))
-    return sorted(lifts, key=lambda pair: -pair[1])[:top]
+    best = max((lift for _, lift in lifts), default=0.0)
+    return sorted((w for w in lifts if w[1] >= best / 2), key=lambda pair: -pair[1])[:top]

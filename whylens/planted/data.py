@@ -31,6 +31,12 @@ class Drawings:
     def __len__(self) -> int:
         return len(self.images)
 
+    def select(self, rows: NDArray[np.bool_]) -> "Drawings":
+        """The drawings for which `rows` [N] is true."""
+        return Drawings(
+            self.images[rows], self.objects[rows], self.backgrounds[rows], self.companions[rows]
+        )
+
     @property
     def captions(self) -> list[str]:
         return [

@@ -30,7 +30,7 @@ UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": LATENT_CHANNELS,
     "out_channels": LATENT_CHANNELS,
-    "block_out_channels": (48, 96, 128),
+    "block_out_channels": (32, 64, 128),
     "layers_per_block": 1,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),

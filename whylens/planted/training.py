@@ -51,7 +51,7 @@ class TrainingPlan:
     weights: Path = WEIGHTS
     seed: int = 0
     decoder_steps: int = 4000
-    diffusion_steps: int = 12_500
+    diffusion_steps: int = 10_000
     clip_steps: int = 1500
     processes: int = 2
 
@@ -106,14 +106,13 @@ def _train_decoder(plan: TrainingPlan) -> None:
 
 def _train_diffusion(plan: TrainingPlan) -> None:
     base = _base(plan)
-    drawings = join(
-        [_drawings(plan, "clear", CAPTIONED, 2), _drawings(plan, "features", FEATURES, 1)]
-    )
+    bare = _drawings(plan, "features", FEATURES, 1)
+    drawings = join([_drawings(plan, "clear", CAPTIONED, 2), bare.select(bare.objects < 0)])
     autoencoder = closed_form_autoencoder(base.images, plan.seed)
     components = patch_components(base.images[:FITTED])
     latents = project(drawings.images, *components) * autoencoder.config.scaling_factor
     tokenizer = build_tokenizer(plan.work / "tokenizer")
-    schedule = Schedule(plan.diffusion_steps, 1.2e-3, average=0.9995, seed=plan.seed)
+    schedule = Schedule(plan.diffusion_steps, 1.2e-3, average=0.999, seed=plan.seed)
     unet, text_encoder = train_diffusion(latents, drawings.captions, tokenizer, schedule, plan.work)
     from diffusers import AutoencoderKL
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whylens.errors import UsageError
+from whylens.errors import UsageError, WhylensError
 from whylens.runs.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -142,9 +142,16 @@ class Run:
             If it can't be read.
         """
         try:
-            record: dict[str, Any] = json.loads(self.storage.read("run.json"))
+            record: Any = json.loads(self.storage.read("run.json"))
+        except FileNotFoundError as error:
+            raise UsageError(f"{self.folder} is not a run folder: it has no run.json") from error
         except ValueError as error:
             raise UsageError(f"{self.folder}/run.json is not JSON: {error}") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise UsageError(
+                f"{self.folder}/run.json is not a run's record of the format {FORMAT}, which this "
+                "version of whylens reads"
+            )
         return record
 
     def warn(self, message: str) -> None:
@@ -164,9 +171,11 @@ class Run:
         began = time.monotonic()
         try:
             yield
-        except BaseException as error:
-            if isinstance(error, Exception):
+        except Exception:
+            try:
                 self._update(state="failed")
+            except WhylensError as error:  # a full disk, say: not to hide what went wrong first
+                logger.warning("the run could not be marked as failed: %s", error)
             raise
         timings = self.record()["timings"]
         spent = timings.get(name, 0.0) + time.monotonic() - began
@@ -193,8 +202,10 @@ def _first_difference(there: Any, wanted: Any, where: str = "") -> str | None:
     if isinstance(there, dict) and isinstance(wanted, dict):
         for key in [*there, *(k for k in wanted if k not in there)]:
             name = f"{where}.{key}" if where else str(key)
-            if key not in there or key not in wanted:
-                return f"{name} is {there.get(key)!r} there and {wanted.get(key)!r} here"
+            if key not in wanted:
+                return f"{name} is {there[key]!r} there and not given here"
+            if key not in there:
+                return f"{name} is not given there and {wanted[key]!r} here"
             found = _first_difference(there[key], wanted[key], name)
             if found:
                 return found

@@ -12,16 +12,19 @@ ASIDE = ".aside-"
 class Storage:
     """A folder on a filesystem: local, or an fsspec URL such as s3://bucket/run.
 
-    Pickled to workers: it holds the URL only.
+    Pickled to workers, which have working directories of their own: it holds the URL, and where a
+    relative path leads to.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") or url
+        remote = "://" in self.url or "::" in self.url
+        self._place = self.url if remote else os.path.abspath(self.url)
 
     def _open(self) -> tuple[Any, str]:
         import fsspec
 
-        system, root = fsspec.core.url_to_fs(self.url)
+        system, root = fsspec.core.url_to_fs(self._place)
         return system, str(root).rstrip("/")
 
     @property
@@ -34,7 +37,7 @@ class Storage:
 
     def path(self, name: str) -> str:
         """Full path of a file, for messages and for pyarrow."""
-        return f"{self.url}/{name}"
+        return f"{self._place}/{name}"
 
     def exists(self, name: str) -> bool:
         system, root = self._open()

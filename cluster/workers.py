@@ -1,0 +1,102 @@
+"""Worker processes that serve one stage after another: starting one costs seconds of imports."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whylens.cluster.placement import Placement
+from whylens.errors import WhylensError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UnitFailed:
+    """Why a unit has no part."""
+
+    reason: str
+
+
+class Host:
+    """An actor that holds one worker object; errors that the user should see are returned."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._worker: Any = None
+
+    def load(self, make: Callable[..., Any], arguments: Sequence[Any]) -> WhylensError | None:
+        """Hold `make(*arguments)` instead of what was held before."""
+        import torch
+
+        self._worker = None
+        torch.cuda.empty_cache()
+        try:
+            self._worker = make(*arguments)
+        except WhylensError as error:
+            return error
+        except Exception as error:
+            # Every worker would fail so, whatever the unit.
+            logger.exception("a worker could not start")
+            return WhylensError(f"a worker could not start: {type(error).__name__}: {error}")
+        return None
+
+    def work(self, unit: Any) -> Any:
+        """What the worker makes of a unit, UnitFailed, or a WhylensError."""
+        try:
+            return self._worker(unit)
+        except WhylensError as error:
+            return error
+        except Exception as error:
+            logger.exception("a unit failed")
+            return UnitFailed(f"{type(error).__name__}: {error}")
+
+
+class Crew:
+    """The hosts of a session: those that no pool uses wait for the next pool of their kind."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[float, float], list[Any]] = {}
+
+    def hire(self, ray: Any, count: int, placement: Placement) -> list[Any]:
+        """That many hosts, the idle ones first; idle ones of other sizes make room."""
+        idle = self._idle.pop(_kind(placement), [])
+        self.dismiss(ray)
+        hosts, surplus = idle[:count], idle[count:]
+        for host in surplus:
+            ray.kill(host)
+        return hosts + [spawn(ray, placement) for _ in range(count - len(hosts))]
+
+    def keep(self, hosts: Sequence[Any], placement: Placement) -> None:
+        """Take back hosts that have nothing to do."""
+        self._idle.setdefault(_kind(placement), []).extend(hosts)
+
+    def dismiss(self, ray: Any) -> None:
+        """Stop all idle hosts."""
+        for hosts in self._idle.values():
+            for host in hosts:
+                ray.kill(host)
+        self._idle.clear()
+
+
+def spawn(ray: Any, placement: Placement) -> Any:
+    """A new host; it waits where the cluster has no room for it yet."""
+    threads = max(1, int(placement.num_cpus))
+    remote = ray.remote(Host).options(
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}},
+    )
+    return remote.remote(threads)
+
+
+def _kind(placement: Placement) -> tuple[float, float]:
+    return placement.num_cpus, placement.num_gpus
+
+
+def _offline() -> dict[str, str]:
+    """Settings of the driver that workers need to see."""
+    return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME") if k in os.environ}

@@ -1,0 +1,88 @@
+"""Several machines: workers are pinned to their GPUs, and room is counted machine by machine."""
+
+import os
+import time
+
+import pytest
+
+from whylens.cluster.placement import Placement
+from whylens.cluster.pool import WorkerPool
+from whylens.cluster.session import session
+from whylens.errors import UsageError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without GPUs, and two nodes that declare two GPUs and one."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    assert not ray.is_initialized()
+    small = {"object_store_memory": 80 * 1024 * 1024}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    for gpus in (2, 1):
+        made.add_node(num_cpus=3, num_gpus=gpus, **small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", made.address)
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+class Place:
+    """Tells the node, the process and the GPUs that it sees; waits for the other workers."""
+
+    def __init__(self, folder, workers):
+        self.folder, self.workers = folder, workers
+
+    def __call__(self, unit):
+        import ray
+
+        (self.folder / str(os.getpid())).touch()
+        until = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < until:
+            time.sleep(0.05)
+        node = ray.get_runtime_context().get_node_id()
+        return node, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def places(folder, units, placement, workers):
+    with session():
+        pool = WorkerPool(Place, (folder, workers), placement)
+        return {result for _, result in pool.map(range(units))}
+
+
+def test_each_worker_sees_gpus_of_its_own(cluster, tmp_path):
+    found = places(tmp_path, 3, Placement(workers=(3, 3), num_gpus=1, num_cpus=0.5), 3)
+    assert len({pid for _, pid, _ in found}) == 3
+    assert len({node for node, _, _ in found}) == 2
+    assert sorted(gpus for _, _, gpus in found) == ["0", "0", "1"]
+    assert len({(node, gpus) for node, _, gpus in found}) == 3
+
+
+def test_room_is_counted_on_each_machine(cluster, tmp_path):
+    # Seven cores in all, but a worker of two fits once on each of the two nodes only.
+    wide = Placement(workers=(3, 3), num_cpus=2)
+    with pytest.raises(UsageError, match="room for 2 workers of 2 CPUs"):
+        places(tmp_path, 3, wide, 1)
+    # More than fit may be wished for: those that fit do all the work.
+    found = places(tmp_path, 6, Placement(workers=(1, 6), num_cpus=2), 2)
+    assert len({pid for _, pid, _ in found}) == 2
+
+
+def test_a_machine_that_joins_is_used(cluster, tmp_path):
+    placement = Placement(workers=(3, 4), num_gpus=1, num_cpus=0.5)
+    with session():
+        results = WorkerPool(Place, (tmp_path, 4), placement).map(range(4))
+        # Three workers wait for the fourth, which has no room until another node is there.
+        node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 1024 * 1024)
+        try:
+            found = {result for _, result in results}
+        finally:
+            cluster.remove_node(node)
+    assert len({pid for _, pid, _ in found}) == 4
+    assert len({node for node, _, _ in found}) == 3

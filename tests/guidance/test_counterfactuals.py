@@ -1,0 +1,89 @@
+import pytest
+import torch
+
+from whylens.guidance.counterfactuals import counterfactual, reconstruct
+from whylens.guidance.settings import GuidanceSettings
+
+BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
+AFTER = ["a photo of a fish on grass", "a photo of a ring"]
+TARGETS = torch.tensor([4, 3])
+
+
+@pytest.fixture
+def images():
+    # Smooth, as pictures are.
+    coarse = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
+
+
+def run(sampler, classifier, images, before=BEFORE, after=AFTER, targets=TARGETS, **options):
+    settings = GuidanceSettings(**{"steps": 3, "learning_rate": 0.05, "cutouts": 2, **options})
+    return counterfactual(sampler, images, before, after, targets, classifier, settings)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_same_prompt_and_no_optimisation_give_the_autoencoded_image(
+    sampler, classifier, images, guidance_scale
+):
+    options = {"optimisation_steps": 0, "guidance_scale": guidance_scale}
+    solutions = run(sampler, classifier, images, after=BEFORE, **options)
+    expected = sampler.decode(sampler.encode(images))
+    for solution, image in zip(solutions, expected, strict=True):
+        torch.testing.assert_close(solution.image, image, rtol=0, atol=1e-4)
+    settings = GuidanceSettings(steps=3, guidance_scale=guidance_scale)
+    torch.testing.assert_close(
+        reconstruct(sampler, images, BEFORE, settings), expected, rtol=0, atol=1e-4
+    )
+
+
+def test_another_prompt_alone_changes_the_image(sampler, classifier, images):
+    solutions = run(sampler, classifier, images, optimisation_steps=0)
+    for solution, image in zip(solutions, sampler.decode(sampler.encode(images)), strict=True):
+        assert (solution.image - image).abs().max() > 1e-3
+
+
+def test_the_target_becomes_more_probable(sampler, classifier, images):
+    for target, solution in zip(
+        TARGETS, run(sampler, classifier, images, optimisation_steps=6, keep=0.5), strict=True
+    ):
+        p = classifier.probabilities(torch.stack([solution.start_image, solution.image]))
+        assert p[1, target] > 1.1 * p[0, target]
+        assert min(solution.loss_trajectory) < solution.loss_trajectory[0]
+
+
+def test_the_loss_is_log_p_and_the_squared_distance_to_the_image(sampler, classifier, images):
+    for row, solution in enumerate(
+        run(sampler, classifier, images, optimisation_steps=2, keep=30.0)
+    ):
+        p = classifier.probabilities(solution.image[None])[0, TARGETS[row]]
+        distance = (solution.image - images[row]).square().mean()
+        expected = float(-p.log() + 30 * distance)
+        assert solution.loss_trajectory[solution.best_step] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, images):
+    distances = []
+    for keep in (0.0, 300.0):
+        solutions = run(sampler, classifier, images, optimisation_steps=6, keep=keep)
+        final = torch.stack([solution.image for solution in solutions])
+        distances.append((final - images).square().mean((1, 2, 3)))
+    assert (distances[1] < distances[0]).all()
+
+
+def test_each_image_gets_the_counterfactual_that_it_would_get_alone(sampler, classifier, images):
+    together = run(sampler, classifier, images, optimisation_steps=3)
+    settings = GuidanceSettings(steps=3, learning_rate=0.05, cutouts=2, optimisation_steps=3)
+    for row in range(2):
+        (alone,) = counterfactual(
+            sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1],
+            TARGETS[[row]], classifier, settings, seeds=[row],
+        )  # fmt: skip
+        torch.testing.assert_close(together[row].image, alone.image, rtol=0, atol=1e-4)
+        assert together[row].best_step == alone.best_step
+
+
+def test_every_image_needs_its_prompts(sampler, classifier, images):
+    with pytest.raises(ValueError, match=r"prompts_after.*2 images"):
+        run(sampler, classifier, images, after=AFTER[:1], optimisation_steps=0)
+    with pytest.raises(ValueError, match=r"prompts_before.*2 images"):
+        run(sampler, classifier, images, before=BEFORE[:1], optimisation_steps=0)

@@ -1,0 +1,354 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import whylens.guidance.optimise as module
+from whylens.diffusion import condition, run_chain, sample
+from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
+from whylens.guidance.optimise import Problem, optimise
+from whylens.guidance.settings import GuidanceSettings
+
+PROMPTS = (
+    "a photo of a boat", "a photo of a moon on grass", "a photo of a fish", "a star",
+    "a photo of a ring", "a photo of a heart on sand", "a house", "a photo of a cross",
+)  # fmt: skip
+TARGETS = torch.tensor([1, 6, 4, 9, 8, 4, 5, 2])
+PROBLEMS = [Problem(prompt, seed) for seed, prompt in enumerate(PROMPTS, 20)]
+QUICK = GuidanceSettings(steps=2, optimisation_steps=4, cutouts=0)
+
+
+def assert_same(found, expected, tolerance=1e-4):
+    """Two solutions of one problem agree in image, losses and end."""
+    torch.testing.assert_close(found.image, expected.image, rtol=0, atol=tolerance)
+    torch.testing.assert_close(found.start_image, expected.start_image, rtol=0, atol=tolerance)
+    assert found.loss_trajectory == pytest.approx(expected.loss_trajectory, abs=10 * tolerance)
+    assert (found.best_step, found.failed) == (expected.best_step, expected.failed)
+
+
+def alone(sampler, problems, objective, settings):
+    """The solutions of problems solved one by one."""
+    return [
+        optimise(sampler, [problem], objective.select(torch.tensor([row])), settings)[0]
+        for row, problem in enumerate(problems)
+    ]
+
+
+class Scripted(Objective):
+    """Values as scripted, [steps, B], whatever the image; a gradient that moves it; keeps a record
+    of the problems that were asked for at each step, and of their images."""
+
+    def __init__(self, values, rows=None, record=None):
+        self.values = values
+        self.rows = torch.arange(values.shape[1]) if rows is None else rows
+        self.record = [] if record is None else record
+
+    def value_and_gradient(self, images):
+        values = self.values[len(self.record), self.rows]
+        self.record.append((self.rows.tolist(), images.clone()))
+        return values, images - 0.3
+
+    def select(self, rows):
+        return Scripted(self.values, self.rows[rows], self.record)
+
+
+def compare_batch_with_single_runs(sampler, classifier, tolerance, **options):
+    settings = GuidanceSettings(steps=3, optimisation_steps=3, learning_rate=0.05, **options)
+    objective = TargetClass(classifier, TARGETS)
+    together = optimise(sampler, PROBLEMS, objective, settings)
+    assert len(together) == 8
+    for found, expected in zip(
+        together, alone(sampler, PROBLEMS, objective, settings), strict=True
+    ):
+        assert_same(found, expected, tolerance)
+        assert abs(found.loss_trajectory[-1] - found.loss_trajectory[0]) > 0.01
+    # Problems differ, so mixing them up would show.
+    assert (together[0].image - together[1].image).abs().max() > 0.05
+
+
+def test_a_batch_of_eight_gives_what_eight_single_runs_give(sampler, classifier):
+    compare_batch_with_single_runs(sampler, classifier, 1e-4, cutouts=2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cutouts": 2, "last_predictions": 2, "cosine": True, "clip": 1e-3},
+        {"cutouts": 0, "guidance_scale": 1.0},
+    ],
+    ids=["last predictions", "no guidance"],
+)
+def test_in_double_precision_a_batch_equals_single_runs(
+    double_sampler, double_classifiers, options
+):
+    compare_batch_with_single_runs(double_sampler, double_classifiers[0], 1e-9, **options)
+
+
+def test_inverted_and_fresh_starts_may_share_a_batch(sampler, classifier):
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(sampler.latent_shape, generator=generator)
+    offsets = torch.randn((4, *sampler.latent_shape), generator=generator) / 10
+    problems = [PROBLEMS[0], replace(PROBLEMS[1], latents=latents, offsets=offsets), PROBLEMS[2]]
+    settings = GuidanceSettings(steps=4, optimisation_steps=2, cutouts=2)
+    objective = TargetClass(classifier, TARGETS[:3])
+    together = optimise(sampler, problems, objective, settings)
+    for found, expected in zip(
+        together, alone(sampler, problems, objective, settings), strict=True
+    ):
+        assert_same(found, expected)
+    plain = condition(sampler, [problems[1].prompt])
+    with torch.no_grad():
+        (start,) = run_chain(
+            sampler,
+            latents[None],
+            replace(plain, offsets=offsets[:, None]),
+            steps=4,
+            guidance_scale=3.0,
+        )
+    torch.testing.assert_close(together[1].start_image, sampler.decode(start)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_one_problem_is_plain_adam_on_the_whole_chain(
+    double_sampler, double_classifiers, monkeypatch, cosine
+):
+    """Against torch.optim.Adam and autograd from the loss to the latents, in one graph."""
+    monkeypatch.setattr(module, "RELATIVE_EPSILON", 0.0)
+    sampler, classifier = double_sampler, double_classifiers[0]
+    settings = GuidanceSettings(
+        steps=4, optimisation_steps=4, cutouts=0, last_predictions=3, learning_rate=0.03,
+        latents_factor=0.1, text_factor=0.7, null_factor=1.3, cosine=cosine, clip=2e-3,
+    )  # fmt: skip
+    (found,) = optimise(sampler, PROBLEMS[:1], TargetClass(classifier, TARGETS[:1]), settings)
+    latents = sampler.initial_latents([PROBLEMS[0].seed]).requires_grad_()
+    plain = condition(sampler, [PROBLEMS[0].prompt])
+    text, null = (torch.zeros(4, *plain.text.shape).double().requires_grad_() for _ in range(2))
+    adam = torch.optim.Adam(
+        [
+            {"params": [latents], "lr": 0.03 * 0.1},
+            {"params": [text], "lr": 0.03 * 0.7},
+            {"params": [null], "lr": 0.03 * 1.3},
+        ],
+        eps=1e-20,
+    )
+    rates = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: (1 + math.cos(math.pi * step / 4)) / 2 if cosine else 1.0
+    )
+    norm, losses, images = latents.detach().norm(), [], []
+    for _ in range(5):
+        predictions = run_chain(
+            sampler,
+            latents,
+            replace(plain, text_delta=text, null_delta=null),
+            steps=4,
+            guidance_scale=3.0,
+            keep_last=3,
+        )
+        decoded = [sampler.decode(prediction) for prediction in predictions]
+        crossed = [F.cross_entropy(classifier.logits(image), TARGETS[:1]) for image in decoded]
+        losses.append(float(crossed[-1].detach()))
+        images.append(decoded[-1].detach()[0])
+        adam.zero_grad()
+        (crossed[0] / 6 + crossed[1] * 2 / 6 + crossed[2] * 3 / 6).backward()
+        variables = [latents, text, null]
+        assert max(float(variable.grad.abs().max()) for variable in variables) > 2e-3
+        torch.nn.utils.clip_grad_value_(variables, 2e-3)
+        adam.step()
+        rates.step()
+        with torch.no_grad():
+            latents.mul_(norm / latents.norm())
+    assert found.loss_trajectory == pytest.approx(losses, rel=1e-5)
+    best = min(range(5), key=losses.__getitem__)
+    assert best > 0
+    assert found.best_step == best
+    torch.testing.assert_close(found.image, images[best], rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_a_real_objective_falls(sampler, classifier):
+    settings = GuidanceSettings(steps=3, optimisation_steps=6, learning_rate=0.05, cutouts=2)
+    solutions = optimise(sampler, PROBLEMS, TargetClass(classifier, TARGETS), settings)
+    for target, solution in zip(TARGETS, solutions, strict=True):
+        losses = solution.loss_trajectory
+        assert len(losses) == 7
+        assert min(losses) < losses[0] - 0.1
+        shown = torch.stack([solution.start_image, solution.image])
+        p = classifier.probabilities(shown)[:, target]
+        assert p[1] > p[0]
+        torch.testing.assert_close(
+            -p.log(), torch.tensor([losses[0], min(losses)]), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_without_optimisation_it_is_plain_diffusion(sampler, classifier):
+    settings = GuidanceSettings(steps=5, optimisation_steps=0, guidance_scale=2.0)
+    (found,) = optimise(sampler, PROBLEMS[:1], TargetClass(classifier, TARGETS[:1]), settings)
+    expected = sample(sampler, [PROMPTS[0]], [20], steps=5, guidance_scale=2.0)[0]
+    torch.testing.assert_close(found.image, expected.clone(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.start_image, found.image)
+    assert len(found.loss_trajectory) == 1
+    assert found.best_step == 0
+
+
+def test_the_best_image_of_the_trajectory_is_returned_and_the_start_takes_part(sampler):
+    values = torch.tensor([[3.0, 1.0, 5.0], [2.0, 2.0, 5.0], [1.0, 3.0, 4.0],
+                           [4.0, 4.0, 3.0], [2.5, 5.0, 2.0]])  # fmt: skip
+    objective = Scripted(values)
+    solutions = optimise(sampler, PROBLEMS[:3], objective, QUICK)
+    for row, (solution, best) in enumerate(zip(solutions, (2, 0, 4), strict=True)):
+        assert solution.best_step == best
+        assert solution.loss_trajectory == values[:, row].tolist()
+        torch.testing.assert_close(solution.image, objective.record[best][1][row])
+        torch.testing.assert_close(solution.start_image, objective.record[0][1][row])
+    moved = objective.record[4][1] - objective.record[0][1]
+    assert moved.abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_finished_problems_leave_the_batch_and_change_nothing_for_the_others(sampler):
+    reference = torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1).expand(4, 3, 16, 16)
+    objective = PixelDistance(reference)
+    settings = GuidanceSettings(steps=2, optimisation_steps=5, learning_rate=0.05, cutouts=2)
+    whole = optimise(sampler, PROBLEMS[:4], objective, settings)
+    # Between the losses that two of the problems reach on their way, after at least one step.
+    stop = sorted(solution.loss_trajectory[2] for solution in whole)[1] + 1e-4
+    stopping = settings.model_copy(update={"stop_below": stop})
+    lengths = []
+    for row, (found, expected) in enumerate(
+        zip(
+            optimise(sampler, PROBLEMS[:4], objective, stopping),
+            alone(sampler, PROBLEMS[:4], objective, stopping),
+            strict=True,
+        )
+    ):
+        assert_same(found, expected)
+        full = whole[row].loss_trajectory
+        below = [step for step, loss in enumerate(full) if loss < stop]
+        length = below[0] + 1 if below else len(full)
+        assert len(found.loss_trajectory) == length
+        assert found.loss_trajectory == pytest.approx(full[:length], abs=1e-4)
+        lengths.append(length)
+    assert min(lengths) <= 3
+    assert max(lengths) > min(lengths)
+
+
+def test_a_finished_problem_is_not_computed_any_more(sampler, monkeypatch):
+    sizes = []
+
+    def watched(sampler, latents, *arguments, **options):
+        sizes.append(len(latents))
+        return run_chain(sampler, latents, *arguments, **options)
+
+    monkeypatch.setattr(module, "run_chain", watched)
+    values = torch.tensor([[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [0.0, 9.0, 5.0],
+                           [9.0, 9.0, 5.0], [9.0, 9.0, 5.0]])  # fmt: skip
+    objective = Scripted(values)
+    settings = QUICK.model_copy(update={"stop_below": 1.0})
+    solutions = optimise(sampler, PROBLEMS[:3], objective, settings)
+    assert [rows for rows, _ in objective.record] == [[0, 1, 2], [0, 1, 2], [0, 2], [2], [2]]
+    assert sizes == [3, 3, 2, 1, 1]
+    assert [len(solution.loss_trajectory) for solution in solutions] == [3, 2, 5]
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_a_problem_that_is_not_finite_ends_with_a_reason_and_the_others_go_on(sampler, when):
+    class Broken(PixelDistance):
+        """A distance whose value and gradient are not finite for one reference, from a step on."""
+
+        def __init__(self, reference, mask=None, calls=None):
+            super().__init__(reference, mask)
+            self.calls = [] if calls is None else calls
+
+        def value_and_gradient(self, images):
+            values, gradients = super().value_and_gradient(images)
+            self.calls.append(len(images))
+            bad = (self.reference[:, 0, 0, 0] == 0.5) & (len(self.calls) > when)
+            values[bad], gradients[bad] = math.nan, math.nan
+            return values, gradients
+
+        def select(self, rows):
+            return Broken(self.reference[rows], None, self.calls)
+
+    reference = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    solutions = optimise(sampler, PROBLEMS[:3], Broken(reference), QUICK)
+    assert f"not finite at step {when}" in solutions[1].failed
+    assert len(solutions[1].loss_trajectory) == when
+    assert (solutions[1].image is None) == (when == 0)
+    for row in (0, 2):
+        (expected,) = optimise(sampler, [PROBLEMS[row]], PixelDistance(reference[[row]]), QUICK)
+        assert solutions[row].failed is None
+        assert len(solutions[row].loss_trajectory) == 5
+        assert_same(solutions[row], expected)
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifier, monkeypatch):
+    settings = GuidanceSettings(steps=3, optimisation_steps=2, cutouts=2)
+    objective = TargetClass(classifier, TARGETS[:5])
+    expected = optimise(sampler, PROBLEMS[:5], objective, settings)
+    sizes = []
+
+    def small(sampler, latents, *arguments, **options):
+        sizes.append(len(latents))
+        if len(latents) == 5 and len(sizes) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return run_chain(sampler, latents, *arguments, **options)
+
+    monkeypatch.setattr(module, "run_chain", small)
+    found = optimise(sampler, PROBLEMS[:5], objective, settings)
+    assert sizes == [5, 5, 2, 2, 2, 3, 3, 3]
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_single_problem_that_is_too_large_says_so(sampler, classifier, monkeypatch):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(module, "run_chain", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), QUICK)
+
+
+@pytest.mark.parametrize("kept", ["latents", "text", "null", None])
+def test_latents_keep_their_norm_and_a_factor_of_zero_keeps_its_variable(
+    sampler, classifier, monkeypatch, kept
+):
+    seen = []
+
+    def watched(sampler, latents, conditioning, **options):
+        seen.append(
+            {
+                "latents": latents.detach().clone(),
+                "text": conditioning.text_delta,
+                "null": conditioning.null_delta,
+            }
+        )
+        return run_chain(sampler, latents, conditioning, **options)
+
+    monkeypatch.setattr(module, "run_chain", watched)
+    settings = QUICK.model_copy(update={} if kept is None else {f"{kept}_factor": 0.0})
+    optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), settings)
+    first, last = seen[0], seen[-1]
+    torch.testing.assert_close(first["latents"], sampler.initial_latents([20, 21]))
+    norms = [step["latents"].flatten(1).norm(dim=1) for step in seen]
+    for norm in norms:
+        torch.testing.assert_close(norm, norms[0])
+    for name in ("latents", "text", "null"):
+        if name == "latents" and kept == name:
+            torch.testing.assert_close(last[name], first[name], rtol=0, atol=1e-6)
+        elif kept == name:
+            assert all(step[name] is None for step in seen)
+        else:
+            assert (last[name] - first[name]).abs().max() > 0.01
+            if name != "latents":
+                assert not first[name].any()
+
+
+def test_progress_is_told_at_each_step(sampler, classifier):
+    told = []
+
+    def on_step(step, solutions):
+        told.append((step, [len(solution.loss_trajectory) for solution in solutions]))
+
+    optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), QUICK, on_step)
+    assert told == [(step, [step + 1, step + 1]) for step in range(5)]

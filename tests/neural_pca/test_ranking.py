@@ -1,0 +1,176 @@
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from whylens.neural_pca import class_components, judge, mine, typical_words
+
+OBJECT, MOSS, SHADE, FROST = range(4)
+# Logits of two classes: class 0 is raised by its object and by moss, which is enough alone, and
+# hardly by shade; frost comes with moss wherever class 0 is not.
+WEIGHT = np.array([[4.0, 5.0, 0.8, 2.0], [0.0, 0.0, 0.0, 0.0]])
+BIAS = np.array([-3.0, 0.0])
+
+
+class World(NamedTuple):
+    inside: np.ndarray
+    others: np.ndarray
+    pool: np.ndarray
+    probabilities: np.ndarray
+    without: np.ndarray
+    has_moss: np.ndarray
+
+
+def softmax(features):
+    logits = features @ WEIGHT.T + BIAS
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    return exponentials / exponentials.sum(1, keepdims=True)
+
+
+def world(seed=0):
+    """Class 0 varies in every feature, shade most, in all combinations, so that each feature is a
+    component; a pool in which moss and shade come alone in some images without the class."""
+    generator = np.random.default_rng(seed)
+    levels = np.meshgrid(*[np.linspace(0, top, 4) for top in (1.0, 1.3, 9.0, 1.0)])
+    inside = np.stack([level.ravel() for level in levels], 1)
+    others = generator.uniform(0, [0.05, 0.05, 0.4, 0.05], size=(400, 4))
+    pool = generator.uniform(0, [0.05, 0.05, 0.4, 0.05], size=(300, 4))
+    has_moss = np.zeros(300, dtype=bool)
+    has_moss[:40] = True
+    pool[:40, MOSS] += generator.uniform(1.2, 1.6, size=40)
+    pool[:40, FROST] += 0.5 * pool[:40, MOSS]
+    pool[40:80, SHADE] += 1.0
+    pool[80:110, OBJECT] += 2.0
+    without = np.ones(300, dtype=bool)
+    without[80:110] = False
+    return World(inside, others, pool, softmax(pool), without, has_moss)
+
+
+def component_of(found, feature):
+    """The component that lies along one feature."""
+    along = np.abs(found.vectors[:, feature])
+    assert along.max() > 0.999
+    return int(along.argmax())
+
+
+@pytest.fixture(scope="module")
+def judged():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
+    evidence = judge(
+        found, seen.inside, seen.others, seen.pool, seen.probabilities, seen.without, mined
+    )
+    return seen, found, mined, evidence
+
+
+def test_mining_finds_the_most_activating_images_without_the_class(judged):
+    seen, found, mined, _ = judged
+    alphas = found.alphas(seen.pool)
+    for component in range(4):
+        ranked = sorted(np.flatnonzero(seen.without), key=lambda row: -alphas[row, component])
+        rows = ranked[:20]
+        assert mined.rows[component].tolist() == rows
+        np.testing.assert_allclose(mined.alphas[component], alphas[rows, component])
+        np.testing.assert_allclose(mined.probabilities[component], seen.probabilities[rows, 0])
+        won = seen.probabilities[rows, 0] > seen.probabilities[rows, 1]
+        np.testing.assert_array_equal(mined.predicted[component], won)
+        assert mined.share[component] == pytest.approx(won.mean())
+        assert mined.mean_probability[component] == pytest.approx(
+            seen.probabilities[rows, 0].mean()
+        )
+
+
+def test_mining_a_small_pool_gives_all_of_it():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=3)
+    only = np.zeros(300, dtype=bool)
+    only[[5, 17, 60]] = True
+    mined = mine(found, seen.pool, seen.probabilities, only, 75)
+    assert mined.rows.shape == (3, 3)
+    assert all(set(rows) == {5, 17, 60} for rows in mined.rows)
+
+
+def test_a_feature_that_triggers_the_class_alone_is_suspicious_and_one_that_does_not_is_not(judged):
+    seen, found, mined, evidence = judged
+    moss, shade = component_of(found, MOSS), component_of(found, SHADE)
+    assert seen.has_moss[mined.rows[moss]].all()
+    assert evidence.suspicious[moss]
+    assert evidence.sufficiency_share[moss] == 1
+    assert evidence.suspicion[moss] > 0.8
+    # Shade varies most in the class, and raises its logit, but not enough alone.
+    assert shade == 0
+    assert not evidence.suspicious[shade]
+    assert evidence.sufficiency_share[shade] == 0
+
+
+def test_the_object_itself_is_not_suspicious(judged):
+    _, found, _, evidence = judged
+    assert not evidence.suspicious[component_of(found, OBJECT)]
+
+
+def test_evidence_is_what_its_definition_says(judged):
+    seen, found, mined, evidence = judged
+    covariance = np.cov((seen.inside * WEIGHT[0]).T, bias=True)
+    shares = np.linalg.eigvalsh(covariance)[::-1] / np.trace(covariance)
+    np.testing.assert_allclose(evidence.variance_share, shares)
+    base = seen.probabilities[seen.without, 0].mean()
+    np.testing.assert_allclose(evidence.lift, mined.mean_probability / base)
+    gap = (seen.inside @ WEIGHT[0]).mean() - (seen.others @ WEIGHT[0]).mean()
+    apart = found.alphas(seen.inside).mean(0) - found.alphas(seen.others).mean(0)
+    np.testing.assert_allclose(evidence.contrast_share, apart / gap)
+    # All four components together carry the whole difference.
+    assert evidence.contrast_share.sum() == pytest.approx(1)
+
+
+def test_where_every_image_gets_the_class_nothing_is_suspicious():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    eager = np.tile([0.9, 0.1], (300, 1))
+    mined = mine(found, seen.pool, eager, seen.without, 20)
+    evidence = judge(found, seen.inside, seen.others, seen.pool, eager, seen.without, mined)
+    np.testing.assert_allclose(evidence.sufficiency_mean_p, 0.9)
+    np.testing.assert_allclose(evidence.lift, 1.0)
+    # A third of the lift that is asked for: a third of the suspicion.
+    assert evidence.suspicion.max() == pytest.approx(0.3)
+
+
+def test_a_component_that_lowers_the_class_against_others_is_not_suspicious():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    moss = component_of(found, MOSS)
+    mossy = seen.others + 3.0 * (np.arange(4) == MOSS)
+    mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
+    evidence = judge(found, seen.inside, mossy, seen.pool, seen.probabilities, seen.without, mined)
+    assert evidence.sufficiency_mean_p[moss] > 0.8
+    assert evidence.suspicion[moss] == 0
+
+
+def test_components_that_the_same_images_activate_are_one_feature(judged):
+    _, found, _, evidence = judged
+    moss, frost, shade = (component_of(found, f) for f in (MOSS, FROST, SHADE))
+    assert evidence.same_as[frost] == evidence.same_as[moss]
+    assert evidence.same_as[moss] in (moss, frost)
+    assert evidence.same_as[shade] == shade
+
+
+def test_words_of_heavily_weighted_texts_name_the_feature():
+    texts = ["a photo of a boat on moss"] * 10 + ["a photo of a boat on sand"] * 90
+    weights = np.array([1.0] * 10 + [0.01] * 90)
+    words = typical_words(texts, weights)
+    assert words[0][0] == "moss"
+    share, base, prior = 10 / weights.sum(), 0.1, 5
+    assert words[0][1] == pytest.approx((share * 100 + prior * base) / (base * 100 + prior * base))
+    assert not {"a", "photo", "of", "on", "sand"} & {word for word, _ in words}
+
+
+def test_words_are_found_in_names_too_and_rare_ones_are_left_out():
+    texts = ["Sea_Lion, eared", "sea lion", "dog", "cat", "tree frog"]
+    words = dict(typical_words(texts, np.array([1.0, 1.0, 0.0, 0.0, 0.2])))
+    assert set(words) == {"sea", "lion", "eared"}
+    assert words["sea"] == words["lion"]
+
+
+def test_no_weight_or_no_texts_have_no_words():
+    assert typical_words(["a boat", "a moon"], np.zeros(2)) == []
+    assert typical_words([], np.zeros(0)) == []

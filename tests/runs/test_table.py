@@ -1,0 +1,125 @@
+"""Tables: one part a unit, and a unit is done if and only if its part is there."""
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whylens.errors import UsageError
+from whylens.runs import Run, Storage, Table
+from whylens.runs.storage import ASIDE
+
+
+@pytest.fixture(params=["local", "memory"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
+    if request.param == "memory":
+        yield Run.start("memory://table-test/run", "embed", {})
+        fsspec.filesystem("memory").rm("/table-test", recursive=True)
+    else:
+        yield Run.start(f"{tmp_path}/run", "embed", {})
+
+
+def rows(*values: int) -> pa.Table:
+    return pa.table({"k": list(values), "name": [str(v) for v in values]})
+
+
+def test_parts_are_read_together_in_the_order_of_their_units(run: Run) -> None:
+    table = run.table("images")
+    assert table.units() == []
+    table.write("000002", rows(5))
+    table.write("000000", rows(1, 2))
+    table.write("000001", rows())
+    assert table.units() == ["000000", "000001", "000002"]
+    assert table.read().to_pydict() == {"k": [1, 2, 5], "name": ["1", "2", "5"]}
+    assert table.read(["name"]).to_pydict() == {"name": ["1", "2", "5"]}
+    assert table.read(("k",)).column_names == ["k"]
+
+
+def test_a_unit_is_done_if_and_only_if_its_part_is_there(run: Run) -> None:
+    table = run.table("images")
+    assert not table.done("0")
+    table.write("0", rows(1))
+    assert table.done("0")
+    assert not table.done("1")
+    assert not run.table("others").done("0")
+    system, root = fsspec.core.url_to_fs(run.folder)
+    system.rm(f"{root}/tables/images/0.parquet")
+    assert not table.done("0")
+    assert table.units() == []
+
+
+def test_a_unit_written_again_replaces_its_part(run: Run) -> None:
+    run.table("images").write("0", rows(1, 2, 3))
+    run.table("images").write("0", rows(9))
+    assert run.table("images").read()["k"].to_pylist() == [9]
+
+
+def test_parts_are_plain_parquet_where_the_design_says(tmp_path: Path) -> None:
+    run = Run.start(f"{tmp_path}/run", "embed", {})
+    run.table("images").write("000007", rows(1))
+    there = pq.read_table(tmp_path / "run" / "tables" / "images" / "000007.parquet")
+    assert there.equals(rows(1))
+
+
+def test_a_table_that_was_not_written_says_whose_stage_has_not_run(run: Run) -> None:
+    with pytest.raises(UsageError, match=f"{run.folder} has no table 'findings': its stage has"):
+        run.table("findings").read()
+
+
+def test_columns_that_are_empty_in_one_part_keep_the_type_of_the_others(run: Run) -> None:
+    run.table("t").write("0", pa.table({"caption": [None, None], "p": [1, 2]}))
+    run.table("t").write("1", pa.table({"caption": ["a cat"], "p": [0.5], "more": [True]}))
+    read = run.table("t").read()
+    assert read["caption"].to_pylist() == [None, None, "a cat"]
+    assert read["p"].to_pylist() == [1.0, 2.0, 0.5]
+    assert read["more"].to_pylist() == [None, None, True]
+
+
+def test_what_a_killed_writer_left_is_neither_read_nor_done(tmp_path: Path) -> None:
+    run = Run.start(f"{tmp_path}/run", "embed", {})
+    run.table("images").write("0", rows(1))
+    part = tmp_path / "run" / "tables" / "images" / "0.parquet"
+    left = part.with_name(f"{ASIDE}0123-1.parquet")
+    left.write_bytes(part.read_bytes()[:50])
+    assert run.table("images").units() == ["0"]
+    assert not run.table("images").done("1")
+    assert run.table("images").read()["k"].to_pylist() == [1]
+
+
+def test_workers_that_get_the_run_write_its_parts(run: Run) -> None:
+    there: Run = pickle.loads(pickle.dumps(run))
+    there.table("images").write("0", rows(3))
+    assert run.table("images").done("0")
+    assert run.table("images").read()["k"].to_pylist() == [3]
+
+
+@given(
+    st.dictionaries(
+        st.integers(0, 999), st.lists(st.integers(-(2**40), 2**40), max_size=4), max_size=5
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_reading_gives_what_was_written_whatever_the_order(parts: dict[int, list[int]]) -> None:
+    system = fsspec.filesystem("memory")
+    table = Table(Storage("memory://table-any/run"), "t")
+    for number, values in parts.items():
+        table.write(f"{number:06d}", pa.table({"k": pa.array(values, pa.int64())}))
+    if parts:
+        expected = [v for _, values in sorted(parts.items()) for v in values]
+        assert table.read()["k"].to_pylist() == expected
+        system.rm("/table-any", recursive=True)
+    assert table.units() == []
+
+
+def test_a_foreign_file_among_the_parts_is_no_unit(tmp_path: Path) -> None:
+    run = Run.start(f"{tmp_path}/run", "embed", {})
+    run.table("images").write("0", rows(1))
+    (tmp_path / "run" / "tables" / "images" / "notes.txt").write_text("mine")
+    assert run.table("images").units() == ["0"]
+    assert run.table("images").read()["k"].to_pylist() == [1]
