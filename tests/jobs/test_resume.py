@@ -11,6 +11,7 @@ kills = runpy.run_path(str(Path(__file__).parent / "kill_twenty_times.py"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two minutes on two idle cores; four starts of Ray and torch
 def test_a_run_killed_again_and_again_ends_with_the_same_tables(tmp_path):
     result = kills["kill_again_and_again"](tmp_path, count=2, seed=3)
     assert result.differences == []

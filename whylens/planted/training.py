@@ -51,7 +51,7 @@ class TrainingPlan:
     weights: Path = WEIGHTS
     seed: int = 0
     decoder_steps: int = 4000
-    diffusion_steps: int = 10_000
+    diffusion_steps: int = 8_000
     clip_steps: int = 1500
     processes: int = 2
 
@@ -120,6 +120,8 @@ def _train_diffusion(plan: TrainingPlan) -> None:
     if not (folder / "vae" / "config.json").exists():
         raise UsageError(f"no autoencoder in {folder}: train the stage 'decoder' first")
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float16)
+    # Where it was read from is nobody's business.
+    vae.register_to_config(_name_or_path="")
     pipeline = assemble(tokenizer, text_encoder.half(), vae, unet.half())
     pipeline.save_pretrained(folder, safe_serialization=True)
 
