@@ -33,8 +33,9 @@ class Worker:
             raise ValueError(f"{name} has no square root")
         if deed == "full":
             raise WhylensError("the disk is full")
-        if deed == "slow":
-            time.sleep(2)
+        if deed == "wait":
+            while len(list(self.folder.iterdir())) < 4:
+                time.sleep(0.02)
         return name.upper()
 
 
@@ -63,12 +64,11 @@ def test_no_units_start_nothing(tmp_path, monkeypatch):
 
 
 def test_a_result_comes_when_it_is_there(ray, tmp_path):
-    # One worker is busy with the first unit, the other does all the rest before it.
-    pool = WorkerPool(Worker, (tmp_path,), TWO)
-    list(pool.map(units(warm="slow", up="slow")))
-    order = [unit[0] for unit, _ in pool.map(units(first="slow", a="", b="", c=""))]
-    assert order[-1] == "first"
+    # One worker holds the first unit until the other has begun the last.
+    pool = WorkerPool(Worker, (tmp_path,), Placement(workers=(2, 2), num_cpus=0.5))
+    order = [unit[0] for unit, _ in pool.map(units(first="wait", a="", b="", c=""))]
     assert sorted(order) == ["a", "b", "c", "first"]
+    assert order.index("first") >= 2
 
 
 def test_a_unit_whose_worker_died_is_done_by_another(ray, tmp_path):

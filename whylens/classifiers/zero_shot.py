@@ -69,7 +69,7 @@ def text_head(
         tokens = tokenizer([template.replace("{class}", word) for template in templates])
         embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
         rows.append(F.normalize(embedding, dim=-1))
-    weight: Tensor = torch.stack(rows)
+    weight: Tensor = clip.logit_scale.exp() * torch.stack(rows)
     return weight
 
 

@@ -103,6 +103,9 @@ def load_sampler(
         If there is no such pipeline, or it is of a kind that is not supported.
     """
     diffusers = importlib.import_module("diffusers")
+    # A bar of half a second for every worker is noise.
+    for library in ("diffusers", "transformers"):
+        importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
     source = str(PLANTED) if name == "planted" else name
     if (
         name != "planted"
