@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.guidance.settings import GuidanceSettings
-from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
+from whylens.jobs.prompts import (
+    FEATURE_TEMPLATE,
+    PLAIN_TEMPLATE,
+    FeatureTemplate,
+    PromptTemplate,
+    plain_name,
+    prompt_for,
+)
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -50,8 +57,9 @@ class GenerateSpec(BaseModel):
     images: int = Field(4, ge=1, description="Images a finding.")
     batch: int = Field(8, ge=1, description="Images that are optimised together.")
     weight_log_p: float = Field(
-        1.0, ge=0, description="Weight of the class's log probability beside the component."
+        0.0, ge=0, description="Weight of the class's log probability beside the component."
     )
+    feature_template: FeatureTemplate = FEATURE_TEMPLATE
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a finding's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
@@ -97,12 +105,23 @@ def plan(
     for row in best:
         key = (row["class_index"], row["component"])
         direction, offset = directions[key]
-        prompt = prompt_for(spec.prompt_template, row["class_name"])
+        prompt = prompt_of(row, spec)
         tasks += [
             GenerateTask(row["rank"], *key, place, prompt, spec.seed + place, direction, offset)
             for place in range(spec.images)
         ]
     return [GenerateUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
+
+
+def prompt_of(finding: Mapping[str, Any], spec: GenerateSpec) -> str:
+    """The prompt that an image of a finding starts from.
+
+    Where the feature has a name the class is left out: what the classifier says of the image is
+    then the feature's doing.
+    """
+    if words := finding.get("guess"):
+        return spec.feature_template.replace("{feature}", plain_name(words[0]))
+    return prompt_for(spec.prompt_template, finding["class_name"])
 
 
 def generate(

@@ -25,6 +25,21 @@ PromptTemplate = Annotated[
 PLAIN_TEMPLATE = "a photo of a {class}"
 
 
+def _has_feature(template: str) -> str:
+    if "{feature}" not in template:
+        raise ValueError("the feature template must name {feature} where the feature goes")
+    return template
+
+
+FeatureTemplate = Annotated[
+    str,
+    AfterValidator(_has_feature),
+    Field(description="Prompt for an image of a feature; {feature} stands for its first word."),
+]
+
+FEATURE_TEMPLATE = "a photo of {feature}"
+
+
 def plain_name(class_name: str) -> str:
     """A class's everyday name: the first synonym, words apart ("tench, Tinca" -> "tench")."""
     return class_name.split(",")[0].replace("_", " ").strip()

@@ -205,9 +205,18 @@ def test_the_best_image_of_the_trajectory_is_returned_and_the_start_takes_part(s
     assert moved.abs().amax((1, 2, 3)).min() > 1e-3
 
 
+class DistanceOfViews(PixelDistance):
+    """A distance to a plain colour, which views of an image may have as well as the image."""
+
+    on_views = True
+
+    def select(self, rows):
+        return DistanceOfViews(self.reference[rows])
+
+
 def test_finished_problems_leave_the_batch_and_change_nothing_for_the_others(sampler):
     reference = torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1).expand(4, 3, 16, 16)
-    objective = PixelDistance(reference)
+    objective = DistanceOfViews(reference)
     settings = GuidanceSettings(steps=2, optimisation_steps=5, learning_rate=0.05, cutouts=2)
     whole = optimise(sampler, PROBLEMS[:4], objective, settings)
     # Between the losses that two of the problems reach on their way, after at least one step.

@@ -160,6 +160,16 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
         assert row["losses"] == [2.0, 1.0]
 
 
+def test_a_feature_with_a_name_is_drawn_without_the_class() -> None:
+    named = {"class_name": "fish, sea fish", "guess": ["sea", "boat"]}
+    assert generate.prompt_of(named, GenerateSpec()) == "a photo of sea"
+    other = GenerateSpec(feature_template="{feature}, painted")
+    assert generate.prompt_of(named, other) == "sea, painted"
+    assert generate.prompt_of({**named, "guess": []}, other) == "a photo of a fish"
+    with pytest.raises(ValidationError, match="must name"):
+        GenerateSpec(feature_template="a photo")
+
+
 def test_a_stage_does_only_what_is_missing(run: Run, optimiser: Call) -> None:
     spec = GenerateSpec(images=2, batch=2)
     generated(run, spec)
