@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from whylens.classifiers import Classifier
-    from whylens.guidance.optimise import Solution
+    from whylens.guidance.optimiser import Solution
     from whylens.runs import Run, Table
 
 TABLE = "counterfactuals"

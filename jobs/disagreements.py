@@ -18,7 +18,7 @@ from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.guidance.optimise import Solution
+    from whylens.guidance.optimiser import Solution
     from whylens.runs import Run
 
 TABLE = "disagreements"
@@ -163,7 +163,7 @@ class Divider:
         import torch
 
         from whylens.guidance.objectives import Disagreement
-        from whylens.guidance.optimise import Problem, optimise
+        from whylens.guidance.optimiser import Problem, optimise
 
         tasks, device = unit.tasks, self.sampler.device
         objective = Disagreement(

@@ -23,7 +23,7 @@ from whylens.jobs.prompts import (
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
-    from whylens.guidance.optimise import Solution
+    from whylens.guidance.optimiser import Solution
     from whylens.runs import Run
 
 TABLE = "generated"
@@ -159,7 +159,7 @@ class Generator:
         import torch
 
         from whylens.guidance.objectives import ComponentObjective
-        from whylens.guidance.optimise import Problem, optimise
+        from whylens.guidance.optimiser import Problem, optimise
 
         device = self.sampler.device
         tasks = unit.tasks

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from whylens.classifiers import Head
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
-from whylens.guidance.optimise import Solution
+from whylens.guidance.optimiser import Solution
 from whylens.jobs import counterfactuals, disagreements, generate
 from whylens.jobs.counterfactuals import CounterfactualSpec
 from whylens.jobs.disagreements import DisagreementSpec
@@ -84,7 +84,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: sampler)
-    monkeypatch.setattr("whylens.guidance.optimise.optimise", optimise)
+    monkeypatch.setattr("whylens.guidance.optimiser.optimise", optimise)
     monkeypatch.setattr("whylens.guidance.counterfactuals.counterfactual", counterfactual)
     return call
 

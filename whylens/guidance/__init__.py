@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         PixelDistance,
         TargetClass,
     )
-    from whylens.guidance.optimise import Problem, Solution, optimise
+    from whylens.guidance.optimiser import Problem, Solution, optimise
     from whylens.guidance.settings import GuidanceSettings
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {
     "counterfactual": "counterfactuals",
     "GuidanceSettings": "settings",
-    **dict.fromkeys(("Problem", "Solution", "optimise"), "optimise"),
+    **dict.fromkeys(("Problem", "Solution", "optimise"), "optimiser"),
 }
 
 

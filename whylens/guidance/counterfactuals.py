@@ -14,7 +14,7 @@ from torch import Tensor
 from whylens.diffusion.chain import condition, invert
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import PixelDistance, TargetClass
-from whylens.guidance.optimise import OnStep, Problem, Solution, optimise
+from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import whylens.guidance.optimise as module
+import whylens.guidance.optimiser as module
 from whylens.diffusion import condition, run_chain, sample
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
-from whylens.guidance.optimise import Problem, optimise
+from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
 
 PROMPTS = (
