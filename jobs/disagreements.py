@@ -13,7 +13,13 @@ from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.classes import same_class
-from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
+from whylens.jobs.prompts import (
+    FEATURE_TEMPLATE,
+    PLAIN_TEMPLATE,
+    FeatureTemplate,
+    PromptTemplate,
+    prompt_of,
+)
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -52,6 +58,7 @@ class DisagreementSpec(BaseModel):
     most_classes: int = Field(4, ge=1, description="Take at most this many classes.")
     images: int = Field(3, ge=1, description="Images a class.")
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
+    feature_template: FeatureTemplate = FEATURE_TEMPLATE
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a class's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
@@ -88,14 +95,16 @@ def plan(
 ) -> list[DisagreementUnit]:
     """The units: the classes asked for, else those of the findings by rank, if both know them.
 
+    An image starts from the feature that was found for its class, where one was: there the
+    classifiers are most likely to part.
+
     UsageError where a named class is unknown to the first classifier, or where the second knows
     none of the classes.
     """
-    if spec.classes:
-        wanted = [a.class_index(name) for name in spec.classes]
-    else:
-        ranked = sorted(findings, key=lambda row: row["rank"])
-        wanted = list(dict.fromkeys(int(row["class_index"]) for row in ranked))
+    first: dict[int, Mapping[str, Any]] = {}
+    for row in sorted(findings, key=lambda row: row["rank"]):
+        first.setdefault(int(row["class_index"]), row)
+    wanted = [a.class_index(name) for name in spec.classes] or list(first)
     pairs = [(k, same_class(a.class_names[k], b)) for k in wanted]
     shared = [(k, other) for k, other in pairs if other is not None][: spec.most_classes]
     if wanted and not shared:
@@ -109,7 +118,11 @@ def plan(
             class_b=other,
             class_name=a.class_names[k],
             place=place,
-            prompt=prompt_for(spec.prompt_template, a.class_names[k]),
+            prompt=prompt_of(
+                first.get(k, {"class_name": a.class_names[k]}),
+                spec.feature_template,
+                spec.prompt_template,
+            ),
             seed=spec.seed + place,
         )
         for k, other in shared

@@ -17,8 +17,7 @@ from whylens.jobs.prompts import (
     PLAIN_TEMPLATE,
     FeatureTemplate,
     PromptTemplate,
-    plain_name,
-    prompt_for,
+    prompt_of,
 )
 from whylens.jobs.working import in_batches, work_through
 
@@ -105,23 +104,12 @@ def plan(
     for row in best:
         key = (row["class_index"], row["component"])
         direction, offset = directions[key]
-        prompt = prompt_of(row, spec)
+        prompt = prompt_of(row, spec.feature_template, spec.prompt_template)
         tasks += [
             GenerateTask(row["rank"], *key, place, prompt, spec.seed + place, direction, offset)
             for place in range(spec.images)
         ]
     return [GenerateUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
-
-
-def prompt_of(finding: Mapping[str, Any], spec: GenerateSpec) -> str:
-    """The prompt that an image of a finding starts from.
-
-    Where the feature has a name the class is left out: what the classifier says of the image is
-    then the feature's doing.
-    """
-    if words := finding.get("guess"):
-        return spec.feature_template.replace("{feature}", plain_name(words[0]))
-    return prompt_for(spec.prompt_template, finding["class_name"])
 
 
 def generate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -50,6 +51,17 @@ def prompt_for(template: str, class_name: str) -> str:
     name = plain_name(class_name)
     filled = re.sub(r"\ban? \{class\}", lambda _: article(name), template)
     return filled.replace("{class}", name)
+
+
+def prompt_of(finding: Mapping[str, Any], feature_template: str, class_template: str) -> str:
+    """The prompt that an image of a finding (class_name, guess) starts from.
+
+    Where the feature has a name the class is left out: what a classifier says of the image is then
+    the feature's doing.
+    """
+    if words := finding.get("guess"):
+        return feature_template.replace("{feature}", plain_name(words[0]))
+    return prompt_for(class_template, finding["class_name"])
 
 
 def swap_class(caption: str, source: str, target: str) -> str | None:

@@ -21,6 +21,7 @@ from whylens.jobs import counterfactuals, disagreements, generate
 from whylens.jobs.counterfactuals import CounterfactualSpec
 from whylens.jobs.disagreements import DisagreementSpec
 from whylens.jobs.generate import GenerateSpec
+from whylens.jobs.prompts import prompt_of
 from whylens.runs import Run
 
 NAMES = ("fish, sea fish", "heart", "ring")
@@ -162,10 +163,9 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
 
 def test_a_feature_with_a_name_is_drawn_without_the_class() -> None:
     named = {"class_name": "fish, sea fish", "guess": ["sea", "boat"]}
-    assert generate.prompt_of(named, GenerateSpec()) == "a photo of sea"
-    other = GenerateSpec(feature_template="{feature}, painted")
-    assert generate.prompt_of(named, other) == "sea, painted"
-    assert generate.prompt_of({**named, "guess": []}, other) == "a photo of a fish"
+    plain = "a photo of a {class}"
+    assert prompt_of(named, "a photo of {feature}", plain) == "a photo of sea"
+    assert prompt_of({**named, "guess": []}, "{feature}", plain) == "a photo of a fish"
     with pytest.raises(ValidationError, match="must name"):
         GenerateSpec(feature_template="a photo")
 
