@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def free_ports(count: int) -> list[int]:
 
 def stop_marked(mark: str) -> None:
     """End the processes that were started with the mark, and no others."""
+    until = time.monotonic() + 60
     while True:
         found = []
         for process in psutil.process_iter():
@@ -40,6 +42,7 @@ def stop_marked(mark: str) -> None:
                     found.append(process)
         if not found:
             return
+        assert time.monotonic() < until, f"kill -9 did not end {found}"
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)

@@ -177,7 +177,9 @@ class Command:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        until = time.monotonic() + 60
         while there := self.processes():
+            assert time.monotonic() < until, f"kill -9 did not end {there}"
             for process in there:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
