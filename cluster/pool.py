@@ -15,8 +15,6 @@ from whylens.cluster.session import hired, on_cluster, start
 from whylens.cluster.workers import Crew, UnitFailed, spawn
 from whylens.errors import UsageError, WhylensError
 
-__all__ = ["MAX_DEATHS", "UnitFailed", "WorkerPool"]
-
 logger = logging.getLogger(__name__)
 
 Unit = TypeVar("Unit")

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from whylens.errors import UsageError
+from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentSettings, components, read_components
 from whylens.jobs.counterfactuals import RUNNER_UP, CounterfactualSpec, counterfactuals
 from whylens.jobs.disagreements import DisagreementSpec, disagreements
@@ -56,30 +57,24 @@ def check(spec: InvestigateSpec) -> None:
     UsageError
         An unknown classifier, sampler or class; a collection that isn't there or holds no images.
     """
-    from whylens.classifiers import load_classifier
-    from whylens.images import open_collection
-
-    classifier = load_classifier(spec.classifier)
-    against = load_classifier(spec.against) if spec.against else None
-    for uri in (spec.images, spec.second):
-        if uri:
-            open_collection(uri)
+    for_both = spec.disagreements.classes if spec.disagreements else []
     named = [
         *spec.components.classes,
         *(spec.counterfactuals.classes if spec.counterfactuals else []),
-        *(spec.disagreements.classes if spec.disagreements else []),
+        *for_both,
     ]
     if spec.counterfactuals and spec.counterfactuals.target != RUNNER_UP:
         named.append(spec.counterfactuals.target)
-    for name in named:
-        classifier.class_index(name)
-    if spec.disagreements and against is not None:
-        for name in spec.disagreements.classes:
+    guided = spec.generate or spec.counterfactuals or (spec.disagreements and spec.against)
+    _, *others = check_names(
+        classifiers=[spec.classifier, spec.against],
+        collections=[spec.images, spec.second],
+        classes=named,
+        sampler=spec.sampler if guided else None,
+    )
+    for against in others:
+        for name in for_both:
             against.class_index(name)
-    if spec.generate or spec.counterfactuals or (spec.disagreements and spec.against):
-        from whylens.diffusion import load_sampler
-
-        load_sampler(spec.sampler)
 
 
 def run(spec: InvestigateSpec) -> Run:

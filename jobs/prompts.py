@@ -11,33 +11,30 @@ from pydantic import AfterValidator, Field
 from whylens.jobs.report_words import article
 
 
-def _has_class(template: str) -> str:
-    if "{class}" not in template:
-        raise ValueError("the prompt template must name {class} where the class goes")
-    return template
+def _naming(what: str, place: str) -> AfterValidator:
+    """Checks that the `what` template names {place}, for which a word is put in."""
+
+    def check(template: str) -> str:
+        if f"{{{place}}}" not in template:
+            raise ValueError(f"the {what} template must name {{{place}}} where the {place} goes")
+        return template
+
+    return AfterValidator(check)
 
 
 PromptTemplate = Annotated[
     str,
-    AfterValidator(_has_class),
+    _naming("prompt", "class"),
     Field(description="Prompt for an image of a class; {class} stands for its name."),
 ]
 
-PLAIN_TEMPLATE = "a photo of a {class}"
-
-
-def _has_feature(template: str) -> str:
-    if "{feature}" not in template:
-        raise ValueError("the feature template must name {feature} where the feature goes")
-    return template
-
-
 FeatureTemplate = Annotated[
     str,
-    AfterValidator(_has_feature),
+    _naming("feature", "feature"),
     Field(description="Prompt for an image of a feature; {feature} stands for its first word."),
 ]
 
+PLAIN_TEMPLATE = "a photo of a {class}"
 FEATURE_TEMPLATE = "a photo of {feature}"
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import Field
 
 from whylens.cluster.session import session
@@ -14,6 +12,7 @@ from whylens.jobs import disagreements as disagreements_job
 from whylens.jobs import embed as embed_job
 from whylens.jobs import exemplars as exemplars_job
 from whylens.jobs import generate as generate_job
+from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentsSpec
 from whylens.jobs.embed import EmbedSpec
 from whylens.jobs.exemplars import ExemplarsSpec
@@ -64,7 +63,7 @@ class DisagreementsJobSpec(_Guided):
 
 
 def run_embed(spec: EmbedSpec) -> Run:
-    _check(classifiers=[spec.classifier], collections=[spec.images, spec.second])
+    check_names(classifiers=[spec.classifier], collections=[spec.images, spec.second])
     run = _start(spec, "embed")
     with session():
         embed_job.embed(run, spec, spec.placement)
@@ -86,7 +85,7 @@ def run_exemplars(spec: ExemplarsSpec) -> Run:
 
 
 def run_generate(spec: GenerateJobSpec) -> Run:
-    _check(sampler=spec.sampler)
+    check_names(sampler=spec.sampler)
     run = _start(spec, "generate", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist()
@@ -104,7 +103,7 @@ def run_generate(spec: GenerateJobSpec) -> Run:
 
 
 def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
-    _check(classifiers=[spec.against], sampler=spec.sampler)
+    check_names(classifiers=[spec.against], sampler=spec.sampler)
     run = _start(spec, "counterfactuals", spec.source)
     lineage = Lineage(run)
     with session():
@@ -124,7 +123,7 @@ def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
 def run_disagreements(spec: DisagreementsJobSpec) -> Run:
     if not spec.source and not spec.disagreements.classes:
         raise UsageError("name classes (--set disagreements.classes=[...]) or a --source run")
-    _check(
+    check_names(
         classifiers=[spec.classifier, spec.against],
         sampler=spec.sampler,
         classes=spec.disagreements.classes,
@@ -143,35 +142,6 @@ def run_disagreements(spec: DisagreementsJobSpec) -> Run:
             placement=spec.placement,
         )
     return _finished(run)
-
-
-def _check(
-    *,
-    classifiers: Sequence[str | None] = (),
-    collections: Sequence[str | None] = (),
-    sampler: str | None = None,
-    classes: Sequence[str] = (),
-) -> None:
-    """Find wrong names before there is a run folder, which would hold the wrong spec from then on.
-
-    Raises
-    ------
-    UsageError
-        For an unknown classifier, collection or sampler, or a class that the first classifier
-        lacks.
-    """
-    from whylens.classifiers import load_classifier
-    from whylens.images import open_collection
-
-    loaded = [load_classifier(name) for name in classifiers if name]
-    for name in classes:
-        loaded[0].class_index(name)
-    for uri in filter(None, collections):
-        open_collection(uri)
-    if sampler is not None:
-        from whylens.diffusion import load_sampler
-
-        load_sampler(sampler)
 
 
 def _start(spec: JobSpec, job: str, source: str | None = None) -> Run:

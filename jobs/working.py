@@ -54,8 +54,9 @@ def work_through(
 
     A unit that fails is a warning in run.json and is tried again when the run is started again.
     """
-    from whylens.cluster.pool import UnitFailed, WorkerPool
+    from whylens.cluster.pool import WorkerPool
     from whylens.cluster.progress import progress
+    from whylens.cluster.workers import UnitFailed
 
     table = run.table(stage)
     missing = [unit for unit in units if not table.done(unit.name)]

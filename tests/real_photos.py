@@ -21,7 +21,7 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 # Drawings, letters and signs are no photos.
 NO_PHOTOS = {"cartoon", "symbols", "people", "toys", "flags", "roadsigns", "seasonal", "houses"}
 GROUNDS = {"white": (255, 255, 255), "grey": (150, 150, 150), "sky": (165, 200, 235)}
-PICTURES = {"chelsea": "tabby", "coffee": "espresso", "rocket": "missile", "cat": "tabby"}
+PICTURES = {"chelsea": "tabby", "coffee": "espresso", "rocket": "missile"}
 SIDE = 320
 MISSING = "the photos aren't installed: apt-get install tuxpaint-stamps-default"
 
@@ -42,19 +42,18 @@ def class_of(stamp: Path, known: dict[str, int]) -> str:
     return stamp.parent.name
 
 
-def prepare(folder: Path, limit: int | None = None) -> int:
+def prepare(folder: Path) -> int:
     """Write the photos below `folder`, one subfolder a class; how many there are."""
     from whylens.classifiers.timm_models import imagenet_names
-    from whylens.images.matching import fold
+    from whylens.images.matching import synonyms
 
-    known = {fold(s): k for k, joined in enumerate(imagenet_names()) for s in joined.split(",")}
+    known = synonyms(imagenet_names())
     count = 0
-    for stamp in stamps()[:limit]:
+    for stamp in stamps():
         target = folder / class_of(stamp, known)
         target.mkdir(parents=True, exist_ok=True)
         with Image.open(stamp) as opened:
             cut = opened.convert("RGBA")
-        cut.thumbnail((SIDE - 60, SIDE - 60))
         scale = (SIDE - 60) / max(cut.size)
         cut = cut.resize((max(1, int(cut.width * scale)), max(1, int(cut.height * scale))))
         for name, colour in GROUNDS.items():

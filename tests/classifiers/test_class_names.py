@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whylens.classifiers import Classifier
-from whylens.classifiers.classifier import fold
 from whylens.errors import UsageError
 from whylens.images import match_classes
+from whylens.images.matching import fold
 
 
 @pytest.fixture

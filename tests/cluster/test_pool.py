@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.pool import MAX_DEATHS, UnitFailed, WorkerPool
+from whylens.cluster.pool import MAX_DEATHS, WorkerPool
+from whylens.cluster.workers import UnitFailed
 from whylens.errors import UsageError, WhylensError
 
 # Half a core each: a pool of two workers runs on one core.

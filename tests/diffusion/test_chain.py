@@ -119,31 +119,29 @@ def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale
         torch.testing.assert_close(value, true, rtol=1e-5, atol=1e-5 * float(true.abs().max()))
 
 
-def test_memory_holds_one_steps_activations(pipeline):
-    def saved(steps):
-        """Elements that autograd keeps of a chain's forward pass."""
-        latents, conditioning = problem(pipeline.sampler, steps)
-        count = 0
-
-        def keep(tensor):
-            nonlocal count
-            count += tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            run_chain(pipeline.sampler, latents, conditioning, steps=steps, guidance_scale=3.0)
-        return count
-
-    latents, conditioning = problem(pipeline.sampler, 1)
-    kept_by_one = 0
+def kept_by_autograd(forward):
+    """Elements that autograd keeps of a forward pass."""
+    count = 0
 
     def keep(tensor):
-        nonlocal kept_by_one
-        kept_by_one += tensor.numel()
+        nonlocal count
+        count += tensor.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        textbook_chain(pipeline.sampler, latents, conditioning, 1, 3.0)
+        forward()
+    return count
+
+
+def test_memory_holds_one_steps_activations(pipeline):
+    sampler = pipeline.sampler
+
+    def saved(steps):
+        start = problem(sampler, steps)
+        return kept_by_autograd(lambda: run_chain(sampler, *start, steps=steps, guidance_scale=3.0))
+
+    start = problem(sampler, 1)
+    kept_by_one = kept_by_autograd(lambda: textbook_chain(sampler, *start, 1, 3.0))
     assert (saved(8) - saved(4)) / 4 < kept_by_one / 10
 
 

@@ -227,14 +227,15 @@ def test_an_interrupted_stage_is_not_a_failure(folder: str) -> None:
     assert written(folder)["state"] == "running"
 
 
+def full(_: int) -> None:
+    """What flushing a file to a full disk does."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_stage_that_fails_on_a_full_disk_says_so_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.start(str(tmp_path), "embed", SPEC)
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(WhylensError, match="is full: make room"), run.stage("embed"):
@@ -246,10 +247,6 @@ def test_a_mistake_in_a_stage_is_not_hidden_by_a_record_that_can_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run.start(str(tmp_path), "embed", SPEC)
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(ZeroDivisionError), run.stage("embed"):

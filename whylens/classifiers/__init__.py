@@ -1,6 +1,8 @@
 """Classifiers: one type for every network with a linear head, loaded by name."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from whylens.lazy import lazily
 
 if TYPE_CHECKING:
     from whylens.classifiers.classifier import Classifier, Head
@@ -8,13 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Head", "load_classifier"]
 
-_HOMES = {"Classifier": "classifier", "Head": "classifier", "load_classifier": "loading"}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that importing the package does not import torch.
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazily(
+    __name__,
+    {"Classifier": "classifier", "Head": "classifier", "load_classifier": "loading"},
+)

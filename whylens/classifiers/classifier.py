@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.errors import UsageError
+from whylens.images.matching import fold, synonyms
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,12 @@ class Classifier(nn.Module, ABC):
         """
         if isinstance(name, int):
             return self._numbered(name)
-        wanted = fold(name)
-        synonyms: dict[str, int] = {}
-        for index, names in enumerate(self.class_names):
-            for synonym in (names, *names.split(",")):
-                synonyms.setdefault(fold(synonym), index)
-        if wanted in synonyms:
-            return synonyms[wanted]
+        wanted, known = fold(name), synonyms(self.class_names)
+        if wanted in known:
+            return known[wanted]
         if name.isdecimal():
             return self._numbered(int(name))
-        near = difflib.get_close_matches(wanted, synonyms, n=3)
+        near = difflib.get_close_matches(wanted, known, n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise UsageError(f"{self.name} has no class {name!r}{hint}")
 
@@ -123,11 +120,6 @@ class Classifier(nn.Module, ABC):
         if not 0 <= index <= last:
             raise UsageError(f"{self.name} has the classes 0 to {last}, not {index}")
         return index
-
-
-def fold(name: str) -> str:
-    """A class name without case, underscores and repeated spaces."""
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def resize(images: Tensor, size: int, mode: str = "bilinear") -> Tensor:

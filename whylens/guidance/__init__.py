@@ -1,6 +1,8 @@
 """Guided generation: objectives, views, the optimiser, counterfactuals."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from whylens.lazy import lazily
 
 if TYPE_CHECKING:
     from whylens.guidance.counterfactuals import counterfactual
@@ -27,17 +29,13 @@ __all__ = [
     "optimise",
 ]
 
-_HOMES = {
-    "counterfactual": "counterfactuals",
-    "GuidanceSettings": "settings",
-    **dict.fromkeys(("Problem", "Solution", "optimise"), "optimiser"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use, so that importing the package does not import torch.
-    if name in __all__:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'objectives')}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_OBJECTIVES = ("ComponentObjective", "Disagreement", "Objective", "PixelDistance", "TargetClass")
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(_OBJECTIVES, "objectives"),
+        **dict.fromkeys(("Problem", "Solution", "optimise"), "optimiser"),
+        "GuidanceSettings": "settings",
+        "counterfactual": "counterfactuals",
+    },
+)

@@ -9,6 +9,18 @@ def fold(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
 
 
+def synonyms(class_names: Sequence[str]) -> dict[str, int]:
+    """Class index by folded name: the whole name, and each of its comma-separated synonyms.
+
+    A name that several classes have is the first one's.
+    """
+    known: dict[str, int] = {}
+    for index, joined in enumerate(class_names):
+        for synonym in (joined, *joined.split(",")):
+            known.setdefault(fold(synonym), index)
+    return known
+
+
 def match_classes(names: Iterable[str], class_names: Sequence[str]) -> dict[str, int]:
     """Class index of each name that the classifier knows.
 
@@ -16,10 +28,7 @@ def match_classes(names: Iterable[str], class_names: Sequence[str]) -> dict[str,
     hyphens; a number matches the class of that index; a WordNet id (n01440764) matches where the
     classifier has ImageNet's 1,000 classes. Names without a match are left out.
     """
-    known: dict[str, int] = {}
-    for index, joined in enumerate(class_names):
-        for synonym in (joined, *joined.split(",")):
-            known.setdefault(fold(synonym), index)
+    known = synonyms(class_names)
     wordnet = _wordnet() if len(class_names) == 1000 else {}
     matched = {}
     for name in sorted(set(names)):

@@ -1,0 +1,39 @@
+"""Wrong names, found before there is a run folder, which would hold the wrong spec from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+
+
+def check_names(
+    *,
+    classifiers: Sequence[str | None] = (),
+    collections: Sequence[str | None] = (),
+    classes: Sequence[str] = (),
+    sampler: str | None = None,
+) -> list[Classifier]:
+    """Load what a spec names; None is for what it leaves out. The classifiers.
+
+    Raises
+    ------
+    UsageError
+        For an unknown classifier, collection or sampler, or a class that the first classifier
+        lacks.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.images import open_collection
+
+    loaded = [load_classifier(name) for name in classifiers if name]
+    for uri in filter(None, collections):
+        open_collection(uri)
+    for name in classes:
+        loaded[0].class_index(name)
+    if sampler is not None:
+        from whylens.diffusion import load_sampler
+
+        load_sampler(sampler)
+    return loaded
