@@ -8,12 +8,13 @@ from contextvars import ContextVar
 from typing import Any
 
 from whylens.cluster.workers import Crew
-from whylens.errors import UsageError
+from whylens.errors import UsageError, WhylensError
 
 logger = logging.getLogger(__name__)
 
 # Local sessions hold small parts only: features and thumbnails go to the run folder.
 LOCAL_OBJECT_STORE = 256 * 1024 * 1024
+STARTS = 3
 
 _crew: ContextVar[Crew | None] = ContextVar("crew", default=None)
 
@@ -50,7 +51,7 @@ def start() -> Any:
             "include_dashboard": False,
         }
     try:
-        ray.init(**options)
+        _init(ray, options)
     except ConnectionError as error:
         raise UsageError(
             f"no Ray cluster answers at RAY_ADDRESS={os.environ.get('RAY_ADDRESS', '')}: "
@@ -58,6 +59,26 @@ def start() -> Any:
         ) from error
     logger.info("Ray is up: %s", ray.cluster_resources())
     return ray
+
+
+def _init(ray: Any, options: dict[str, Any]) -> None:
+    """`ray.init`, tried again where the machine is too busy for the 30 seconds that Ray waits."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(**options)
+        except Exception as error:
+            # Ray raises a bare Exception here.
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == STARTS:
+                raise WhylensError(
+                    f"Ray did not start, tried {STARTS} times for 30 s: this machine is too busy. "
+                    "Start the same command again later"
+                ) from error
+            logger.warning("Ray did not start within 30 s: trying again")
+        else:
+            return
 
 
 @contextmanager

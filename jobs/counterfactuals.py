@@ -239,13 +239,15 @@ class Changer:
         if solution.image is None:
             return row
         gap = stored(solution.image) - stored(before)
+        _, was = measured(self.classifier, before)
         _, probabilities = measured(self.classifier, solution.image)
         return row | {
             "after": png(solution.image),
             "difference": png(difference(before, solution.image)),
             "l1": float(gap.abs().mean()),
             "l2": float(gap.square().sum().sqrt()),
-            "flipped": int(probabilities.argmax()) == change.target,
+            # A photograph may look like the target already at the sampler's size: that's no flip.
+            "flipped": int(was.argmax()) != change.target == int(probabilities.argmax()),
             **self.measures(change, solution.image, "after"),
         }
 

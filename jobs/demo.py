@@ -5,6 +5,8 @@ from typing import Any
 
 def settings(out: str) -> dict[str, Any]:
     """The demo's spec for `investigate`."""
+    # The planted sampler knows a companion beside a background only.
+    prompts = ["a photo of {feature}", "a photo of snow with a {feature}"]
     guidance = {"steps": 10, "optimisation_steps": 12, "cutouts": 3}
     return {
         "out": out,
@@ -14,6 +16,7 @@ def settings(out: str) -> dict[str, Any]:
         "against": "planted:balanced",
         "sampler": "planted",
         "exemplars": {"at_least": 0},
+        "starts": {"feature_templates": prompts},
         "generate": {"findings": 8, "images": 3, "batch": 6, "guidance": guidance},
         "counterfactuals": {"images": 8, "batch": 4, "guidance": guidance},
         "disagreements": {"most_classes": 8, "images": 1, "batch": 4, "guidance": guidance},

@@ -13,13 +13,7 @@ from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.classes import same_class
-from whylens.jobs.prompts import (
-    FEATURE_TEMPLATE,
-    PLAIN_TEMPLATE,
-    FeatureTemplate,
-    PromptTemplate,
-    prompt_of,
-)
+from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -58,7 +52,6 @@ class DisagreementSpec(BaseModel):
     most_classes: int = Field(4, ge=1, description="Take at most this many classes.")
     images: int = Field(3, ge=1, description="Images a class.")
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
-    feature_template: FeatureTemplate = FEATURE_TEMPLATE
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a class's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
@@ -89,14 +82,15 @@ class DisagreementUnit:
 
 def plan(
     findings: Sequence[Mapping[str, Any]],
+    prompts: Mapping[tuple[int, int], str],
     a: Classifier,
     b: Classifier,
     spec: DisagreementSpec,
 ) -> list[DisagreementUnit]:
     """The units: the classes asked for, else those of the findings by rank, if both know them.
 
-    An image starts from the feature that was found for its class, where one was: there the
-    classifiers are most likely to part.
+    An image starts from the prompt of the feature that was found for its class, where one was:
+    there the classifiers are most likely to part. `prompts` are by class index and component.
 
     UsageError where a named class is unknown to the first classifier, or where the second knows
     none of the classes.
@@ -112,17 +106,16 @@ def plan(
             "The second classifier knows none of the classes "
             f"{', '.join(a.class_names[k] for k in wanted[:5])}: name one with the same classes."
         )
+    starting = {
+        k: prompts[key] for k, row in first.items() if (key := (k, row["component"])) in prompts
+    }
     tasks = [
         DisagreementTask(
             class_a=k,
             class_b=other,
             class_name=a.class_names[k],
             place=place,
-            prompt=prompt_of(
-                first.get(k, {"class_name": a.class_names[k]}),
-                spec.feature_template,
-                spec.prompt_template,
-            ),
+            prompt=starting.get(k, prompt_for(spec.prompt_template, a.class_names[k])),
             seed=spec.seed + place,
         )
         for k, other in shared
@@ -135,6 +128,7 @@ def disagreements(
     run: Run,
     spec: DisagreementSpec,
     findings: Sequence[Mapping[str, Any]],
+    prompts: Mapping[tuple[int, int], str],
     *,
     sampler: str,
     classifier: str,
@@ -144,7 +138,8 @@ def disagreements(
     """The stage: what is missing of the table disagreements, for rows of the table findings."""
     from whylens.classifiers import load_classifier
 
-    units = plan(findings, load_classifier(classifier), load_classifier(against), spec)
+    a, b = load_classifier(classifier), load_classifier(against)
+    units = plan(findings, prompts, a, b, spec)
     arguments = (run, spec, sampler, classifier, against, placement.device)
     work_through(run, TABLE, units, Divider, arguments, placement)
 

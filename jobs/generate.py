@@ -12,13 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.guidance.settings import GuidanceSettings
-from whylens.jobs.prompts import (
-    FEATURE_TEMPLATE,
-    PLAIN_TEMPLATE,
-    FeatureTemplate,
-    PromptTemplate,
-    prompt_of,
-)
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -58,8 +51,6 @@ class GenerateSpec(BaseModel):
     weight_log_p: float = Field(
         0.0, ge=0, description="Weight of the class's log probability beside the component."
     )
-    feature_template: FeatureTemplate = FEATURE_TEMPLATE
-    prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a finding's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
@@ -92,21 +83,23 @@ class GenerateUnit:
 def plan(
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
+    prompts: Mapping[tuple[int, int], str],
     spec: GenerateSpec,
 ) -> list[GenerateUnit]:
     """The units for the best-ranked findings.
 
-    `directions` gives direction [D] and offset by class index and component. Image i of every
-    finding starts from the same seed, so that findings of a class can be compared.
+    `directions` gives direction [D] and offset, `prompts` the start, by class index and component.
+    Image i of every finding starts from the same seed, so that findings of a class can be compared.
     """
     best = sorted(findings, key=lambda row: row["rank"])[: spec.findings]
     tasks = []
     for row in best:
         key = (row["class_index"], row["component"])
         direction, offset = directions[key]
-        prompt = prompt_of(row, spec.feature_template, spec.prompt_template)
         tasks += [
-            GenerateTask(row["rank"], *key, place, prompt, spec.seed + place, direction, offset)
+            GenerateTask(
+                row["rank"], *key, place, prompts[key], spec.seed + place, direction, offset
+            )
             for place in range(spec.images)
         ]
     return [GenerateUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
@@ -117,6 +110,7 @@ def generate(
     spec: GenerateSpec,
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
+    prompts: Mapping[tuple[int, int], str],
     *,
     sampler: str,
     classifier: str,
@@ -124,7 +118,8 @@ def generate(
 ) -> None:
     """The stage: what is missing of the table generated, for rows of the table findings."""
     arguments = (run, spec, sampler, classifier, placement.device)
-    work_through(run, TABLE, plan(findings, directions, spec), Generator, arguments, placement)
+    units = plan(findings, directions, prompts, spec)
+    work_through(run, TABLE, units, Generator, arguments, placement)
 
 
 class Generator:

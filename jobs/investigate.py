@@ -17,6 +17,7 @@ from whylens.jobs.embed import EmbedSpec, embed
 from whylens.jobs.exemplars import ExemplarSettings, exemplars
 from whylens.jobs.generate import GenerateSpec, generate
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.starts import StartSettings, starts
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class InvestigateSpec(EmbedSpec):
     )
     exemplars: ExemplarSettings = Field(
         default_factory=lambda: ExemplarSettings(), description="What becomes a finding."
+    )
+    starts: StartSettings = Field(
+        default_factory=lambda: StartSettings(),
+        description="From which prompts images of findings start.",
     )
     generate: GenerateSpec | None = Field(
         default_factory=lambda: GenerateSpec(), description="Images of findings; null: none."
@@ -98,12 +103,27 @@ def run(spec: InvestigateSpec) -> Run:
         components(run, lineage, spec.components, placement)
         exemplars(run, lineage, spec.exemplars, placement)
         findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
+        arrows = directions(lineage, findings)
+        prompts = {}
+        if drawing := spec.generate or (spec.disagreements if spec.against else None):
+            prompts = starts(
+                run,
+                lineage,
+                spec.starts,
+                findings,
+                arrows,
+                guidance=drawing.guidance,
+                sampler=spec.sampler,
+                classifier=spec.classifier,
+                placement=placement,
+            )
         if spec.generate:
             generate(
                 run,
                 spec.generate,
                 findings,
-                directions(lineage, findings),
+                arrows,
+                prompts,
                 sampler=spec.sampler,
                 classifier=spec.classifier,
                 placement=placement,
@@ -125,6 +145,7 @@ def run(spec: InvestigateSpec) -> Run:
                     run,
                     spec.disagreements,
                     findings,
+                    prompts,
                     sampler=spec.sampler,
                     classifier=spec.classifier,
                     against=spec.against,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -28,14 +28,17 @@ PromptTemplate = Annotated[
     Field(description="Prompt for an image of a class; {class} stands for its name."),
 ]
 
-FeatureTemplate = Annotated[
-    str,
-    _naming("feature", "feature"),
-    Field(description="Prompt for an image of a feature; {feature} stands for its first word."),
+FeatureTemplates = Annotated[
+    list[Annotated[str, _naming("feature", "feature")]],
+    Field(
+        min_length=1,
+        description="Prompts for an image of a feature, the best is taken; {feature} stands for "
+        "its first word.",
+    ),
 ]
 
 PLAIN_TEMPLATE = "a photo of a {class}"
-FEATURE_TEMPLATE = "a photo of {feature}"
+FEATURE_TEMPLATES = ["a photo of {feature}", "a photo of a {feature}"]
 
 
 def plain_name(class_name: str) -> str:
@@ -50,15 +53,27 @@ def prompt_for(template: str, class_name: str) -> str:
     return filled.replace("{class}", name)
 
 
-def prompt_of(finding: Mapping[str, Any], feature_template: str, class_template: str) -> str:
-    """The prompt that an image of a finding (class_name, guess) starts from.
+def prompts_of(
+    finding: Mapping[str, Any], feature_templates: Sequence[str], class_template: str
+) -> list[str]:
+    """The prompts that an image of a finding (class_name, guess) may start from.
 
     Where the feature has a name the class is left out: what a classifier says of the image is then
     the feature's doing.
     """
     if words := finding.get("guess"):
-        return feature_template.replace("{feature}", plain_name(words[0]))
-    return prompt_for(class_template, finding["class_name"])
+        name = plain_name(words[0])
+        return [template.replace("{feature}", name) for template in feature_templates]
+    return [prompt_for(class_template, finding["class_name"])]
+
+
+def names(caption: str, name: str) -> bool:
+    """Whether the name's first synonym stands in the caption as whole words, in any case."""
+    return _as_words(name).search(caption) is not None
+
+
+def _as_words(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(\ban?\s+)?\b{re.escape(plain_name(name))}\b", re.IGNORECASE)
 
 
 def swap_class(caption: str, source: str, target: str) -> str | None:
@@ -66,9 +81,10 @@ def swap_class(caption: str, source: str, target: str) -> str | None:
 
     The name must stand as whole words, in any case: "a fish on bricks" -> "a key on bricks".
     """
-    old, new = plain_name(source), plain_name(target)
-    pattern = re.compile(rf"(\ban?\s+)?\b{re.escape(old)}\b", re.IGNORECASE)
-    swapped, count = pattern.subn(lambda m: article(new) if m.group(1) else new, caption, count=1)
+    new = plain_name(target)
+    swapped, count = _as_words(source).subn(
+        lambda m: article(new) if m.group(1) else new, caption, count=1
+    )
     return swapped if count else None
 
 

@@ -19,6 +19,7 @@ from whylens.jobs.exemplars import ExemplarsSpec
 from whylens.jobs.investigate import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
+from whylens.jobs.starts import StartSettings, starts
 from whylens.runs import Run
 
 
@@ -28,7 +29,14 @@ class _Guided(JobSpec):
     )
 
 
-class GenerateJobSpec(_Guided):
+class _Starting(_Guided):
+    starts: StartSettings = Field(
+        default_factory=lambda: StartSettings(),
+        description="From which prompts images of findings start.",
+    )
+
+
+class GenerateJobSpec(_Starting):
     """Images of the findings of an exemplars or investigate job."""
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
@@ -48,7 +56,7 @@ class CounterfactualsJobSpec(_Guided):
     )
 
 
-class DisagreementsJobSpec(_Guided):
+class DisagreementsJobSpec(_Starting):
     """Images on which two classifiers disagree."""
 
     source: str | None = Field(
@@ -89,14 +97,28 @@ def run_generate(spec: GenerateJobSpec) -> Run:
     run = _start(spec, "generate", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist()
+    arrows = directions(lineage, findings)
+    classifier = str(lineage.setting("classifier"))
     with session():
+        prompts = starts(
+            run,
+            lineage,
+            spec.starts,
+            findings,
+            arrows,
+            guidance=spec.generate.guidance,
+            sampler=spec.sampler,
+            classifier=classifier,
+            placement=spec.placement,
+        )
         generate_job.generate(
             run,
             spec.generate,
             findings,
-            directions(lineage, findings),
+            arrows,
+            prompts,
             sampler=spec.sampler,
-            classifier=str(lineage.setting("classifier")),
+            classifier=classifier,
             placement=spec.placement,
         )
     return _finished(run)
@@ -128,14 +150,33 @@ def run_disagreements(spec: DisagreementsJobSpec) -> Run:
         sampler=spec.sampler,
         classes=spec.disagreements.classes,
     )
+    if spec.source:
+        explained = Lineage(Run.open(spec.source)).setting("classifier")
+        if explained != spec.classifier:
+            raise UsageError(
+                f"the findings in {spec.source} are of {explained}, not of {spec.classifier}: "
+                f"give --classifier {explained}, or another source"
+            )
     run = _start(spec, "disagreements", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
     with session():
+        prompts = starts(
+            run,
+            lineage,
+            spec.starts,
+            findings,
+            directions(lineage, findings),
+            guidance=spec.disagreements.guidance,
+            sampler=spec.sampler,
+            classifier=spec.classifier,
+            placement=spec.placement,
+        )
         disagreements_job.disagreements(
             run,
             spec.disagreements,
             findings,
+            prompts,
             sampler=spec.sampler,
             classifier=spec.classifier,
             against=spec.against,

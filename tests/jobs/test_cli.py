@@ -97,7 +97,7 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),
         ("placement: {workers: [3, 2]}", "1 <= fewest <= most"),
-        ("generate: {prompt_template: a photo}", "must name {class}"),
+        ("starts: {prompt_template: a photo}", "must name {class}"),
     ],
 )
 def test_a_wrong_line_in_a_spec_is_named(refused, tmp_path, line, hint):

@@ -97,7 +97,7 @@ def sample_images(captions: list[str], seed: int, batch: int = 64) -> NDArray[np
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        WEIGHTS / "pipeline", torch_dtype=torch.float32, safety_checker=None
+        WEIGHTS / "pipeline", dtype=torch.float32, safety_checker=None
     )
     pipeline.set_progress_bar_config(disable=True)
     parts = []

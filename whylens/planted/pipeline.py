@@ -131,6 +131,8 @@ def build_scheduler() -> Any:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
+        # Of no effect with trailing steps; diffusers warns of any other value.
+        steps_offset=1,
     )
 
 

@@ -119,7 +119,7 @@ def _train_diffusion(plan: TrainingPlan) -> None:
     folder = plan.weights / "pipeline"
     if not (folder / "vae" / "config.json").exists():
         raise UsageError(f"no autoencoder in {folder}: train the stage 'decoder' first")
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float16)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float16)
     # Where it was read from is nobody's business.
     vae.register_to_config(_name_or_path="")
     pipeline = assemble(tokenizer, text_encoder.half(), vae, unet.half())
