@@ -38,6 +38,8 @@ SCHEMA = pa.schema(
         ("chosen", pa.bool_()),
     ]
 )
+# Prompts come plainest first: a later one must say the class clearly more.
+NEARLY_BEST = 0.9
 Key = tuple[int, int]
 """Class index and component of a finding."""
 
@@ -115,9 +117,10 @@ def starts(
 ) -> dict[Key, str]:
     """The stage: the prompt of each finding, by class and component.
 
-    Of plain images of each prompt, those that the classifier most calls the class decide: no prompt
-    names the class where the feature has a name, so it is the feature that speaks. (DiG-IN starts
-    its neurons from the word that activates them most.)
+    Of plain images of each prompt, those that the classifier most calls the class decide, the
+    plainer prompt where two are nearly equal. No prompt names the class where the feature has a
+    name, so it is the feature that speaks. (DiG-IN starts its neurons from the word that activates
+    them most.)
     """
     if not findings:
         return {}
@@ -160,7 +163,8 @@ class Chooser:
     def __call__(self, unit: StartUnit) -> int:
         """Try the unit's prompts; how many."""
         scores = [self.score(unit, prompt) for prompt in unit.prompts]
-        best = int(np.argmax([p for _, p in scores]))
+        p_class = np.array([p for _, p in scores])
+        chosen = int(np.flatnonzero(p_class >= NEARLY_BEST * p_class.max())[0])
         rows = [
             {
                 "class_index": unit.class_index,
@@ -168,7 +172,7 @@ class Chooser:
                 "prompt": prompt,
                 "alpha": alpha,
                 "p_class": p,
-                "chosen": place == best,
+                "chosen": place == chosen,
             }
             for place, (prompt, (alpha, p)) in enumerate(zip(unit.prompts, scores, strict=True))
         ]

@@ -61,10 +61,13 @@ def test_captions_that_name_the_feature_alone_are_tried_too() -> None:
     assert len(unit.prompts) == 2
 
 
-def test_the_prompt_that_says_the_class_most_is_chosen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("plain", "chosen"), [(0.4, "a Flag on sand"), (0.75, "a photo of a flag")]
+)
+def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
+    plain: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brightness = {"a photo of flag": 0.2, "a photo of a flag": 0.4, "a Flag on sand": 0.8}
+    brightness = {"a photo of flag": 0.2, "a photo of a flag": plain, "a Flag on sand": 0.8}
 
     def sample(_: Any, prompts: list[str], seeds: list[int], **__: Any) -> torch.Tensor:
         assert seeds == [0, 1]
@@ -87,7 +90,7 @@ def test_the_prompt_that_says_the_class_most_is_chosen(
     run = Run.start(str(tmp_path / "run"), "investigate", {})
     images = [{"id": name, "caption": text} for name, text in CAPTIONS.items()]
     run.table("images").write("0", pa.Table.from_pylist(images))
-    chosen = starts.starts(
+    found = starts.starts(
         run,
         Lineage(run),
         StartSettings(images=2),
@@ -98,7 +101,7 @@ def test_the_prompt_that_says_the_class_most_is_chosen(
         classifier="a",
         placement=Placement(),
     )
-    assert chosen == {(1, 3): "a Flag on sand"}
+    assert found == {(1, 3): chosen}
     rows = run.table("starts").read().to_pylist()
     for row in rows:
         level = round(255 * brightness[row["prompt"]]) / 255
