@@ -14,6 +14,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "open_clip": ("classes",),
     "checkpoint": ("arch", "classes"),
     "planted": (),
+    "spufix": ("base",),
 }
 
 
@@ -24,7 +25,7 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     ----------
     name
         bundled:efficientnet_lite0 (1, 2), timm:NAME, open_clip:MODEL/PRETRAINED[?classes=FILE],
-        checkpoint:PATH?arch=NAME[&classes=FILE], or planted:NAME.
+        checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME].
 
     Raises
     ------
@@ -55,6 +56,10 @@ def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classif
         from whylens.classifiers.zero_shot import load_open_clip
 
         return load_open_clip(name, path, options)
+    if scheme == "spufix":
+        from whylens.classifiers.repaired import load_repaired
+
+        return load_repaired(name, path, options)
     from whylens.classifiers import timm_models
 
     if scheme == "bundled":

@@ -1,0 +1,154 @@
+"""Refit: a head that has seen what a spurious feature looks like without its class.
+
+Plain SpuFix takes max(alpha, 0), measured from the class mean. Where nearly all images of a class
+have the feature, alpha is near zero when it is present: nothing is taken. The mined images of the
+sufficiency check know more: they show the feature, not the class. Their features, with what they
+do show as label, are added to the training images' and the linear head alone is fitted again,
+held near the old one. (Kirichenko et al. 2023 retrain the last layer on images whose groups are
+labelled; here mining finds the group.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whylens.errors import UsageError
+
+Array = NDArray[np.float64]
+Features = NDArray[np.floating[Any]]
+Labels = NDArray[np.integer[Any]]
+
+# How much the mined images weigh against the training images, from timid to bold.
+STRENGTHS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
+# The part of the training images on which the strength is chosen.
+HELD_OUT = 0.3
+NEARNESS = 1e-3
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A new head for a classifier's features: weight [K, D], bias [K].
+
+    `strength` is the weight of the mined images against the training images; `cost` the accuracy
+    lost on training images held out, in [0, 1].
+    """
+
+    weight: Array
+    bias: Array
+    strength: float
+    cost: float
+
+
+def refit(
+    weight: Features,
+    bias: Features,
+    features: Features,
+    labels: Labels,
+    mined_features: Features,
+    mined_labels: Labels,
+    mined_for: Labels,
+    *,
+    budget: float = 0.01,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Refit:
+    """Fit the head again, as boldly as training accuracy allows.
+
+    Parameters
+    ----------
+    weight, bias
+        The head W [K, D] and b [K].
+    features, labels
+        The training images', [N, D] and [N].
+    mined_features, mined_labels
+        Mined images', [M, D] and [M]. Where an image's class is not known (-1), the best class
+        other than `mined_for`, as the old head says, stands in.
+    mined_for
+        The class that each was mined for, and does not show, [M].
+    budget
+        Accuracy on training images held out, in [0, 1], that may be lost; the boldest of
+        `strengths` that keeps to it is taken.
+
+    Raises
+    ------
+    UsageError
+        If there are no mined images, or features don't fit the head.
+    """
+    old = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
+    _require_fit(old[0], features, mined_features)
+    known = np.where(mined_labels >= 0, mined_labels, _runner_up(*old, mined_features, mined_for))
+    held = np.random.default_rng(0).random(len(labels)) < HELD_OUT
+    seen, unseen = features[~held], features[held]
+    before = _accuracy(*old, unseen, labels[held])
+    chosen, cost = min(strengths), 0.0
+    for strength in sorted(strengths):
+        fitted = _fit(*old, seen, labels[~held], mined_features, known, strength)
+        lost = before - _accuracy(*fitted, unseen, labels[held])
+        if lost > budget:
+            break
+        chosen, cost = strength, lost
+    return Refit(*_fit(*old, features, labels, mined_features, known, chosen), chosen, cost)
+
+
+def _runner_up(weight: Array, bias: Array, features: Features, excluded: Labels) -> Labels:
+    logits = np.asarray(features, np.float64) @ weight.T + bias
+    logits[np.arange(len(logits)), excluded] = -np.inf
+    best: Labels = logits.argmax(1)
+    return best
+
+
+def _accuracy(weight: Array, bias: Array, features: Features, labels: Labels) -> float:
+    return float(((features @ weight.T + bias).argmax(1) == labels).mean())
+
+
+def _fit(
+    weight: Array,
+    bias: Array,
+    features: Features,
+    labels: Labels,
+    mined_features: Features,
+    mined_labels: Labels,
+    strength: float,
+) -> tuple[Array, Array]:
+    """Mean cross-entropy of the training images, plus `strength` times that of the mined ones."""
+    import torch
+    from torch.nn import functional as F
+
+    rows = torch.from_numpy(np.concatenate([features, mined_features]).astype(np.float64))
+    classes = torch.from_numpy(np.concatenate([labels, mined_labels]).astype(np.int64))
+    parts = [
+        torch.full((len(labels),), 1 / len(labels), dtype=torch.double),
+        torch.full((len(mined_labels),), strength / len(mined_labels), dtype=torch.double),
+    ]
+    shares = torch.cat(parts)
+    # Change is measured in units of each feature's spread.
+    spread = rows[: len(labels)].std(0).clamp_min(1e-6)
+    start = torch.from_numpy(weight), torch.from_numpy(bias)
+    turn = torch.zeros_like(start[0], requires_grad=True)
+    shift = torch.zeros_like(start[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([turn, shift], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimiser.zero_grad()
+        logits = F.linear(rows, start[0] + turn / spread, start[1] + shift)
+        losses = F.cross_entropy(logits, classes, reduction="none")
+        value = (losses * shares).sum() + NEARNESS * turn.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return (start[0] + turn / spread).numpy(), (start[1] + shift).numpy()
+
+
+def _require_fit(weight: Array, features: Features, mined_features: Features) -> None:
+    if len(mined_features) == 0:
+        raise UsageError("there are no mined images to fit the head to")
+    for what, rows in (("training", features), ("mined", mined_features)):
+        if rows.shape[1] != weight.shape[1]:
+            raise UsageError(
+                f"the {what} images have {rows.shape[1]} features, the head {weight.shape[1]}: "
+                "they are of different classifiers"
+            )
