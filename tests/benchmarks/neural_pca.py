@@ -37,7 +37,7 @@ COUNT, SIZE, TOP = 1300, 2048, 128
 
 
 def made(seed):
-    """Non-negative features [COUNT, SIZE], float16 as they are stored, and a weight.
+    """Non-negative features [COUNT, SIZE] with float16's digits, as jobs read them, and a weight.
 
     Of low rank with falling variances, plus noise, cut at zero as a ReLU does.
     """
@@ -48,7 +48,8 @@ def made(seed):
     factors = generator.normal(size=(COUNT, rank)) * np.arange(1, rank + 1) ** -0.6
     features = factors @ generator.normal(size=(rank, SIZE))
     features += 0.5 * generator.normal(size=(COUNT, SIZE)) + generator.normal(size=SIZE)
-    return np.maximum(features, 0).astype(np.float16), generator.normal(size=SIZE) / 45
+    stored = np.maximum(features, 0).astype(np.float16)
+    return stored.astype(np.float32), generator.normal(size=SIZE) / 45
 
 
 def straightforward(features, weight):

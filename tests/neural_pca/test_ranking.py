@@ -3,7 +3,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from whylens.neural_pca import class_components, judge, mine, typical_words
+from whylens.neural_pca import Surroundings, class_components, judge, mine, typical_words
 
 OBJECT, MOSS, SHADE, FROST = range(4)
 # Logits of two classes: class 0 is raised by its object and by moss, which is enough alone, and
@@ -53,14 +53,20 @@ def component_of(found, feature):
     return int(along.argmax())
 
 
+def around(seen, others=None, probabilities=None):
+    """What the judge is told of other images, calculated directly."""
+    probabilities = seen.probabilities if probabilities is None else probabilities
+    others = seen.others if others is None else others
+    base = probabilities[seen.without, 0].mean()
+    return Surroundings(seen.inside.mean(0), others.mean(0), float(base), seen.pool[seen.without])
+
+
 @pytest.fixture(scope="module")
 def judged():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
-    evidence = judge(
-        found, seen.inside, seen.others, seen.pool, seen.probabilities, seen.without, mined
-    )
+    evidence = judge(found, mined, around(seen))
     return seen, found, mined, evidence
 
 
@@ -128,7 +134,7 @@ def test_where_every_image_gets_the_class_nothing_is_suspicious():
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     eager = np.tile([0.9, 0.1], (300, 1))
     mined = mine(found, seen.pool, eager, seen.without, 20)
-    evidence = judge(found, seen.inside, seen.others, seen.pool, eager, seen.without, mined)
+    evidence = judge(found, mined, around(seen, probabilities=eager))
     np.testing.assert_allclose(evidence.sufficiency_mean_p, 0.9)
     np.testing.assert_allclose(evidence.lift, 1.0)
     # A third of the lift that is asked for: a third of the suspicion.
@@ -141,7 +147,7 @@ def test_a_component_that_lowers_the_class_against_others_is_not_suspicious():
     moss = component_of(found, MOSS)
     mossy = seen.others + 3.0 * (np.arange(4) == MOSS)
     mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
-    evidence = judge(found, seen.inside, mossy, seen.pool, seen.probabilities, seen.without, mined)
+    evidence = judge(found, mined, around(seen, others=mossy))
     assert evidence.sufficiency_mean_p[moss] > 0.8
     assert evidence.suspicion[moss] == 0
 

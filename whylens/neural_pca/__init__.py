@@ -1,21 +1,25 @@
 """Neural PCA: components of a class's features, what they respond to, which are suspicious."""
 
+from whylens.neural_pca.census import Census
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments
 from whylens.neural_pca.index import FeatureIndex
 from whylens.neural_pca.moments import Moments
-from whylens.neural_pca.ranking import Evidence, judge, typical_words
+from whylens.neural_pca.ranking import Evidence, Surroundings, judge, typical_words
 from whylens.neural_pca.refit import Refit, refit
 from whylens.neural_pca.spufix import SpuFix, spufix, transfer
-from whylens.neural_pca.sufficiency import Mined, mine
+from whylens.neural_pca.sufficiency import Mined, Miner, mine
 
 __all__ = [
+    "Census",
     "ClassComponents",
     "Evidence",
     "FeatureIndex",
     "Mined",
+    "Miner",
     "Moments",
     "Refit",
     "SpuFix",
+    "Surroundings",
     "class_components",
     "from_moments",
     "judge",

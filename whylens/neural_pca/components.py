@@ -103,25 +103,28 @@ def class_components(
     count, size = features.shape
     _require_two(count, class_index)
     if count >= size:
-        found = from_moments(class_index, weight, bias, Moments.of(features), top)
-        sound = _varies(found.variances, found.psi_mean)
-        return replace(found, vectors=found.vectors[sound], variances=found.variances[sound])
+        return varying(from_moments(class_index, weight, bias, Moments.of(features), top))
     row = np.asarray(weight, dtype=np.float64)
     centred = features.astype(np.float64)
     centred *= row
     mean = centred.mean(0)
     _require_finite(mean, class_index)
     centred -= mean
-    values, left = leading(
+
+    def apply(rows: Array) -> tuple[Array, Array]:
+        halves = rows @ centred
+        return halves, halves @ centred.T
+
+    values, vectors = leading(
         lambda kind: _gram(centred.astype(kind, copy=False)),
-        lambda rows: (rows @ centred) @ centred.T,
+        apply,
         centred.sum(1),
         min(top, count - 1),
     )
     sound = _varies(values / count, mean)
     values = values[sound] / count
-    vectors = _orthonormal(left[sound] @ centred)
-    total = float(np.square(centred).sum() / count)
+    vectors = _orthonormal(vectors[sound])
+    total = float(np.vdot(centred, centred) / count)
     return _components(class_index, count, vectors, values, total, mean, row, bias)
 
 
@@ -144,7 +147,7 @@ def from_moments(
     covariance = row[:, None] * (moments.scatter / moments.count) * row
     values, vectors = leading(
         lambda kind: covariance.astype(kind),
-        lambda rows: rows @ covariance,
+        lambda rows: (rows, rows @ covariance),
         np.ones(len(row)),
         min(top, len(row)),
     )
@@ -172,9 +175,15 @@ def _orthonormal(rows: Array) -> Array:
     if len(rows) == 0:
         return rows
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    turned, corner = np.linalg.qr(unit.T)
-    vectors: Array = turned.T * np.sign(np.diag(corner))[:, None]
+    root = np.linalg.cholesky(unit @ unit.T)
+    vectors: Array = scipy.linalg.solve_triangular(root, unit, lower=True)
     return vectors
+
+
+def varying(found: ClassComponents) -> ClassComponents:
+    """Without the directions that have no variance but rounding noise."""
+    sound = _varies(found.variances, found.psi_mean)
+    return replace(found, vectors=found.vectors[sound], variances=found.variances[sound])
 
 
 def _require_two(count: int, class_index: int) -> None:

@@ -26,11 +26,13 @@ TOLERANCE = 1e-4
 
 def leading(
     matrix: Callable[[type[np.floating]], NDArray[np.floating]],
-    apply: Callable[[Array], Array],
+    apply: Callable[[Array], tuple[Array, Array]],
     goal: Array,
     count: int,
 ) -> tuple[Array, Array]:
-    """The `count` largest eigenvalues, falling, and orthonormal eigenvectors [count, n].
+    """The `count` largest eigenvalues, falling, and F^T times their eigenvectors [count, d].
+
+    G = F F^T; with F the identity these are the eigenvectors.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def leading(
         The lower triangle of the matrix G [n, n], positive semi-definite, in the precision asked
         for, as a new array.
     apply
-        Rows [m, n] times G, in double precision.
+        Rows [m, n] times F [m, d], and times G [m, n], in double precision.
     goal
         A vector [n]. It is in the subspace, so that the eigenvectors' inner products with it are
         exact to second order.
@@ -53,7 +55,8 @@ def leading(
             found = _refined(_largest(single, count + GUARD)[1], apply, goal, count)
             if found is not None:
                 return found
-    return _largest(matrix(np.float64), count)
+    values, vectors = _largest(matrix(np.float64), count)
+    return values, apply(vectors)[0]
 
 
 def _largest(matrix: NDArray[np.floating], count: int) -> tuple[Array, Array]:
@@ -69,11 +72,11 @@ def _largest(matrix: NDArray[np.floating], count: int) -> tuple[Array, Array]:
 
 
 def _refined(
-    start: Array, apply: Callable[[Array], Array], goal: Array, count: int
+    start: Array, apply: Callable[[Array], tuple[Array, Array]], goal: Array, count: int
 ) -> tuple[Array, Array] | None:
-    """Eigenpairs in the span of `start` [m, n] and `goal`; None if they are not sure enough."""
+    """What `leading` gives, from the span of `start` [m, n] and `goal`; None where not sure."""
     rows = np.concatenate([start, _rest(goal, start)])
-    images = apply(rows)
+    halves, images = apply(rows)
     # Single precision leaves the rows orthonormal to seven digits only: metric = rows rows^T.
     try:
         root = np.linalg.cholesky(rows @ rows.T)
@@ -92,7 +95,7 @@ def _refined(
         error = residuals / apart
         along = np.abs(vectors @ goal)
         error += error**2 * np.linalg.norm(along) / along
-    return (values[:count], vectors) if (error <= TOLERANCE).all() else None
+    return (values[:count], mix[:count] @ halves) if (error <= TOLERANCE).all() else None
 
 
 def _rest(goal: Array, rows: Array) -> Array:

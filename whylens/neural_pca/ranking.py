@@ -59,32 +59,37 @@ class Evidence:
     same_as: NDArray[np.int64]
 
 
-def judge(
-    components: ClassComponents,
-    features_of_class: NDArray[np.floating],
-    features_of_others: NDArray[np.floating],
-    second_features: NDArray[np.floating],
-    second_probabilities: NDArray[np.floating],
-    without_class: NDArray[np.bool_],
-    mined: Mined,
-) -> Evidence:
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of other images than those of class k.
+
+    class_mean, others_mean
+        Mean features [D] of the class, and of all other classes' images (None: there are none).
+    base
+        Mean p_k over the mined collection's images without the class.
+    sample
+        Features [S, D] of such images.
+    """
+
+    class_mean: Array
+    others_mean: Array | None
+    base: float
+    sample: NDArray[np.floating]
+
+
+def judge(components: ClassComponents, mined: Mined, seen: Surroundings) -> Evidence:
     """The evidence on every component of one class."""
-    inside = components.alphas(features_of_class).mean(0)
-    outside = (
-        components.alphas(features_of_others).mean(0) if len(features_of_others) else inside * 0
-    )
-    weight = components.weight
-    gap = (
-        float((features_of_class.mean(0) - features_of_others.mean(0)) @ weight)
-        if len(features_of_others)
-        else float(components.psi_mean.sum())
-    )
+    # Means of alphas are alphas of means.
+    inside = components.alphas(seen.class_mean[None])[0]
+    if seen.others_mean is None:
+        outside, gap = inside * 0, float(components.psi_mean.sum())
+    else:
+        outside = components.alphas(seen.others_mean[None])[0]
+        gap = float((seen.class_mean - seen.others_mean) @ components.weight)
     contrast = (inside - outside) / max(abs(gap), 1e-9)
-    base = float(second_probabilities[without_class, components.class_index].mean())
-    lift = mined.mean_probability / max(base, 1e-9)
+    lift = mined.mean_probability / max(seen.base, 1e-9)
     factor = np.clip(lift / MIN_LIFT, 0, 1) * np.clip(contrast / MIN_CONTRAST_SHARE, 0, 1)
     suspicion = mined.mean_probability * factor
-    suspicious = suspicion >= MIN_SUFFICIENCY
     return Evidence(
         components.variances / max(components.total_variance, 1e-12),
         contrast,
@@ -92,31 +97,24 @@ def judge(
         mined.mean_probability,
         lift,
         suspicion,
-        suspicious,
-        _same_feature(
-            components, second_features[without_class], second_features, mined, suspicion
-        ),
+        suspicion >= MIN_SUFFICIENCY,
+        _same_feature(components.alphas(seen.sample), mined, suspicion),
     )
 
 
-def _same_feature(
-    components: ClassComponents,
-    pool: NDArray[np.floating],
-    second_features: NDArray[np.floating],
-    mined: Mined,
-    suspicion: Array,
-) -> NDArray[np.int64]:
+def _same_feature(alphas: Array, mined: Mined, suspicion: Array) -> NDArray[np.int64]:
     """Components in order of suspicion; one joins an earlier one that its mined images activate.
 
-    "Activate": their mean rank among all images without the class, by the earlier one's alpha.
+    "Activate": their mean rank among images without the class, of alphas [S, L], by the earlier
+    one's alpha.
     """
-    pool_alphas = np.sort(components.alphas(pool), axis=0)
+    pool = np.sort(alphas, axis=0)
     leaders: list[int] = []
     same = np.arange(len(suspicion))
     for component in np.argsort(-suspicion, kind="stable"):
-        alphas = components.alphas(second_features[mined.rows[component]])
         for leader in leaders:
-            ranks = np.searchsorted(pool_alphas[:, leader], alphas[:, leader]) / len(pool)
+            of_mined = mined.profiles[component, :, leader]
+            ranks = np.searchsorted(pool[:, leader], of_mined) / len(pool)
             if ranks.mean() >= SAME_FEATURE:
                 same[component] = leader
                 break

@@ -5,7 +5,9 @@ class. If they are classified as it, the feature alone is enough. ("Spurious Fea
 section 4: OpenImages mined for ImageNet.)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,31 +16,105 @@ from whylens.neural_pca.components import ClassComponents
 
 Array = NDArray[np.float64]
 
+# Candidates of a block are chosen in single precision, some more than are kept, and ordered in
+# double precision.
+MARGIN = 8
+
 
 @dataclass(frozen=True)
 class Mined:
     """The most activating images without the class, for each component of a class.
 
-    rows [L, M] into the second collection, by falling alpha; their alphas [L, M], p_k [L, M] and
-    whether k is predicted, `predicted` [L, M].
+    rows [L, M]: the images' keys (row numbers, or ids), by falling alpha; their alphas [L, M],
+    p_k [L, M], whether k is predicted, `predicted` [L, M], and their alphas by every component,
+    `profiles` [L, M, L].
     """
 
-    rows: NDArray[np.int64]
+    rows: NDArray[Any]
     alphas: Array
     probabilities: Array
     predicted: NDArray[np.bool_]
+    profiles: Array
 
     @property
     def share(self) -> Array:
         """Share of mined images classified as k, [L]."""
-        share: Array = self.predicted.mean(1)
-        return share
+        return _mean(self.predicted)
 
     @property
     def mean_probability(self) -> Array:
         """Mean p_k over the mined images, [L]."""
-        mean: Array = self.probabilities.mean(1)
-        return mean
+        return _mean(self.probabilities)
+
+
+class Miner:
+    """Mines a collection that comes in blocks, for the components of several classes at once.
+
+    Memory: `bytes_a_class` for each class, and 4 bytes for each image of a block and component.
+    """
+
+    def __init__(self, classes: Sequence[ClassComponents], count: int) -> None:
+        """Keep `count` images a component."""
+        self._classes, self._count = classes, count
+        self._directions = np.concatenate([c.directions for c in classes]).astype(np.float32)
+        self._offsets = np.concatenate([c.offsets for c in classes]).astype(np.float32)
+        self._mined = [_nothing(len(c.variances)) for c in classes]
+
+    @staticmethod
+    def bytes_a_class(top: int, size: int, count: int) -> int:
+        """Memory for a class of `top` components of `size` features."""
+        return top * (count * (8 * top + 25) + 20 * size)
+
+    def add(
+        self,
+        keys: NDArray[Any],
+        features: NDArray[np.floating],
+        probabilities: NDArray[np.floating],
+        labels: NDArray[np.int64],
+    ) -> None:
+        """A block: keys [B], features [B, D], probabilities [B, K], labels [B] (negative: none)."""
+        rough = np.asarray(features, np.float32) @ self._directions.T - self._offsets
+        predicted = probabilities.argmax(1)
+        start = 0
+        for place, components in enumerate(self._classes):
+            k, stop = components.class_index, start + len(components.variances)
+            block, start = rough[:, start:stop], stop
+            allowed = np.flatnonzero(labels != k)
+            if block[allowed].size == 0:
+                continue
+            chosen = self._candidates(place, block[allowed])
+            if chosen is None:
+                continue
+            rows = allowed[chosen]  # [L, m]
+            seen, inverse = np.unique(rows, return_inverse=True)
+            inverse = inverse.reshape(rows.shape)
+            profiles = components.alphas(features[seen])[inverse]
+            self._mined[place] = _merged(
+                self._mined[place],
+                Mined(
+                    keys[rows],
+                    np.diagonal(profiles, axis1=0, axis2=2).T,
+                    np.asarray(probabilities[rows, k], np.float64),
+                    predicted[rows] == k,
+                    profiles,
+                ),
+                self._count,
+            )
+
+    def results(self) -> list[Mined]:
+        """What was mined for each class."""
+        return self._mined
+
+    def _candidates(self, place: int, block: NDArray[np.float32]) -> NDArray[np.int64] | None:
+        """Rows [L, m] of the largest alphas of each component; None if all were beaten before."""
+        known = self._mined[place].alphas
+        if known.shape[1] == self._count:
+            slack = 1e-4 * np.abs(known).max(1)
+            if (block.max(0) < known[:, -1] - slack).all():
+                return None
+        keep = min(self._count + MARGIN, len(block))
+        chosen: NDArray[np.int64] = np.argpartition(-block, keep - 1, axis=0)[:keep]
+        return np.sort(chosen, axis=0).T
 
 
 def mine(
@@ -48,20 +124,43 @@ def mine(
     without_class: NDArray[np.bool_],
     count: int,
 ) -> Mined:
-    """Mine a second collection: features [N, D], probabilities [N, K].
+    """Mine a collection in memory: features [N, D], probabilities [N, K]; keys are row numbers.
 
     `without_class` [N] tells which images do not show class k; where the second collection has no
     labels, all of them are taken (and the report says so).
     """
-    allowed = np.flatnonzero(without_class)
-    alphas = components.alphas(features[allowed])
-    keep = min(count, len(allowed))
-    order = np.argsort(-alphas, axis=0, kind="stable")[:keep].T
-    rows = allowed[order]
-    k = components.class_index
+    miner = Miner([components], count)
+    labels = np.where(without_class, -1, components.class_index)
+    miner.add(np.arange(len(features)), features, probabilities, labels)
+    return miner.results()[0]
+
+
+def _mean(values: NDArray[Any]) -> Array:
+    """Over images; 0 where none was mined."""
+    mean: Array = values.sum(1) / max(values.shape[1], 1)
+    return mean
+
+
+def _nothing(top: int) -> Mined:
+    none = np.zeros((top, 0))
+    return Mined(none.astype(object), none, none, none.astype(bool), np.zeros((top, 0, top)))
+
+
+def _merged(first: Mined, second: Mined, count: int) -> Mined:
+    """The `count` largest of both; among equal alphas those that came first."""
+    alphas = np.concatenate([first.alphas, second.alphas], 1)
+    order = np.argsort(-alphas, axis=1, kind="stable")[:, :count]
+    rows = second.rows
+    if first.rows.shape[1]:
+        rows = np.concatenate([first.rows, second.rows], 1)
     return Mined(
-        rows,
-        np.take_along_axis(alphas.T, order, 1),
-        np.asarray(probabilities, dtype=np.float64)[rows, k],
-        probabilities.argmax(1)[rows] == k,
+        np.take_along_axis(rows, order, 1),
+        np.take_along_axis(alphas, order, 1),
+        np.take_along_axis(
+            np.concatenate([first.probabilities, second.probabilities], 1), order, 1
+        ),
+        np.take_along_axis(np.concatenate([first.predicted, second.predicted], 1), order, 1),
+        np.take_along_axis(
+            np.concatenate([first.profiles, second.profiles], 1), order[..., None], 1
+        ),
     )

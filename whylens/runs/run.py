@@ -28,6 +28,11 @@ class Table:
         self._storage = storage
         self.name = name
 
+    @property
+    def url(self) -> str:
+        """The folder of its run."""
+        return self._storage.url
+
     def units(self) -> list[str]:
         """Names of the finished units, sorted."""
         names = self._storage.names(f"tables/{self.name}")
@@ -55,12 +60,13 @@ class Table:
             raise UsageError(
                 f"the run {self._storage.url} has no table {self.name!r}: its stage has not run"
             )
-        wanted = None if columns is None else list(columns)
-        parts = [
-            pq.read_table(io.BytesIO(self._storage.read(self._part(u))), columns=wanted)
-            for u in units
-        ]
+        parts = [self.read_part(unit, columns) for unit in units]
         return pa.concat_tables(parts, promote_options="permissive")
+
+    def read_part(self, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One part, of the columns named: tables larger than the memory are read part by part."""
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(io.BytesIO(self._storage.read(self._part(unit))), columns=wanted)
 
     def _part(self, unit: str) -> str:
         return f"tables/{self.name}/{unit}.parquet"
