@@ -53,6 +53,8 @@ WORDS_FROM = 0.9
 # Bytes that a worker may hold for its group of classes; beside it the sample of the census (82 MB
 # at D = 2,048) and one block of the table.
 MEMORY = 2**30
+# One in so many images may be mined: further down are images that don't activate the component.
+MINED_OF_POOL = 20
 # Images that are mined together, and at most this many spans of parts are counted one by one.
 BLOCK = 2048
 SPANS = 32
@@ -67,7 +69,9 @@ class ComponentSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     top: int = Field(32, ge=1, description="Components a class, by eigenvalue.")
-    mined: int = Field(40, ge=1, description="Images mined a component.")
+    mined: int = Field(
+        120, ge=1, description="Images mined a component; at most a twentieth of the collection."
+    )
     min_images: int = Field(
         10, ge=2, description="Classes with fewer images are skipped, with a warning."
     )
@@ -379,7 +383,8 @@ class ComponentFinder:
     def __call__(self, unit: GroupUnit) -> int:
         """Write the components of the classes and their evidence; how many."""
         found = self._find(unit.classes)
-        miner = Miner(found, self.settings.mined)
+        pool = int(self.census.pool_counts.sum())
+        miner = Miner(found, min(self.settings.mined, max(1, pool // MINED_OF_POOL)))
         for part in self.pool_parts:
             for tag, seen in _collections(self.images.read_part(part, COLUMNS)):
                 if tag != self.pool:
@@ -459,6 +464,7 @@ class ComponentFinder:
             "mined_ids": mined.rows[index].tolist(),
             "mined_alphas": mined.alphas[index].tolist(),
             "mined_p": mined.probabilities[index].tolist(),
+            "mined_labels": mined.labels[index].tolist(),
             "words": [],
             "word_lifts": [],
         }
@@ -508,6 +514,7 @@ SCHEMA = pa.schema(
         ("mined_ids", pa.list_(pa.string())),
         ("mined_alphas", pa.list_(pa.float64())),
         ("mined_p", pa.list_(pa.float64())),
+        ("mined_labels", pa.list_(pa.int32())),
         ("words", pa.list_(pa.string())),
         ("word_lifts", pa.list_(pa.float64())),
     ]

@@ -20,6 +20,10 @@ class World(NamedTuple):
     without: np.ndarray
     has_moss: np.ndarray
 
+    @property
+    def labels(self):
+        return np.where(self.without, -1, 0)
+
 
 def softmax(features):
     logits = features @ WEIGHT.T + BIAS
@@ -65,7 +69,7 @@ def around(seen, others=None, probabilities=None):
 def judged():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
-    mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
+    mined = mine(found, seen.pool, seen.probabilities, seen.labels, 20)
     evidence = judge(found, mined, around(seen))
     return seen, found, mined, evidence
 
@@ -92,7 +96,7 @@ def test_mining_a_small_pool_gives_all_of_it():
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=3)
     only = np.zeros(300, dtype=bool)
     only[[5, 17, 60]] = True
-    mined = mine(found, seen.pool, seen.probabilities, only, 75)
+    mined = mine(found, seen.pool, seen.probabilities, np.where(only, -1, 0), 75)
     assert mined.rows.shape == (3, 3)
     assert all(set(rows) == {5, 17, 60} for rows in mined.rows)
 
@@ -102,7 +106,7 @@ def test_a_feature_that_triggers_the_class_alone_is_suspicious_and_one_that_does
     moss, shade = component_of(found, MOSS), component_of(found, SHADE)
     assert seen.has_moss[mined.rows[moss]].all()
     assert evidence.suspicious[moss]
-    assert evidence.sufficiency_share[moss] == 1
+    assert evidence.sufficiency_share[moss] == pytest.approx(1)
     assert evidence.suspicion[moss] > 0.8
     # Shade varies most in the class, and raises its logit, but not enough alone.
     assert shade == 0
@@ -133,7 +137,7 @@ def test_where_every_image_gets_the_class_nothing_is_suspicious():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     eager = np.tile([0.9, 0.1], (300, 1))
-    mined = mine(found, seen.pool, eager, seen.without, 20)
+    mined = mine(found, seen.pool, eager, seen.labels, 20)
     evidence = judge(found, mined, around(seen, probabilities=eager))
     np.testing.assert_allclose(evidence.sufficiency_mean_p, 0.9)
     np.testing.assert_allclose(evidence.lift, 1.0)
@@ -141,12 +145,31 @@ def test_where_every_image_gets_the_class_nothing_is_suspicious():
     assert evidence.suspicion.max() == pytest.approx(0.3)
 
 
+def test_a_class_that_looks_alike_counts_for_no_more_than_a_sixth():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    moss = component_of(found, MOSS)
+    # All that show moss are of one class, the others of classes of their own.
+    labels = np.where(seen.without, np.arange(300) + 10, 0)
+    labels[seen.has_moss] = 1
+    mined = mine(found, seen.pool, seen.probabilities, labels, 60)
+    rows = mined.rows[moss]
+    of_one = labels[rows] == 1
+    assert of_one.sum() == 40
+    p = seen.probabilities[rows, 0]
+    mean = (10 * p[of_one].mean() + p[~of_one].sum()) / 30
+    assert mined.mean_probability[moss] == pytest.approx(mean)
+    unknown = mine(found, seen.pool, seen.probabilities, seen.labels, 60)
+    assert unknown.mean_probability[moss] == pytest.approx(p.mean())
+    np.testing.assert_allclose(mined.weights.sum(1), 1)
+
+
 def test_a_component_that_lowers_the_class_against_others_is_not_suspicious():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     moss = component_of(found, MOSS)
     mossy = seen.others + 3.0 * (np.arange(4) == MOSS)
-    mined = mine(found, seen.pool, seen.probabilities, seen.without, 20)
+    mined = mine(found, seen.pool, seen.probabilities, seen.labels, 20)
     evidence = judge(found, mined, around(seen, others=mossy))
     assert evidence.sufficiency_mean_p[moss] > 0.8
     assert evidence.suspicion[moss] == 0

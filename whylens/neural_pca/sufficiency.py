@@ -3,6 +3,9 @@
 A second collection is mined for the images that activate the component most and do not show the
 class. If they are classified as it, the feature alone is enough. ("Spurious Features Everywhere",
 section 4: OpenImages mined for ImageNet.)
+
+A class that looks like k fills the mined images of k's own shape: stars among crosses. What is
+spurious comes with many classes. So no one class counts for more than a sixth of the mined images.
 """
 
 from collections.abc import Sequence
@@ -16,6 +19,7 @@ from whylens.neural_pca.components import ClassComponents
 
 Array = NDArray[np.float64]
 
+MOST_OF_ONE_CLASS = 1 / 6
 # Candidates of a block are chosen in single precision, some more than are kept, and ordered in
 # double precision.
 MARGIN = 8
@@ -25,26 +29,42 @@ MARGIN = 8
 class Mined:
     """The most activating images without the class, for each component of a class.
 
-    rows [L, M]: the images' keys (row numbers, or ids), by falling alpha; their alphas [L, M],
-    p_k [L, M], whether k is predicted, `predicted` [L, M], and their alphas by every component,
-    `profiles` [L, M, L].
+    rows [L, M]: the images' keys (row numbers, or ids), by falling alpha; their labels [L, M]
+    (negative: none), alphas [L, M], p_k [L, M], whether k is predicted, `predicted` [L, M], and
+    their alphas by every component, `profiles` [L, M, L].
     """
 
     rows: NDArray[Any]
+    labels: NDArray[np.int64]
     alphas: Array
     probabilities: Array
     predicted: NDArray[np.bool_]
     profiles: Array
 
     @property
+    def weights(self) -> Array:
+        """How much each image counts, [L, M], adding up to 1 a component (0 where none was mined).
+
+        Images of a class share what a sixth of the images would count; others count alike.
+        """
+        count = self.labels.shape[1]
+        same = (self.labels[:, :, None] == self.labels[:, None, :]).sum(2)
+        crowded = (self.labels >= 0) & (same > MOST_OF_ONE_CLASS * count)
+        weights = np.where(crowded, MOST_OF_ONE_CLASS * count / np.maximum(same, 1), 1.0)
+        shares: Array = weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
+        return shares
+
+    @property
     def share(self) -> Array:
-        """Share of mined images classified as k, [L]."""
-        return _mean(self.predicted)
+        """Share of mined images classified as k, weighted, [L]."""
+        share: Array = (self.predicted * self.weights).sum(1)
+        return share
 
     @property
     def mean_probability(self) -> Array:
-        """Mean p_k over the mined images, [L]."""
-        return _mean(self.probabilities)
+        """Mean p_k over the mined images, weighted, [L]."""
+        mean: Array = (self.probabilities * self.weights).sum(1)
+        return mean
 
 
 class Miner:
@@ -63,7 +83,7 @@ class Miner:
     @staticmethod
     def bytes_a_class(top: int, size: int, count: int) -> int:
         """Memory for a class of `top` components of `size` features."""
-        return top * (count * (8 * top + 25) + 20 * size)
+        return top * (count * (8 * top + 33) + 20 * size)
 
     def add(
         self,
@@ -93,6 +113,7 @@ class Miner:
                 self._mined[place],
                 Mined(
                     keys[rows],
+                    labels[rows],
                     np.diagonal(profiles, axis1=0, axis2=2).T,
                     np.asarray(probabilities[rows, k], np.float64),
                     predicted[rows] == k,
@@ -121,29 +142,24 @@ def mine(
     components: ClassComponents,
     features: NDArray[np.floating],
     probabilities: NDArray[np.floating],
-    without_class: NDArray[np.bool_],
+    labels: NDArray[np.int64],
     count: int,
 ) -> Mined:
     """Mine a collection in memory: features [N, D], probabilities [N, K]; keys are row numbers.
 
-    `without_class` [N] tells which images do not show class k; where the second collection has no
-    labels, all of them are taken (and the report says so).
+    `labels` [N] tell which images show class k; those without a label (negative) are taken too.
     """
     miner = Miner([components], count)
-    labels = np.where(without_class, -1, components.class_index)
     miner.add(np.arange(len(features)), features, probabilities, labels)
     return miner.results()[0]
 
 
-def _mean(values: NDArray[Any]) -> Array:
-    """Over images; 0 where none was mined."""
-    mean: Array = values.sum(1) / max(values.shape[1], 1)
-    return mean
-
-
 def _nothing(top: int) -> Mined:
     none = np.zeros((top, 0))
-    return Mined(none.astype(object), none, none, none.astype(bool), np.zeros((top, 0, top)))
+    labels = none.astype(np.int64)
+    return Mined(
+        none.astype(object), labels, none, none, none.astype(bool), np.zeros((top, 0, top))
+    )
 
 
 def _merged(first: Mined, second: Mined, count: int) -> Mined:
@@ -155,6 +171,7 @@ def _merged(first: Mined, second: Mined, count: int) -> Mined:
         rows = np.concatenate([first.rows, second.rows], 1)
     return Mined(
         np.take_along_axis(rows, order, 1),
+        np.take_along_axis(np.concatenate([first.labels, second.labels], 1), order, 1),
         np.take_along_axis(alphas, order, 1),
         np.take_along_axis(
             np.concatenate([first.probabilities, second.probabilities], 1), order, 1
