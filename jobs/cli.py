@@ -228,13 +228,28 @@ def planted_train(
 def planted_check(
     samples: Annotated[int, typer.Option(min=0, help="Images to sample; 0: none.")] = 512,
     sheet: Annotated[str | None, typer.Option(help="PNG to write a sheet of samples to.")] = None,
+    discovery: Annotated[
+        bool,
+        typer.Option(
+            "--discovery",
+            help="Check instead whether neural PCA finds the planted links and SpuFix repairs "
+            "them, on classifiers trained for it; half an hour on a laptop.",
+        ),
+    ] = False,
+    work: Annotated[
+        str, typer.Option(help="Folder for what --discovery trains; gone on with.")
+    ] = "out/discovery",
 ) -> None:
     """Measure the shipped weights; prints JSON."""
     import json
     from pathlib import Path
 
-    module = importlib.import_module("whylens.planted.check")
-    record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
+    if discovery:
+        module = importlib.import_module("whylens.planted.discovery")
+        record = module.check_discovery(Path(work))
+    else:
+        module = importlib.import_module("whylens.planted.check")
+        record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
     typer.echo(json.dumps(record))
 
 

@@ -51,7 +51,7 @@ def refit(
     mined_labels: Labels,
     mined_for: Labels,
     *,
-    budget: float = 0.01,
+    budget: float = 0.015,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Refit:
     """Fit the head again, as boldly as training accuracy allows.
