@@ -61,6 +61,9 @@ JOBS = {
         "run_disagreements",
         "Images on which two classifiers disagree most.",
     ),
+    "score": Job(
+        "score", "ScoreSpec", "run", "How much classifiers rely on known spurious features."
+    ),
 }
 
 
@@ -78,7 +81,7 @@ def _add_job(name: str, job: Job, wanted: bool) -> None:
         _option("spec", str | None, None, "YAML file with settings; options go before it."),
     ]
     for field, info in model.model_fields.items():
-        simple = info.annotation in (str, int, float, bool, str | None)
+        simple = info.annotation in (str, int, float, bool, str | None, list[str])
         if simple:
             kind = str if info.annotation == (str | None) else info.annotation
             shown = "" if info.is_required() else f" [default: {info.get_default()}]"
@@ -108,7 +111,8 @@ def _run_job(job: Job, module: Any, model: Any, options: dict[str, Any]) -> None
 
     file, assignments = options.pop("spec", None), options.pop("assignments", None)
     settings = read_yaml(file) if file else {}
-    settings.update({k: v for k, v in options.items() if v is not None})
+    # A list that isn't given is None or empty, by the version of typer.
+    settings.update({k: v for k, v in options.items() if v not in (None, [])})
     for assignment in assignments or []:
         _assign(settings, assignment)
     spec = make_spec(model, settings)
@@ -118,6 +122,10 @@ def _run_job(job: Job, module: Any, model: Any, options: dict[str, Any]) -> None
         from whylens.jobs.terminal import show_findings
 
         show_findings(run, console)
+    if run.table("leaderboard").units():
+        from whylens.jobs.terminal import show_leaderboard
+
+        show_leaderboard(run, console)
     _say_where(run.folder, console)
 
 

@@ -39,6 +39,10 @@ class ReportSpec(BaseModel):
 
 def run(spec: ReportSpec) -> str:
     """Write report.html into the run folder; its path. UsageError where there is no run."""
+    if Run.open(spec.run).record()["job"] == "score":
+        from whylens.jobs import score_report
+
+        return score_report.write(Run.open(spec.run))
     data = load_run(spec.run)
     storage = Run.open(spec.run).storage
     storage.write("report.html", render(data, spec).encode())

@@ -38,6 +38,29 @@ def show_findings(run: Run, console: Console) -> None:
         console.print(f"[bold]{result}[/bold]")
 
 
+def show_leaderboard(run: Run, console: Console) -> None:
+    """The classifiers of a score run, the least reliant on spurious features first."""
+    from whylens.jobs.score_figures import short_names
+
+    leaders = run.table("leaderboard").read().to_pylist()
+    names = short_names(leaders)
+    table = Table(title="Spurious score: who relies least", title_justify="left")
+    for name in ("#", "classifier"):
+        table.add_column(name)
+    for name in ("spurious\nscore", "ROC\nAUC", "accuracy", "spurious images\ncalled the class"):
+        table.add_column(name, justify="right")
+    for row in leaders:
+        table.add_row(
+            str(row["rank"]),
+            names[row["classifier"]],
+            f"{row['spurious_score']:.3f}",
+            f"{row['roc_auc']:.3f}",
+            f"{row['accuracy']:.1%}",
+            f"{row['spurious_called']:.0%}",
+        )
+    console.print(table)
+
+
 def _truth(row: dict[str, Any]) -> str:
     return f"[green]planted: {row['truth']}[/green]" if row["truth"] else "[red]not planted[/red]"
 

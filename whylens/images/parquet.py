@@ -28,6 +28,7 @@ class ParquetCollection(ImageCollection):
         try:
             dataset = ds.dataset(uri, format="parquet")
             names = dataset.schema.names
+            self.column_names = tuple(names)
             count = dataset.count_rows()
         except FileNotFoundError:
             raise UsageError(f"no file or folder {uri}") from None
@@ -84,6 +85,24 @@ class ParquetCollection(ImageCollection):
         if value is None:
             raise RejectedImageError("no image in this row")
         return decode(value)
+
+    def column(self, name: str) -> list[Any]:
+        """A column's values, in the order of `records`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such column.
+        """
+        import pyarrow.dataset as ds
+
+        if name not in self.column_names:
+            raise UsageError(
+                f"{self.uri} has no column {name!r}; it has {', '.join(self.column_names)}"
+            )
+        table = ds.dataset(self.uri, format="parquet").to_table(columns=[name])
+        values: list[Any] = table[name].to_pylist()
+        return [values[self._rows[record.id]] for record in self.records]
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from whylens.errors import UsageError
 from whylens.images.collection import ImageCollection, ImageRecord
-from whylens.planted.world import SPLITS, draw, sample_scene
+from whylens.planted.world import SPLITS, Scene, draw, sample_scene
 
 
 class PlantedCollection(ImageCollection):
@@ -23,7 +23,7 @@ class PlantedCollection(ImageCollection):
             raise UsageError(f"{uri}: count and seed are whole numbers") from None
         if count < 1 or seed < 0:
             raise UsageError(f"{uri}: count is at least 1 and seed at least 0")
-        self.uri, self._split, self._seed = uri, split, seed
+        self.uri, self.split, self._seed = uri, split, seed
         scenes = (sample_scene(split, seed, index) for index in range(count))  # type: ignore[arg-type]
         self.records = tuple(
             ImageRecord(
@@ -35,6 +35,10 @@ class PlantedCollection(ImageCollection):
             for index, scene in enumerate(scenes)
         )
 
-    def load(self, record: ImageRecord) -> NDArray[np.uint8]:
+    def scene(self, record: ImageRecord) -> Scene:
+        """What an image shows."""
         index = int(record.id.rsplit("-", 1)[1])
-        return draw(sample_scene(self._split, self._seed, index)).image  # type: ignore[arg-type]
+        return sample_scene(self.split, self._seed, index)  # type: ignore[arg-type]
+
+    def load(self, record: ImageRecord) -> NDArray[np.uint8]:
+        return draw(self.scene(record)).image

@@ -21,8 +21,17 @@ OBJECTS: tuple[str, ...] = tuple(OBJECT_SHAPES)
 BACKGROUNDS: tuple[str, ...] = tuple(PAINTERS)
 COMPANIONS: tuple[str, ...] = tuple(COMPANION_SHAPES)
 
-Split = Literal["linked", "unlinked", "crossed", "balanced", "features", "clear"]
-SPLITS: tuple[Split, ...] = ("linked", "unlinked", "crossed", "balanced", "features", "clear")
+Split = Literal["linked", "unlinked", "crossed", "balanced", "features", "clear", "spurious"]
+# A split's place is part of its images' seeds: new ones come last.
+SPLITS: tuple[Split, ...] = (
+    "linked",
+    "unlinked",
+    "crossed",
+    "balanced",
+    "features",
+    "clear",
+    "spurious",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ LINKS: tuple[Link, ...] = (
     Link("arrow", "companion", "crate", 0.95),
 )
 _LINK_OF = {link.object: link for link in LINKS}
+_FREE_OBJECTS = tuple(o for o in OBJECTS if o not in _LINK_OF)
 _FREE_BACKGROUNDS = tuple(b for b in BACKGROUNDS if b not in {link.feature for link in LINKS})
 _FREE_COMPANIONS = tuple(c for c in COMPANIONS if c not in {link.feature for link in LINKS})
 
@@ -99,7 +109,9 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
     training; features: no object with a link of its own is there (none at all, or one of the
     classes without a link), backgrounds and companions are drawn independently; clear: as
     balanced, but the object stands large, upright and near the middle (what the sampler learns
-    from: in hours on two cores it learns shapes, but not every place and size of them).
+    from: in hours on two cores it learns shapes, but not every place and size of them); spurious:
+    one planted feature shows, each in turn, with nothing else that is planted: no object at all,
+    or one of a class without a link.
     """
     look = (seed, SPLITS.index(split), index)
     rng = np.random.default_rng((*look, 1))
@@ -123,9 +135,19 @@ def sample_scene(split: Split, seed: int, index: int) -> Scene:
         companion = None
         background, companion = _show(link, background, companion)
     elif split == "features":
-        free = [o for o in OBJECTS if o not in _LINK_OF]
-        name = None if rng.random() < 0.6 else free[index % len(free)]
+        name = None if rng.random() < 0.6 else _FREE_OBJECTS[index % len(_FREE_OBJECTS)]
+    elif split == "spurious":
+        name = None if rng.random() < 0.6 else _pick(rng, _FREE_OBJECTS)
+        background = _pick(rng, _FREE_BACKGROUNDS)
+        companion = _pick(rng, _FREE_COMPANIONS) if rng.random() < 0.3 else None
+        background, companion = _show(LINKS[index % len(LINKS)], background, companion)
     return Scene(name, background, companion, look, clear=split == "clear")
+
+
+def shows_feature_of(scene: Scene) -> str | None:
+    """The class whose planted feature a scene shows; the first link's where it shows several's."""
+    shown = (scene.background, scene.companion)
+    return next((link.object for link in LINKS if link.feature in shown), None)
 
 
 def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
