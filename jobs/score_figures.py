@@ -49,16 +49,7 @@ def leaderboard(leaders: Sequence[Leader], chance: float) -> bytes:
     auc = [100 * row["roc_auc"] for row in leaders]
     axes.plot(auc, places, "|", color=MARK, markersize=15, markeredgewidth=2.2, label="ROC AUC")
     for place, score in zip(places, scores, strict=True):
-        inside = score > 12
-        axes.text(
-            score - 1 if inside else score + 1,
-            place,
-            f"{score:.0f}",
-            ha="right" if inside else "left",
-            va="center",
-            color="white" if inside else INK,
-            fontweight="bold",
-        )
+        axes.text(1.2, place, f"{score:.0f}", va="center", color="white", fontweight="bold")
     axes.axvline(100 * chance, color=SOFT, linestyle=":", linewidth=1.4, label="chance")
     axes.set_yticks(list(places), [names[row["classifier"]] for row in leaders], color=INK)
     axes.invert_yaxis()
@@ -94,21 +85,10 @@ def accuracy_against_score(leaders: Sequence[Leader]) -> bytes:
             markeredgewidth=2,
             zorder=3,
         )
-        if fixed and row["base"] in points:
-            axes.annotate(
-                "",
-                xy=(x, y),
-                xytext=points[row["base"]],
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": FIXED,
-                    "linewidth": 1.8,
-                    "shrinkA": 5,
-                    "shrinkB": 5,
-                    "mutation_scale": 14,
-                },
-            )
     _limits(axes, list(points.values()))
+    for row in leaders:
+        if row.get("base") in points:
+            _arrow(axes, points[row["base"]], points[row["classifier"]])
     axes.set_xlabel("accuracy on the validation images, %", color=SOFT)
     axes.set_ylabel("spurious score: mean average precision, %", color=SOFT)
     axes.grid(color=LINE)
@@ -123,6 +103,16 @@ def accuracy_against_score(leaders: Sequence[Leader]) -> bytes:
     return _png(figure)
 
 
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """From a classifier to its SpuFix version; none where their marks touch."""
+    (x0, y0), (x1, y1) = axes.transData.transform([start, end])
+    apart = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5 * 72 / DPI
+    if apart > 12:
+        style = {"arrowstyle": "-|>", "color": FIXED, "linewidth": 1.8, "mutation_scale": 12}
+        shrink = {"shrinkA": 5, "shrinkB": 5}
+        axes.annotate("", xy=end, xytext=start, arrowprops={**style, **shrink})
+
+
 def _limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     """Room around the points, at least ten points of a percent, within 0 and 100 with a margin."""
     from matplotlib.ticker import MaxNLocator
@@ -132,8 +122,10 @@ def _limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
         ([y for _, y in points], axes.set_ylim, axes.yaxis),
     ):
         middle, span = (min(values) + max(values)) / 2, max(10.0, max(values) - min(values))
-        limit(max(-3, middle - 0.7 * span), min(103, middle + 0.7 * span))
-        axis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+        low, high = max(-2.0, middle - 0.7 * span), min(102.0, middle + 0.7 * span)
+        limit(low, high)
+        ticks = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]).tick_values(low, high)
+        axis.set_ticks([tick for tick in ticks if max(0, low) <= tick <= min(100, high)])
 
 
 def _label(
