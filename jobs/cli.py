@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs import labels_command
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -284,6 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, job in JOBS.items():
             _add_job(name, job, wanted=name == asked)
         app.add_typer(planted, name="planted")
+        app.add_typer(labels_command.app, name="labels")
         app(words, prog_name="whylens")
     except WhylensError as error:
         if debug:

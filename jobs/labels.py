@@ -1,18 +1,25 @@
-"""What people say of findings: rows that are only ever added, with who and when."""
+"""What people say of components: rows that are only ever added, with who and when.
+
+What a component counts as: the latest row of each person is that person's view; spurious or not
+spurious, whichever more persons say. A person who is unsure has no vote; a tie is unsure.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from whylens.errors import UsageError
-from whylens.jobs.report_data import Finding
+from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
 TABLE = "labels"
-LABELS = ("spurious", "not spurious", "unsure")
+SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")
 SCHEMA = pa.schema(
     [
         ("class_index", pa.int32()),
@@ -23,9 +30,29 @@ SCHEMA = pa.schema(
 )
 
 
+class Component(Protocol):
+    """A component of a class: a finding, or what `find_component` gives."""
+
+    @property
+    def class_index(self) -> int: ...
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def component(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Named:
+    """A component that a run has."""
+
+    class_index: int
+    class_name: str
+    component: int
+
+
 def add_label(
     folder: str,
-    finding: Finding,
+    component: Component,
     label: str,
     who: str,
     note: str = "",
@@ -35,21 +62,156 @@ def add_label(
 
     UsageError for an unknown label or nobody's.
     """
+    _add(folder, [component], label, who, note, now)
+
+
+def _add(
+    folder: str,
+    components: Iterable[Component],
+    label: str,
+    who: str,
+    note: str,
+    now: datetime | None,
+) -> None:
     who = " ".join(who.split())
     if label not in LABELS:
         raise UsageError(f"A label is one of {', '.join(LABELS)}, not {label!r}.")
     if not who:
         raise UsageError("Say who you are: a label without a name is worth nothing later.")
     when = now or datetime.now(UTC)
-    row = {
-        "class_index": finding.class_index,
-        "class_name": finding.class_name,
-        "component": finding.component,
-        "label": label,
-        "who": who,
-        "when": when.isoformat(),
-        "note": note.strip(),
-    }
+    rows = [
+        {
+            "class_index": component.class_index,
+            "class_name": component.class_name,
+            "component": component.component,
+            "label": label,
+            "who": who,
+            "when": when.isoformat(),
+            "note": note.strip(),
+        }
+        for component in components
+    ]
     slug = re.sub(r"[^a-z0-9]+", "-", who.casefold()).strip("-")[:40] or "somebody"
     unit = f"{when:%Y%m%dT%H%M%S%f}-{slug}"
-    Run.open(folder).table(TABLE).write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
+    Run.open(folder).table(TABLE).write(unit, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def label_rows(lineage: Lineage) -> list[dict[str, Any]]:
+    """All rows by time, of the run and its sources, back to the one whose components they are."""
+    rows: list[dict[str, Any]] = []
+    for run in lineage.runs:
+        if run.table(TABLE).units():
+            rows.extend(run.table(TABLE).read().to_pylist())
+        if run.table("components").units():
+            break
+    return sorted(rows, key=_when)
+
+
+def _when(row: Mapping[str, Any]) -> datetime:
+    when = datetime.fromisoformat(row["when"])
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def verdicts(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[int, int], str]:
+    """What each labelled component (class, component) counts as, from its rows by time."""
+    views: dict[tuple[int, int], dict[str, str]] = {}
+    for row in rows:
+        persons = views.setdefault((row["class_index"], row["component"]), {})
+        persons[row["who"].casefold()] = row["label"]
+    counted = {}
+    for key, persons in views.items():
+        said = list(persons.values())
+        lead = said.count(SPURIOUS) - said.count(NOT_SPURIOUS)
+        counted[key] = SPURIOUS if lead > 0 else NOT_SPURIOUS if lead < 0 else UNSURE
+    return counted
+
+
+def spurious_components(folder: str) -> dict[int, list[int]]:
+    """The components that count as spurious, by class index: the shape of the published list."""
+    found: dict[int, list[int]] = {}
+    for (k, component), verdict in sorted(verdicts(label_rows(_lineage(folder))).items()):
+        if verdict == SPURIOUS:
+            found.setdefault(k, []).append(component)
+    return found
+
+
+def find_component(folder: str, class_name: str, component: int) -> Named:
+    """A component of the run by class (name, synonym or index) and its own index.
+
+    Raises
+    ------
+    UsageError
+        If the run has no such class or component.
+    """
+    (found,) = find_components(folder, {class_name: [component]})
+    return found
+
+
+def find_components(folder: str, wanted: Mapping[int | str, Iterable[int]]) -> list[Named]:
+    """Components of the run by class; a whole number is an index, anything else a name.
+
+    Raises
+    ------
+    UsageError
+        Naming every class and component that the run does not have.
+    """
+    from whylens.images.matching import fold
+
+    known = _components(_lineage(folder))
+    names = {k: name for (k, _), name in known.items()}
+    by_name: dict[str, set[int]] = {}
+    for k, joined in names.items():
+        for name in (joined, *joined.split(",")):
+            by_name.setdefault(fold(name), set()).add(k)
+    found: list[Named] = []
+    problems = []
+    for key, components in wanted.items():
+        if str(key).isdecimal():
+            matches = {int(key)} & set(names)
+        else:
+            matches = by_name.get(fold(str(key)), set())
+        if len(matches) != 1:
+            several = f"; it may be {' or '.join(map(str, sorted(matches)))}" if matches else ""
+            problems.append(f"the class {str(key)!r}{several}")
+            continue
+        (k,) = matches
+        missing = [c for c in components if (k, c) not in known]
+        if missing:
+            plural = "s" if len(missing) > 1 else ""
+            listed = ", ".join(map(str, missing))
+            problems.append(f"the component{plural} {listed} of the class {str(key)!r}")
+        found.extend(Named(k, names[k], c) for c in components if (k, c) in known)
+    if problems:
+        raise UsageError(f"{folder} does not have: {'; '.join(problems)}")
+    return found
+
+
+def import_labels(
+    folder: str,
+    components: Mapping[int | str, Iterable[int]],
+    who: str,
+    note: str = "",
+    now: datetime | None = None,
+) -> int:
+    """Label the listed components spurious, all in one part or none; how many.
+
+    Raises
+    ------
+    UsageError
+        Naming every class and component that the run does not have.
+    """
+    found = list(dict.fromkeys(find_components(folder, components)))
+    if found:
+        _add(folder, found, SPURIOUS, who, note, now)
+    return len(found)
+
+
+def _lineage(folder: str) -> Lineage:
+    return Lineage(Run.open(folder))
+
+
+def _components(lineage: Lineage) -> dict[tuple[int, int], str]:
+    """Class name by (class, component), of all that the run has."""
+    table = lineage.table("components" if lineage.has("components") else "findings")
+    rows = table.read(("class_index", "class_name", "component")).to_pylist()
+    return {(row["class_index"], row["component"]): row["class_name"] for row in rows}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from whylens.jobs.labels import label_rows
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
@@ -270,7 +271,7 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
         if row.get("kind") != "start":
             generated.setdefault(_key(row), []).append(_generated(row))
     labels: dict[tuple[int, int], list[Label]] = {}
-    for row in sorted(rows_of(run, "labels"), key=lambda row: str(row["when"])):
+    for row in label_rows(run):
         words = (str(row.get(name) or "") for name in ("label", "who", "when", "note"))
         labels.setdefault(_key(row), []).append(Label(*words))
     findings = []

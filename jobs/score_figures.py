@@ -32,8 +32,8 @@ def _short(name: str, base: str | None) -> str:
     return PurePosixPath(path).stem if scheme == "checkpoint" else path
 
 
-def leaderboard(leaders: Sequence[Leader], chance: float) -> bytes:
-    """Bars of the spurious score, best first, the ROC AUC as a mark; PNG.
+def leaderboard(leaders: Sequence[Leader], chance: float) -> Figure:
+    """Bars of the spurious score, best first, the ROC AUC as a mark.
 
     `chance` is the average precision of a classifier that knows nothing, in [0, 1].
     """
@@ -59,11 +59,11 @@ def leaderboard(leaders: Sequence[Leader], chance: float) -> bytes:
     axes.grid(axis="x", color=LINE)
     _plain(axes)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, labelcolor=SOFT)
-    return _png(figure)
+    return figure
 
 
-def accuracy_against_score(leaders: Sequence[Leader]) -> bytes:
-    """Each classifier as a point, an arrow from it to its SpuFix version; PNG."""
+def accuracy_against_score(leaders: Sequence[Leader]) -> Figure:
+    """Each classifier as a point, an arrow from it to its SpuFix version."""
     from matplotlib.figure import Figure
 
     names = short_names(leaders)
@@ -100,7 +100,7 @@ def accuracy_against_score(leaders: Sequence[Leader]) -> bytes:
         for marker, colour, text in ((BAR, BAR, "classifier"), ("white", FIXED, "with SpuFix")):
             axes.plot([], [], "o", color=colour, markerfacecolor=marker, mew=2, label=text)
         figure.legend(loc="outside upper right", ncols=2, frameon=False, labelcolor=SOFT)
-    return _png(figure)
+    return figure
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -139,7 +139,7 @@ def _label(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.transforms import Bbox
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     frame = axes.get_window_extent()
     pixels = axes.transData.transform(points)
@@ -179,7 +179,8 @@ def _plain(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from whylens.jobs.report import data_uri, environment, flat, stylesheet
-from whylens.jobs.score_figures import accuracy_against_score, leaderboard, short_names
+from whylens.jobs.score_figures import accuracy_against_score, leaderboard, png, short_names
 from whylens.jobs.score_tables import LEADERBOARD, SCORES
 from whylens.runs import Run
 
@@ -30,8 +30,8 @@ def write(run: Run, now: datetime | None = None) -> str:
     # The average precision of scores without meaning is the share of the positives.
     chance = pc.mean(pc.divide(pc.cast(inside, "float64"), pc.add(inside, outside))).as_py()
     figures = {
-        "leaderboard": leaderboard(leaders, chance),
-        "accuracy": accuracy_against_score(leaders),
+        "leaderboard": png(leaderboard(leaders, chance)),
+        "accuracy": png(accuracy_against_score(leaders)),
     }
     for name, content in figures.items():
         run.storage.write(f"figures/{name}.png", content)

@@ -95,8 +95,9 @@ def make_sides(
 
 
 def _indices(spurious: SpuriousCollection, space: Sequence[str]) -> list[int]:
+    names = {c for c in spurious.classes if isinstance(c, str)}
     known: dict[int | str, int] = {k: k for k in range(len(space))}
-    known |= match_classes({c for c in spurious.classes if isinstance(c, str)}, space)
+    known.update(match_classes(names, space).items())
     unknown = sorted({str(c) for c in spurious.classes if c not in known})
     if unknown:
         raise UsageError(

@@ -55,12 +55,7 @@ def open_spurious(uri: str, column: str = "spurious_for") -> SpuriousCollection:
 
 def _published(images: ImageCollection) -> SpuriousCollection:
     """The third field of the folder's name is the class, the last the component."""
-    parsed = {}
-    for folder in {_folder(record.id) for record in images.records}:
-        fields = folder.split("_")
-        parsed[folder] = None
-        if len(fields) > 3 and fields[2].isdecimal() and fields[-1].isdecimal():
-            parsed[folder] = (int(fields[2]), int(fields[-1]))
+    parsed = {folder: _fields(folder) for folder in {_folder(r.id) for r in images.records}}
     wrong = sorted(folder or "(no folder)" for folder, found in parsed.items() if found is None)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -69,8 +64,15 @@ def _published(images: ImageCollection) -> SpuriousCollection:
             "published data set, <a>_<b>_<class index>_..._<component>; other spurious images go "
             "into a Parquet data set with a column that names the class"
         )
-    found = [parsed[_folder(record.id)] or (-1, -1) for record in images.records]
+    found = [fields for r in images.records if (fields := parsed[_folder(r.id)])]
     return SpuriousCollection(images, tuple(f[0] for f in found), tuple(f[1] for f in found))
+
+
+def _fields(folder: str) -> tuple[int, int] | None:
+    fields = folder.split("_")
+    if len(fields) > 3 and fields[2].isdecimal() and fields[-1].isdecimal():
+        return int(fields[2]), int(fields[-1])
+    return None
 
 
 def _folder(name: str) -> str:
