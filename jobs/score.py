@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,11 @@ from whylens.cluster.session import session
 from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.spurious import open_spurious
 from whylens.jobs.embed import REJECTED
-from whylens.jobs.score_sides import Contender, Side, contend, lacking, make_sides
+from whylens.jobs.score_sides import Contender, Side, contend, make_sides
 from whylens.jobs.score_tables import PREDICTION, PREDICTIONS, SCORES, tabulate
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import work_through
 from whylens.runs import Run
-
-logger = logging.getLogger(__name__)
 
 
 class ScoreSpec(JobSpec):
@@ -81,13 +78,10 @@ def run(spec: ScoreSpec) -> Run:
     """
     from whylens.jobs import score_report
 
-    collection, spurious = (
-        open_collection(spec.images),
-        open_spurious(spec.spurious, spec.spurious_column),
-    )
+    collection = open_collection(spec.images)
+    spurious = open_spurious(spec.spurious, spec.spurious_column)
     space, contenders = contend(spec.classifiers)
-    sides, remarks = make_sides(collection, spurious, space)
-    remarks += lacking(contenders, sides, space)
+    sides, remarks = make_sides(collection, spurious, space, contenders)
     run = Run.start(spec.out, "score", spec.model_dump(mode="json"))
     for remark in remarks:
         run.warn(remark)
@@ -143,9 +137,7 @@ class Predictor:
             self._classifier = None  # two large ones may not fit
             self._classifier = load_classifier(contender.name, self.device)
             self._held = unit.contender
-        places = [
-            i for i in range(unit.start, unit.stop) if contender.columns[side.classes[i]] >= 0
-        ]
+        places = range(unit.start, unit.stop)
 
         def load(place: int) -> Any:
             record = side.collection.records[side.rows[place]]

@@ -53,45 +53,86 @@ def contend(names: Sequence[str]) -> tuple[tuple[str, ...], list[Contender]]:
 
 
 def make_sides(
-    collection: ImageCollection, spurious: SpuriousCollection, space: Sequence[str]
+    collection: ImageCollection,
+    spurious: SpuriousCollection,
+    space: Sequence[str],
+    contenders: Sequence[Contender],
 ) -> tuple[list[Side], list[str]]:
-    """Both sides' images with the index of their class, and what the reader should know."""
-    remarks = []
+    """Both sides' images with the index of their class, and what the reader should know.
+
+    All classifiers are scored on the same images: those of a class that one lacks are left out.
+
+    Raises
+    ------
+    UsageError
+        For spurious images of an unknown class, or if there is no class that has images on both
+        sides and that all classifiers have.
+    """
     names = {r.class_name for r in collection.records if r.class_name is not None}
     known = match_classes(names, space)
-    rows = [i for i, r in enumerate(collection.records) if (r.class_name or "") in known]
-    left_out = len(collection) - len(rows)
-    if left_out:
-        unknown = sorted(names - set(known))[:5]
-        hint = f" ({', '.join(unknown)}, ...)" if unknown else ""
-        remarks.append(
-            f"{left_out} of {len(collection)} validation images have no class that the first "
-            f"classifier knows{hint}: they are left out"
-        )
-    shown = [known[str(collection.records[i].class_name)] for i in rows]
+    shown = [known.get(r.class_name or "", -1) for r in collection.records]
     wanted = _indices(spurious, space)
-    without = sorted(set(wanted) - set(shown))
-    if len(without) == len(set(wanted)):
+    both = set(shown) & set(wanted)
+    if not both:
         raise UsageError(
-            f"no validation image of {collection.uri} shows one of the {len(without)} classes "
+            f"no validation image of {collection.uri} shows one of the {len(set(wanted))} classes "
             f"that the spurious images of {spurious.images.uri} are for: nothing can be scored"
         )
-    if without:
+    remarks = []
+    if unlabelled := shown.count(-1):
+        unknown = sorted(names - set(known))
+        listed = f" ({_few(unknown)})" if unknown else ""
         remarks.append(
-            f"{len(without)} classes have spurious images but no validation images, and no score: "
-            + ", ".join(space[k] for k in without[:5])
+            f"{unlabelled} of {len(shown)} validation images have no class that "
+            f"{contenders[0].name} knows{listed}: they are left out"
         )
-    kept = [i for i, k in enumerate(wanted) if k not in without]
+    if without := sorted(set(wanted) - both):
+        remarks.append(
+            f"{len(without)} of {len(set(wanted))} classes with spurious images have no validation "
+            f"images, and no score: {_few([space[k] for k in without])}"
+        )
+    lacked: set[int] = set()
+    for contender in contenders:
+        lacks = {k for k in set(shown) - {-1} if contender.columns[k] < 0}
+        lacked |= lacks
+        if lacks:
+            remarks.append(
+                f"{contender.name} lacks {len(lacks)} of the {len(set(shown) - {-1})} classes "
+                f"({_few([space[k] for k in sorted(lacks)])}): their images are left out for all"
+            )
+    scored = both - lacked
+    if not scored:
+        raise UsageError(
+            f"there is no class that has spurious images and that all of "
+            f"{', '.join(c.name for c in contenders)} have: score them in runs of their own"
+        )
+    inside = [i for i, k in enumerate(shown) if k >= 0 and k not in lacked]
+    outside = [i for i, k in enumerate(wanted) if k in scored]
     return [
-        Side(SIDES[0], collection, tuple(rows), tuple(shown), tuple(None for _ in rows)),
-        Side(
-            SIDES[1],
-            spurious.images,
-            tuple(kept),
-            tuple(wanted[i] for i in kept),
-            tuple(spurious.components[i] for i in kept),
-        ),
+        _side(SIDES[0], collection, inside, shown, [None] * len(shown)),
+        _side(SIDES[1], spurious.images, outside, wanted, spurious.components),
     ], remarks
+
+
+def _side(
+    name: str,
+    collection: ImageCollection,
+    rows: Sequence[int],
+    classes: Sequence[int],
+    components: Sequence[int | None],
+) -> Side:
+    return Side(
+        name,
+        collection,
+        tuple(rows),
+        tuple(classes[i] for i in rows),
+        tuple(components[i] for i in rows),
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return "; ".join(names[:5]) + more
 
 
 def _indices(spurious: SpuriousCollection, space: Sequence[str]) -> list[int]:
@@ -105,24 +146,3 @@ def _indices(spurious: SpuriousCollection, space: Sequence[str]) -> list[int]:
             f"of {len(space)} classes, does not have: {', '.join(unknown)}"
         )
     return [known[c] for c in spurious.classes]
-
-
-def lacking(
-    contenders: Sequence[Contender], sides: Sequence[Side], space: Sequence[str]
-) -> list[str]:
-    remarks = []
-    scored = sorted(set(sides[1].classes))
-    for contender in contenders:
-        missing = [space[k] for k in scored if contender.columns[k] < 0]
-        if len(missing) == len(scored):
-            raise UsageError(
-                f"{contender.name} has none of the {len(scored)} classes that the spurious images "
-                "are for: score it in a run of its own"
-            )
-        if missing:
-            remarks.append(
-                f"{contender.name} lacks {', '.join(missing[:5])}"
-                + (f" and {len(missing) - 5} more classes" if len(missing) > 5 else "")
-                + f": its score is the mean over the other {len(scored) - len(missing)}"
-            )
-    return remarks
