@@ -47,7 +47,8 @@ EXPLAINED = 3_000
 TESTED = 4_000
 TOP = 32
 MINED = 120
-# A component shows a planted feature where this share of its mined images has it.
+# A component shows a planted feature where this share of the mined images that are called its class
+# has it.
 SHOWS = 0.5
 
 
@@ -233,7 +234,8 @@ TESTS = ("linked", "neutral", "crossed")
 
 
 def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:
-    """What was found against the links; a finding is true if its mined images show the feature."""
+    """What was found against the links; a finding is true where the images that it lets be called
+    its class show the feature."""
     links = {OBJECTS.index(link.object): shows(pool, link) for link in LINKS}
     findings = true = 0
     accepted, refused = set(), []
@@ -241,8 +243,8 @@ def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:
         k = judged.components.class_index
         has = links.get(k)
         planted = [
-            has is not None and bool(has[rows.astype(int)].mean() >= SHOWS)
-            for rows in judged.mined.rows
+            has is not None and called.any() and bool(has[rows[called].astype(int)].mean() >= SHOWS)
+            for rows, called in zip(judged.mined.rows, judged.mined.predicted, strict=True)
         ]
         suspicious = judged.suspicious
         same = judged.evidence.same_as

@@ -1,0 +1,148 @@
+"""SpuFix and its transfer against loops written from the formulas."""
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from whylens.errors import UsageError, WhylensError
+from whylens.neural_pca import Refit, class_components, refit, spufix, transfer
+
+RNG = np.random.default_rng(3)
+K, D, OTHER = 4, 12, 9
+WEIGHT, BIAS = RNG.normal(size=(K, D)), RNG.normal(size=K)
+WEIGHT2 = RNG.normal(size=(K, OTHER))
+LABELS = np.arange(200) % K
+FEATURES = np.abs(RNG.normal(size=(200, D)) + np.eye(K, D)[LABELS])
+# Another classifier that sees the same: its features follow from the first's, with noise.
+FEATURES2 = np.abs(FEATURES @ RNG.normal(size=(D, OTHER)) + 0.1 * RNG.normal(size=(200, OTHER)))
+SPURIOUS = {1: [0, 3, 2], 3: [5]}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return [class_components(k, WEIGHT[k], BIAS[k], FEATURES[k == LABELS], top=8) for k in range(K)]
+
+
+def test_logits_equal_a_loop_from_the_formula(found):
+    fix = spufix(found, SPURIOUS)
+    logits = FEATURES @ WEIGHT.T + BIAS
+    expected = logits.copy()
+    for row, phi in enumerate(FEATURES):
+        for k, chosen in SPURIOUS.items():
+            psi = WEIGHT[k] * phi
+            mean = (WEIGHT[k] * FEATURES[k == LABELS]).mean(0)
+            for component in chosen:
+                v = found[k].vectors[component]
+                alpha = v.sum() * (v @ (psi - mean))
+                expected[row, k] -= max(alpha, 0)
+    np.testing.assert_allclose(fix.fix(FEATURES, logits), expected, atol=1e-9)
+    assert (fix.fix(FEATURES, logits)[:, [0, 2]] == logits[:, [0, 2]]).all()
+    assert (expected < logits - 1e-3).any()
+
+
+def test_transfer_equals_a_loop_from_the_formula(found):
+    fix = transfer(spufix(found, SPURIOUS), FEATURES, FEATURES2, LABELS, WEIGHT2)
+    logits = FEATURES2 @ WEIGHT2.T
+    expected = logits.copy()
+    overlaps = []
+    for k, chosen in SPURIOUS.items():
+        inside = np.flatnonzero(k == LABELS)
+        psi2 = WEIGHT2[k] * FEATURES2
+        mean2 = psi2[inside].mean(0)
+        units = []
+        for component in sorted(chosen):
+            v = found[k].vectors[component]
+            mean = (WEIGHT[k] * FEATURES[inside]).mean(0)
+            total = np.zeros(OTHER)
+            for i in inside:
+                alpha = v.sum() * (v @ (WEIGHT[k] * FEATURES[i] - mean))
+                total += alpha * (psi2[i] - mean2)
+            units.append(total / np.linalg.norm(total))
+        u = np.stack(units, 1)
+        gram = u.T @ u
+        overlaps.append(np.abs(gram - np.diag(np.diag(gram))).max())
+        for row in range(len(FEATURES2)):
+            coordinates = np.linalg.solve(gram, u.T @ (psi2[row] - mean2))
+            for j in range(len(units)):
+                expected[row, k] -= max(coordinates[j] * units[j].sum(), 0)
+    # The directions do overlap, or the test would not tell.
+    assert max(overlaps) > 0.1
+    np.testing.assert_allclose(fix.fix(FEATURES2, logits), expected, atol=1e-8)
+
+
+def test_every_wrong_component_is_named(found):
+    with pytest.raises(UsageError, match="not 8; class 9 has no components"):
+        spufix(found, {1: [0, 8], 9: [1]})
+    with pytest.raises(UsageError, match="no spurious component"):
+        spufix(found, {1: []})
+
+
+def test_transfer_needs_images_of_the_class(found):
+    fix = spufix(found, SPURIOUS)
+    with pytest.raises(WhylensError, match="class 3 has 0 training images"):
+        transfer(fix, FEATURES, FEATURES2, np.where(LABELS == 3, 2, LABELS), WEIGHT2)
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Two classes told apart by feature 0 (faint) and by feature 1, which is spurious: the head
+    relies on it. Mined images have it without the class."""
+    rng = np.random.default_rng(5)
+    labels = np.arange(1000) % 2
+    features = rng.normal(size=(1000, 3)) * 0.3
+    features[:, 0] += labels
+    features[:, 1] += 3 * (labels == 1)
+    mined = rng.normal(size=(60, 3)) * 0.3 + [0, 3, 0]
+    head = np.array([[0.0, 0.0, 0.0], [1.5, 3.0, 0.0]]), np.array([4.5, 0.0])
+    return features, labels, mined, head
+
+
+def test_a_refitted_head_leans_less_on_the_feature(context):
+    features, labels, mined, (weight, bias) = context
+    shown = mined @ weight.T + bias
+    assert (shown.argmax(1) == 1).mean() > 0.9
+    known, of = np.zeros(60, int), np.ones(60, int)
+    fixed = refit(weight, bias, features, labels, mined, known, of, budget=0.05)
+    assert isinstance(fixed, Refit)
+    assert ((mined @ fixed.weight.T + fixed.bias).argmax(1) == 0).mean() > 0.9
+    assert ((features @ fixed.weight.T + fixed.bias).argmax(1) == labels).mean() > 0.9
+    assert fixed.cost <= 0.05
+    # Without labels the best other class stands in: here there is one.
+    blind = refit(weight, bias, features, labels, mined, np.full(60, -1), of, budget=0.05)
+    np.testing.assert_allclose(blind.weight, fixed.weight)
+
+
+def test_the_refitted_head_is_where_its_loss_is_least(context):
+    features, labels, mined, (weight, bias) = context
+    known, of = np.zeros(60, int), np.ones(60, int)
+    fixed = refit(weight, bias, features, labels, mined, known, of, strengths=(0.5,), budget=1.0)
+    spread = features.std(0, ddof=1)
+
+    def loss(w, b):
+        train = log_softmax(features @ w.T + b, axis=1)[np.arange(1000), labels].mean()
+        extra = log_softmax(mined @ w.T + b, axis=1)[np.arange(60), known].mean()
+        return -train - 0.5 * extra + 1e-3 * (((w - weight) * spread) ** 2).sum()
+
+    least = loss(fixed.weight, fixed.bias)
+    assert least < loss(weight, bias)
+    for step in (1e-2, -1e-2):
+        for index in np.ndindex(weight.shape):
+            moved = fixed.weight.copy()
+            moved[index] += step
+            assert loss(moved, fixed.bias) > least - 1e-7
+
+
+def test_a_refit_keeps_to_its_budget_or_stays_timid(context):
+    features, labels, mined, (weight, bias) = context
+    known, of = np.zeros(60, int), np.ones(60, int)
+    timid = refit(weight, bias, features, labels, mined, known, of, budget=-1.0)
+    assert timid.strength == 0.1
+
+
+def test_a_refit_refuses_features_of_another_classifier(context):
+    features, labels, mined, (weight, bias) = context
+    known, of = np.zeros(60, int), np.ones(60, int)
+    with pytest.raises(UsageError, match="the mined images have 2 features, the head 3"):
+        refit(weight, bias, features, labels, mined[:, :2], known, of)
+    with pytest.raises(UsageError, match="no mined images"):
+        refit(weight, bias, features, labels, mined[:0], known[:0], of[:0])
