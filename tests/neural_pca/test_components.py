@@ -133,14 +133,23 @@ def test_alpha_is_an_inner_product_with_the_features():
     assert found.constant == pytest.approx(float((features @ weight + bias).mean()))
 
 
-@pytest.mark.parametrize(("count", "size"), [(50, 6), (5, 30)])
-def test_the_order_of_images_does_not_matter(count, size):
-    features, weight, bias = drawn(11, count, size)
-    order = np.random.default_rng(0).permutation(count)
-    found = class_components(0, weight, bias, features, top=4)
-    again = class_components(0, weight, bias, features[order], top=4)
-    np.testing.assert_allclose(again.variances, found.variances, rtol=1e-9)
-    np.testing.assert_allclose(again.alphas(features), found.alphas(features), atol=1e-8)
+@settings(max_examples=30, deadline=None)
+@given(cases, st.randoms(use_true_random=False))
+def test_the_order_of_images_does_not_matter(case, generator):
+    features, weight, bias = drawn(*case)
+    order = list(range(case[1]))
+    generator.shuffle(order)
+    found = class_components(0, weight, bias, features, top=case[2])
+    again = class_components(0, weight, bias, features[order], top=case[2])
+    largest = found.variances.max(initial=0)
+    np.testing.assert_allclose(again.variances, found.variances, atol=1e-9 * largest)
+    gaps = np.abs(np.subtract.outer(found.variances, found.variances))
+    gaps += np.eye(len(gaps)) * 1e99
+    clear = np.flatnonzero(gaps.min(1, initial=1e99) > 1e-3 * largest)
+    scale = np.abs(features * weight).sum(1).max()
+    np.testing.assert_allclose(
+        again.alphas(features)[:, clear], found.alphas(features)[:, clear], atol=1e-7 * scale
+    )
 
 
 @pytest.mark.parametrize("count", [4, 40], ids=["by Gram", "by covariance"])
