@@ -90,11 +90,12 @@ def test_mining_in_blocks_finds_what_mining_at_once_finds(seed, block, count):
         k = components.class_index
         allowed = np.flatnonzero(labels != k)
         alphas = components.alphas(features)
-        once = mine(components, features, p, labels != k, count)
+        once = mine(components, features, p, labels, count)
         for c in range(3):
             rows = allowed[np.argsort(-alphas[allowed, c], kind="stable")[:count]]
             assert mined.rows[c].tolist() == [ids[row] for row in rows]
             assert once.rows[c].tolist() == rows.tolist()
+            assert mined.labels[c].tolist() == labels[rows].tolist()
             np.testing.assert_allclose(mined.alphas[c], alphas[rows, c], rtol=1e-9, atol=1e-12)
             np.testing.assert_allclose(mined.profiles[c], alphas[rows], rtol=1e-9, atol=1e-12)
             np.testing.assert_allclose(mined.probabilities[c], p[rows, k])
