@@ -111,12 +111,16 @@ def class_components(
     _require_finite(mean, class_index)
     centred -= mean
 
+    def gram(kind: type[np.floating]) -> NDArray[np.floating]:
+        rows = centred.astype(kind, copy=False)
+        return rows @ rows.T
+
     def apply(rows: Array) -> tuple[Array, Array]:
         halves = rows @ centred
         return halves, halves @ centred.T
 
     values, vectors = leading(
-        lambda kind: _gram(centred.astype(kind, copy=False)),
+        gram,
         apply,
         centred.sum(1),
         min(top, count - 1),
@@ -161,13 +165,6 @@ def from_moments(
         row,
         bias,
     )
-
-
-def _gram(rows: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The lower triangle of rows rows^T, half the work of the product."""
-    update = scipy.linalg.blas.get_blas_funcs("syrk", (rows,))
-    gram: NDArray[np.floating] = update(1.0, rows.T, trans=1, lower=1)
-    return gram
 
 
 def _orthonormal(rows: Array) -> Array:

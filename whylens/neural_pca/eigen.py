@@ -1,10 +1,11 @@
 """The leading eigenpairs of a symmetric matrix, at nearly the price of single precision.
 
-LAPACK finds a slightly larger subspace in single precision. In it the eigenproblem is solved again
-in double precision (Rayleigh and Ritz), which leaves errors of second order in eigenvalues and of
-first order, from outside of the subspace, in eigenvectors. The residuals bound these
-(Davis and Kahan 1970, sin theta); where the bound is too large, the whole is done in double
-precision instead.
+A slightly larger subspace is found in single precision, by a block Krylov method where that
+converges (Golub and Underwood 1977, with full orthogonalisation) and by LAPACK where it does not.
+In it the eigenproblem is solved again in double precision (Rayleigh and Ritz), which leaves errors
+of second order in eigenvalues and of first order, from outside of the subspace, in eigenvectors.
+The residuals bound these (Davis and Kahan 1970, sin theta); where the bound is too large, the whole
+is done in double precision instead.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,10 @@ SINGLE_FROM = 256
 SINGLE_SHARE = 0.25
 # More vectors than are asked for: they set the last ones apart from what is left out.
 GUARD = 16
+# Vectors of a block of the Krylov method: more are faster each, but as many more are needed.
+BLOCK = 16
+# Residuals, relative to the eigenvalue, at which it has converged as far as single precision goes.
+CONVERGED = 1e-5
 # The largest error of an eigenvector, and of its inner product with `goal`, both relative.
 TOLERANCE = 1e-4
 
@@ -37,8 +42,7 @@ def leading(
     Parameters
     ----------
     matrix
-        The lower triangle of the matrix G [n, n], positive semi-definite, in the precision asked
-        for, as a new array.
+        The matrix G [n, n], positive semi-definite, in the precision asked for, as a new array.
     apply
         Rows [m, n] times F [m, d], and times G [m, n], in double precision.
     goal
@@ -49,14 +53,83 @@ def leading(
     """
     size = len(goal)
     if size >= SINGLE_FROM and count + GUARD <= SINGLE_SHARE * size:
-        single = matrix(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            single = matrix(np.float32)
         # No entry is larger than the largest of the diagonal: it tells whether any overflowed.
         if np.isfinite(np.diag(single)).all():
-            found = _refined(_largest(single, count + GUARD)[1], apply, goal, count)
+            start = _krylov(single, count)
+            if start is None:
+                start = _largest(single, count + GUARD)[1]
+            found = _refined(start, apply, goal, count)
             if found is not None:
                 return found
     values, vectors = _largest(matrix(np.float64), count)
     return values, apply(vectors)[0]
+
+
+def _krylov(matrix: NDArray[np.float32], count: int) -> Array | None:
+    """Vectors [count + GUARD, n] that span the leading eigenvectors; None without convergence.
+
+    A block of b vectors sees at most b dimensions of an eigenspace. So at the end what the method
+    has not seen is searched from new random vectors: None if there is as large an eigenvalue.
+    """
+    size = len(matrix)
+    # Half of the dimensions cost as much as LAPACK; three blocks more are for the search.
+    limit, check = size // 2 // BLOCK * BLOCK, 3 * (count + GUARD)
+    if check > limit:
+        return None
+    rows = np.empty((limit + 3 * BLOCK, size), np.float32)
+    projected = np.zeros((len(rows), len(rows)), np.float32)
+    generator = np.random.default_rng(0)
+
+    def drawn(stop: int) -> NDArray[np.float32]:
+        new = generator.normal(size=(BLOCK, size)).astype(np.float32)
+        for _ in range(2):
+            _take_out(rows[:stop], new)
+        return np.linalg.qr(new.T)[0].T
+
+    def extend(block: NDArray[np.float32], stop: int) -> tuple[NDArray[np.float32], Array]:
+        """The next block, and what the image of this one has outside of all rows up to `stop`."""
+        start = stop - BLOCK
+        rows[start:stop] = block
+        image = block @ matrix
+        # Nearly all that an image shares with the rows it shares with the last two blocks.
+        near = slice(max(0, start - BLOCK), stop)
+        projected[start:stop, near] = _take_out(rows[near], image)
+        projected[start:stop, :stop] += _take_out(rows[:stop], image)
+        following, outside = np.linalg.qr(image.T)
+        return following.T, outside
+
+    block = drawn(0)
+    for stop in range(BLOCK, limit + 1, BLOCK):
+        block, outside = extend(block, stop)
+        sizes = np.abs(np.diag(outside))
+        if not sizes.min() > 1e-6 * np.abs(projected[:BLOCK, :BLOCK]).max():
+            return None  # The space is exhausted: its next vectors would be rounding noise.
+        if stop < check:
+            continue
+        values, mix = np.linalg.eigh(projected[:stop, :stop])
+        residuals = np.linalg.norm(outside @ mix[-BLOCK:, -count:], axis=0)
+        if (residuals <= CONVERGED * values[-count:]).all():
+            break
+        check = stop + 4 * BLOCK
+    else:
+        return None
+    block = drawn(stop)
+    for end in range(stop + BLOCK, stop + 3 * BLOCK + 1, BLOCK):
+        block, _ = extend(block, end)
+    unseen = projected[stop:end, stop:end]
+    if np.linalg.eigvalsh(unseen)[-1] >= values[-count]:
+        return None
+    vectors = mix[:, : -count - GUARD - 1 : -1].T @ rows[:stop]
+    return vectors.astype(np.float64)
+
+
+def _take_out(rows: NDArray[np.float32], block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make a block [b, n] orthogonal to rows [m, n], in place; its inner products with them."""
+    products = block @ rows.T
+    block -= products @ rows
+    return products
 
 
 def _largest(matrix: NDArray[np.floating], count: int) -> tuple[Array, Array]:
