@@ -2,8 +2,9 @@
 
 from whylens.neural_pca.census import Census
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments
-from whylens.neural_pca.index import FeatureIndex
+from whylens.neural_pca.index import FeatureIndex, ShardedIndex
 from whylens.neural_pca.moments import Moments
+from whylens.neural_pca.queries import Found, component_exemplars, neighbours, neuron_exemplars
 from whylens.neural_pca.ranking import Evidence, Surroundings, judge, typical_words
 from whylens.neural_pca.refit import Refit, refit
 from whylens.neural_pca.spufix import SpuFix, spufix, transfer
@@ -14,16 +15,21 @@ __all__ = [
     "ClassComponents",
     "Evidence",
     "FeatureIndex",
+    "Found",
     "Mined",
     "Miner",
     "Moments",
     "Refit",
+    "ShardedIndex",
     "SpuFix",
     "Surroundings",
     "class_components",
+    "component_exemplars",
     "from_moments",
     "judge",
     "mine",
+    "neighbours",
+    "neuron_exemplars",
     "refit",
     "spufix",
     "transfer",
