@@ -41,6 +41,7 @@ JOBS = {
         "investigate", "InvestigateSpec", "run", "From images to findings in pictures: all stages."
     ),
     "embed": Job("single", "EmbedSpec", "run_embed", "Features and predictions of a collection."),
+    "index": Job("single", "IndexSpec", "run_index", "A faiss index of features, to search."),
     "components": Job(
         "single", "ComponentsSpec", "run_components", "Neural PCA of every class, judged."
     ),
@@ -171,6 +172,46 @@ def report(
     """Write a run's report.html again."""
     module = importlib.import_module("whylens.jobs.report")
     typer.echo(module.run(module.ReportSpec(run=run)))
+
+
+@app.command()
+def search(
+    run: Annotated[str, typer.Argument(help="Run folder; its sources are looked in too.")],
+    class_: Annotated[str | None, typer.Option("--class", help="A class, name or number.")] = None,
+    component: Annotated[int | None, typer.Option(help="Images that activate it most.")] = None,
+    neuron: Annotated[int | None, typer.Option(help="Images that activate it most.")] = None,
+    like: Annotated[str | None, typer.Option(help="Id of an image: its neighbours.")] = None,
+    of_class: Annotated[
+        bool, typer.Option("--of-class", help="Neighbours in the class's alphas, not in phi.")
+    ] = False,
+    among_class: Annotated[
+        bool, typer.Option("--among-class", help="Only the class's images.")
+    ] = False,
+    without_class: Annotated[
+        bool, typer.Option("--without-class", help="Only images that do not show the class.")
+    ] = False,
+    collection: Annotated[str, typer.Option(help="main, or second.")] = "main",
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no table.")] = False,
+) -> None:
+    """Images that activate a component or a neuron most, or lie near an image.
+
+    Three questions: --class X --component L, --neuron N, or --like IMAGE_ID.
+    """
+    module = importlib.import_module("whylens.jobs.search")
+    question = module.Question(
+        class_name=class_, component=component, neuron=neuron, like=like, of_class=of_class,
+        among_class=among_class, without_class=without_class, collection=collection, count=count,
+    )  # fmt: skip
+    answer = module.search(run, question)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(answer.record()))
+    else:
+        from whylens.jobs.terminal import show_images
+
+        show_images(answer)
 
 
 @app.command()

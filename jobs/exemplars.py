@@ -34,7 +34,10 @@ class ExemplarSettings(BaseModel):
         3, ge=0, description="Fill up to this many with the most suspicious components."
     )
     exemplars: int = Field(6, ge=1, description="Exemplars a finding.")
-    index: str = Field("Flat", description="faiss index of the features, as a factory string.")
+    index: str = Field(
+        "Flat",
+        description="faiss index of the features, as a factory string, where no index job ran.",
+    )
 
 
 class ExemplarsSpec(JobSpec):
@@ -143,8 +146,9 @@ class Exhibitor:
     """A worker: holds the index and the collections, shows one finding a call."""
 
     def __init__(self, run: Run, lineage: Lineage, settings: ExemplarSettings, device: str) -> None:
-        """Load the classifier, list the collections, build the index over features."""
+        """Load the classifier, list the collections, open or build the index over features."""
         from whylens.classifiers import load_classifier
+        from whylens.jobs.index import open_index
         from whylens.neural_pca import FeatureIndex
 
         self.run, self.lineage, self.settings = run, lineage, settings
@@ -154,7 +158,7 @@ class Exhibitor:
         self.collection = open_collection(str(lineage.setting("images")))
         second = lineage.setting("second")
         self.pool = open_collection(str(second)) if second else self.collection
-        self.index = FeatureIndex.build(
+        self.index = open_index(lineage, "main", self.classifier) or FeatureIndex.build(
             self.main.features,
             self.main.ids,
             fingerprint=self.classifier.fingerprint,
@@ -163,13 +167,21 @@ class Exhibitor:
 
     def __call__(self, unit: FindingUnit) -> int:
         """Write exemplars and mined images of a finding; how many exemplars."""
+        from whylens.neural_pca import component_exemplars
+
         row = unit.row
         k, component = row["class_index"], row["component"]
         found = read_components(self.lineage, k)
-        of_class = np.flatnonzero(self.labels == k)
-        count = min(self.settings.exemplars, len(of_class))
-        _, places = self.index.search(found.directions[[component]], count, among=of_class)
-        ids = [self.main.ids[place] for place in places[0] if place >= 0]
+        of_class = [self.index.row_of(self.main.ids[p]) for p in np.flatnonzero(self.labels == k)]
+        ids = list(
+            component_exemplars(
+                self.index,
+                found,
+                component,
+                self.settings.exemplars,
+                among=np.asarray(of_class, np.int64),
+            ).ids
+        )
         shown = self._show(self.collection, ids, k, component, found)
         mined = self._show(
             self.pool, row["mined_ids"][: self.settings.exemplars], k, component, found

@@ -30,7 +30,7 @@ class Lineage:
         UsageError
             If no run has it.
         """
-        return self._holder(name).table(name)
+        return self.holder(name).table(name)
 
     def has(self, name: str) -> bool:
         """Whether any run has a part of the table."""
@@ -45,9 +45,16 @@ class Lineage:
 
     def file(self, table: str, name: str) -> bytes:
         """A file beside the parts of a table."""
-        return self._holder(table).storage.read(name)
+        return self.holder(table).storage.read(name)
 
-    def _holder(self, table: str) -> Run:
+    def holder(self, table: str) -> Run:
+        """The nearest run that has a part of the table.
+
+        Raises
+        ------
+        UsageError
+            If no run has it.
+        """
         for run in self.runs:
             if run.table(table).units():
                 return run

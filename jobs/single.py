@@ -12,10 +12,12 @@ from whylens.jobs import disagreements as disagreements_job
 from whylens.jobs import embed as embed_job
 from whylens.jobs import exemplars as exemplars_job
 from whylens.jobs import generate as generate_job
+from whylens.jobs import index as index_job
 from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentsSpec
 from whylens.jobs.embed import EmbedSpec
 from whylens.jobs.exemplars import ExemplarsSpec
+from whylens.jobs.index import IndexSpec
 from whylens.jobs.investigate import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
@@ -75,6 +77,13 @@ def run_embed(spec: EmbedSpec) -> Run:
     run = _start(spec, "embed")
     with session():
         embed_job.embed(run, spec, spec.placement)
+    return _finished(run)
+
+
+def run_index(spec: IndexSpec) -> Run:
+    run = _start(spec, "index", spec.source)
+    with session():
+        index_job.index(run, Lineage(run), spec.index, spec.placement)
     return _finished(run)
 
 

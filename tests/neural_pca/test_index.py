@@ -1,8 +1,11 @@
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from whylens.errors import UsageError
-from whylens.neural_pca import FeatureIndex, class_components
+from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 
 
 def clustered(count=600, size=16, seed=0):
@@ -111,3 +114,153 @@ def test_an_index_of_another_classifier_or_of_none_is_refused(tmp_path):
         FeatureIndex.load(tmp_path, fingerprint="beef")
     with pytest.raises(UsageError, match="no index in"):
         FeatureIndex.load(tmp_path / "nowhere", fingerprint="f00d")
+
+
+def test_an_approximate_index_is_set_to_the_recall_that_is_asked_for():
+    features = clustered(3000)
+    found = class_components(0, np.random.default_rng(3).normal(size=16), 0, features[:300], top=12)
+    fresh = class_components(1, np.random.default_rng(4).normal(size=16), 0, features[300:600], 12)
+    index, recall = build(features, "IVF64,PQ8x4fs,RFlat").calibrated(
+        features, found.directions, recall=0.97
+    )
+    assert recall >= 0.97
+    _, rows = index.search(found.directions, 5)
+    _, expected = brute(features, found.directions, 5)
+    assert hits(rows, expected) == pytest.approx(recall)
+    _, rows = index.search(fresh.directions, 5)
+    _, expected = brute(features, fresh.directions, 5)
+    assert hits(rows, expected) > 0.9
+    # It looks at less than everything for it.
+    assert index.effort != "nprobe=64,k_factor_rf=512"
+
+
+def test_an_index_too_coarse_for_a_recall_says_so(caplog):
+    features = clustered(3000)
+    _, recall = build(features, "PQ2x4").calibrated(features, features[:50] - 1, recall=0.99)
+    assert recall < 0.99
+    index, best = build(features, "IVF64,PQ2x4").calibrated(features, features[:50] - 1, recall=1.0)
+    assert best < 1
+    assert "100 % are asked for" in caplog.text
+    assert index.effort.startswith("nprobe=")
+
+
+def hits(rows, expected):
+    """Mean share of the expected rows that were found."""
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(rows, expected, strict=True)])
+
+
+@pytest.mark.parametrize("factory", ["PCA12,Flat", "PCA12,IVF16,Flat"])
+def test_short_queries_are_not_lost_in_a_projection(factory):
+    """faiss adds the projection's offset to queries, too: it outweighs short ones."""
+    features = clustered(2000) + 3
+    directions = np.linalg.svd(features - features.mean(0), full_matrices=False)[2][:5]
+    for scale in (1.0, 1e-4):
+        _, rows = build(features, factory).search(directions * scale, 10)
+        _, expected = brute(features, directions * scale, 10)
+        assert hits(rows, expected) > 0.8
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "HNSW16", "PQ8x4fs,RFlat"])
+@pytest.mark.parametrize("share", [0.03, 0.9])
+def test_images_left_out_are_not_found_and_the_next_ones_are(factory, share):
+    features = clustered()
+    queries = np.random.default_rng(2).normal(size=(9, 16))
+    by_score = brute(features, queries[:1], 600)[1][0]
+    without = by_score[: int(600 * share)]  # the first query's best
+    _, rows = build(features, factory).search(queries, 6, without=without)
+    left = np.setdiff1d(np.arange(600), without)
+    _, expected = brute(features[left], queries, 6)
+    assert not set(rows.ravel()) & set(without)
+    if factory == "Flat":
+        np.testing.assert_array_equal(rows, left[expected])
+    else:
+        assert hits(rows[:1], left[expected[:1]]) > 0.5
+
+
+def test_all_images_left_out_leave_none():
+    index = build(clustered(30))
+    scores, rows = index.search(np.ones((2, 16)), 4, without=np.arange(29))
+    assert rows.tolist() == [[29, -1, -1, -1]] * 2
+    assert np.isneginf(scores[:, 1:]).all()
+    _, rows = index.search(np.ones((1, 16)), 2, among=np.arange(9), without=np.arange(9))
+    assert rows.tolist() == [[-1, -1]]
+
+
+@pytest.fixture
+def sharded():
+    """(the same features in three unequal shards, all of them)."""
+    features = clustered()
+    ids = [f"image-{row}" for row in range(len(features))]
+    trained = FeatureIndex.train(features, fingerprint="f00d")
+    bounds = [0, 50, 420, 600]
+    return ShardedIndex(
+        tuple(trained.filled(features[a:b], ids[a:b]) for a, b in pairwise(bounds))
+    ), features
+
+
+@pytest.mark.parametrize("limit", ["none", "among", "without"])
+def test_shards_answer_as_one_index_does(sharded, limit):
+    shards, features = sharded
+    queries = np.random.default_rng(2).normal(size=(9, 16))
+    some = np.arange(0, 600, 7)
+    limits = {} if limit == "none" else {limit: some}
+    scores, rows = shards.search(queries, 60, **limits)
+    one_scores, one_rows = build(features).search(queries, 60, **limits)
+    np.testing.assert_array_equal(rows, one_rows)
+    np.testing.assert_allclose(scores, one_scores, rtol=1e-5)
+    assert shards.ids == build(features).ids
+    np.testing.assert_array_equal(shards.features(rows[0]), features[rows[0]])
+    assert [shards.row_of(f"image-{row}") for row in (0, 49, 50, 599)] == [0, 49, 50, 599]
+
+
+def test_shards_trained_once_share_what_was_learned():
+    features = clustered(2000)
+    trained = FeatureIndex.train(features[::2], fingerprint="f00d", factory="IVF16,PQ8x4fs,RFlat")
+    assert trained.ids == ()
+    queries = np.random.default_rng(5).normal(size=(20, 16))
+    shards = []
+    for first in (0, 1000):
+        part = features[first : first + 1000]
+        shard = trained.filled(part, [str(first + row) for row in range(1000)])
+        shards.append(shard.calibrated(part, queries)[0])
+    _, rows = ShardedIndex(tuple(shards)).search(queries, 5)
+    assert hits(rows, brute(features, queries, 5)[1]) >= 0.9
+
+
+def test_shards_that_do_not_belong_together_are_refused():
+    shard = build(clustered(20))
+    other = FeatureIndex.build(clustered(20), shard.ids, fingerprint="beef")
+    with pytest.raises(UsageError, match=r"beef.*f00d"):
+        ShardedIndex((shard, other))
+    with pytest.raises(UsageError, match=r"16 and of 8"):
+        ShardedIndex((shard, build(clustered(20, size=8))))
+    with pytest.raises(UsageError, match="no shards"):
+        ShardedIndex(())
+
+
+def test_what_does_not_fit_an_index_is_named():
+    index = build(clustered(20))
+    with pytest.raises(UsageError, match=r"\[Q, 16\].*\[1, 15\]"):
+        index.search(np.ones((1, 15)), 3)
+    with pytest.raises(UsageError, match="query is not finite"):
+        index.search(np.full((1, 16), np.nan), 3)
+    with pytest.raises(UsageError, match="15 values, the index 16"):
+        index.filled(np.ones((2, 15)), ["a", "b"])
+    with pytest.raises(UsageError, match="no features"):
+        build(np.zeros((0, 16)))
+    with pytest.raises(UsageError, match="image-20"):
+        index.row_of("image-20")
+
+
+@pytest.mark.parametrize("factory", ["SQfp16", "IVF16,SQfp16", "PCA12,IVF16,PQ4x4fs,RFlat"])
+def test_a_packed_index_answers_as_before(tmp_path, factory):
+    features = clustered(2000)
+    queries = np.random.default_rng(5).normal(size=(4, 16))
+    index, _ = build(features, factory).calibrated(features, queries)
+    index.save(tmp_path, "shard-0")
+    mapped = FeatureIndex.load(tmp_path, fingerprint="f00d", name="shard-0")
+    for copy in (FeatureIndex.unpacked(*index.packed()), mapped):
+        assert copy.effort == index.effort
+        np.testing.assert_array_equal(copy.search(queries, 5)[1], index.search(queries, 5)[1])
+        np.testing.assert_allclose(copy.features(np.arange(9)), features[:9], atol=5e-3)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()

@@ -232,9 +232,13 @@ class FeatureIndex:
             kept = np.take_along_axis(good, order, 1)
             scores[open_, :width] = np.where(kept, np.take_along_axis(got, order, 1), -np.inf)
             rows[open_, :width] = np.where(kept, np.take_along_axis(places, order, 1), -1)
+            open_ = open_[good.sum(1) < count]
             if asked == most:
                 break
-            open_ = open_[good.sum(1) < count]
+        allowed = np.flatnonzero(~barred[:-1])
+        if len(open_) and len(allowed) and (rows[open_, min(count, len(allowed)) - 1] < 0).any():
+            # An approximate kind may see no more than this, however much is asked of it.
+            scores[open_], rows[open_] = self._exact(queries[open_], count, allowed)
         return scores, rows
 
     def features(self, rows: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -458,8 +462,9 @@ class ShardedIndex:
         if rows is None:
             return None
         first, end = self.offsets[number], self.offsets[number + 1]
-        wanted = np.asarray(rows, dtype=np.int64)
-        return wanted[(wanted >= first) & (wanted < end)] - first
+        wanted: Rows = np.asarray(rows, dtype=np.int64)
+        inside: Rows = wanted[(wanted >= first) & (wanted < end)] - first
+        return inside
 
 
 def require_classifier(built_for: str, fingerprint: str, where: str) -> None:

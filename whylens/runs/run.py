@@ -47,15 +47,17 @@ class Table:
         pq.write_table(rows, buffer, compression="zstd")
         self._storage.write(self._part(unit), buffer.getvalue())
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All parts by unit name, of the columns named.
+    def read(
+        self, columns: Sequence[str] | None = None, units: Sequence[str] | None = None
+    ) -> pa.Table:
+        """All parts by unit name, or those of some units, of the columns named.
 
         Raises
         ------
         UsageError
             If no part is there: the stage that writes the table has not run.
         """
-        units = self.units()
+        units = self.units() if units is None else units
         if not units:
             raise UsageError(
                 f"the run {self._storage.url} has no table {self.name!r}: its stage has not run"
