@@ -166,7 +166,10 @@ def _train(
     parts = [part for unit in units if unit.collection == main for part in unit.parts]
     sample = _sample(lineage, main, parts, settings.sample)
     trained = FeatureIndex.train(
-        sample.features, fingerprint=classifier.fingerprint, factory=settings.factory
+        sample.features,
+        sample.ids,
+        fingerprint=classifier.fingerprint,
+        factory=settings.factory,
     )
     queries = sample_queries(sample, classifier)
     logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))

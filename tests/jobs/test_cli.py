@@ -384,7 +384,7 @@ def listed(capsys, monkeypatch, *words: str) -> str:
 def test_help_lists_every_job(capsys, monkeypatch):
     text = listed(capsys, monkeypatch)
     assert [name for name, job in JOBS.items() if name not in text or job.help not in text] == []
-    for name in ("demo", "report", "dashboard", "submit", "planted"):
+    for name in ("demo", "report", "search", "dashboard", "submit", "planted"):
         assert re.search(rf"\b{name}\b", text)
 
 
@@ -392,6 +392,7 @@ def test_help_lists_every_job(capsys, monkeypatch):
     ("job", "options"),
     [
         ("embed", "--images --second --classifier --unit --batch --out"),
+        ("index", "--source --out"),
         ("components", "--source --out"),
         ("exemplars", "--source --out"),
         ("generate", "--source --sampler --out"),

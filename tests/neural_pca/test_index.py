@@ -191,7 +191,7 @@ def sharded():
     """(the same features in three unequal shards, all of them)."""
     features = clustered()
     ids = [f"image-{row}" for row in range(len(features))]
-    trained = FeatureIndex.train(features, fingerprint="f00d")
+    trained = FeatureIndex.train(features, ids, fingerprint="f00d")
     bounds = [0, 50, 420, 600]
     return ShardedIndex(
         tuple(trained.filled(features[a:b], ids[a:b]) for a, b in pairwise(bounds))
@@ -215,7 +215,12 @@ def test_shards_answer_as_one_index_does(sharded, limit):
 
 def test_shards_trained_once_share_what_was_learned():
     features = clustered(2000)
-    trained = FeatureIndex.train(features[::2], fingerprint="f00d", factory="IVF16,PQ8x4fs,RFlat")
+    trained = FeatureIndex.train(
+        features[::2],
+        [str(row) for row in range(0, 2000, 2)],
+        fingerprint="f00d",
+        factory="IVF16,PQ8x4fs,RFlat",
+    )
     assert trained.ids == ()
     queries = np.random.default_rng(5).normal(size=(20, 16))
     shards = []

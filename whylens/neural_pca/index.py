@@ -94,7 +94,12 @@ class FeatureIndex:
 
     @classmethod
     def train(
-        cls, sample: NDArray[np.floating], *, fingerprint: str, factory: str = "Flat"
+        cls,
+        sample: NDArray[np.floating],
+        ids: Sequence[str],
+        *,
+        fingerprint: str,
+        factory: str = "Flat",
     ) -> "FeatureIndex":
         """An empty index, trained on a sample of features [n, D]; on a GPU where faiss sees one.
 
@@ -102,10 +107,10 @@ class FeatureIndex:
         ------
         UsageError
             If the string is none that faiss knows, there are too few images to train such an index
-            or none, or a feature is not finite.
+            or none, or a feature is not finite (the image is named).
         """
         faiss = importlib.import_module("faiss")
-        rows = _checked(sample, [f"row {row} of the sample" for row in range(len(sample))])
+        rows = _checked(sample, ids)
         try:
             index = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
@@ -136,8 +141,7 @@ class FeatureIndex:
         UsageError
             As `train` and `filled`.
         """
-        _checked(features, ids)
-        trained = cls.train(features, fingerprint=fingerprint, factory=factory)
+        trained = cls.train(features, ids, fingerprint=fingerprint, factory=factory)
         return trained.filled(features, ids)
 
     def filled(self, features: NDArray[np.floating], ids: Sequence[str]) -> "FeatureIndex":
