@@ -1,6 +1,8 @@
 """Images in the columns of Parquet files."""
 
 import pickle
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow.dataset import dataset
 
 from whylens.errors import UsageError
 from whylens.images import RejectedImageError, open_collection
+from whylens.images.parquet_rows import ParquetRows
 
 from .conftest import plain
 
@@ -50,9 +56,7 @@ def test_large_binary_will_do_too(kind: pa.DataType, tmp_path: Path) -> None:
     assert (collection.load(collection.records[4]) == COLOURS[4]).all()
 
 
-def test_ids_labels_and_captions_come_from_their_columns_and_ids_are_sorted(
-    tmp_path: Path,
-) -> None:
+def test_ids_labels_and_captions_come_from_their_columns_in_row_order(tmp_path: Path) -> None:
     columns = {
         "image": IMAGES[:3],
         "id": ["c", "a", "b"],
@@ -61,12 +65,12 @@ def test_ids_labels_and_captions_come_from_their_columns_and_ids_are_sorted(
     }
     collection = open_collection(write(tmp_path / "a.parquet", columns))
     assert [(r.id, r.class_name, r.caption) for r in collection.records] == [
+        ("c", "cat", "a cat"),
         ("a", None, "nothing"),
         ("b", "dog", None),
-        ("c", "cat", "a cat"),
     ]
     shown = [collection.load(r)[0, 0].tolist() for r in collection.records]
-    assert shown == [list(COLOURS[1]), list(COLOURS[2]), list(COLOURS[0])]
+    assert shown == [list(colour) for colour in COLOURS[:3]]
 
 
 @pytest.mark.parametrize(("id_", "label", "text"), [("key", "label", "text"),
@@ -160,3 +164,37 @@ def test_a_collection_travels_to_workers(tmp_path: Path) -> None:
     collection = open_collection(write(tmp_path / "a.parquet", {"image": IMAGES}))
     there = pickle.loads(pickle.dumps(collection))
     assert np.array_equal(there.load(there.records[3]), np.full((4, 6, 3), COLOURS[3]))
+
+
+def test_rows_in_order_read_each_row_group_once_and_no_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "p" / "a.parquet", {"image": IMAGES * 60}, row_group_size=200)
+    write(tmp_path / "p" / "b.parquet", {"image": IMAGES[::-1]})
+    opened, batches = [], []
+    real = pq.ParquetFile.iter_batches
+
+    def counted(self: Any, size: int, **options: Any) -> Any:
+        opened.append(options["row_groups"])
+        for batch in real(self, size, **options):
+            batches.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    collection = open_collection(f"parquet:{tmp_path}/p")
+    with ThreadPoolExecutor(2) as threads:
+        images = list(threads.map(collection.load, collection.records))
+    shown = [tuple(image[0, 0].tolist()) for image in images]
+    assert shown == COLOURS * 60 + COLOURS[::-1]
+    assert opened == [[0], [1], [0]]
+    assert max(batches) <= 64
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(0, 299), min_size=1, max_size=12))
+def test_rows_in_any_order_are_the_right_ones(rows: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = pa.table({"image": [str(k).encode() for k in range(300)]})
+        pq.write_table(table, f"{folder}/a.parquet", row_group_size=130)
+        values = ParquetRows(dataset(folder, format="parquet"), "image")
+        assert [values[row] for row in rows] == [str(row).encode() for row in rows]

@@ -2,18 +2,19 @@
 
 from whylens.images.collection import (
     ImageCollection,
-    ImageRecord,
     Rejected,
     RejectedImageError,
     labels_of,
     units,
 )
+from whylens.images.listing import ImageRecord, Records
 from whylens.images.matching import match_classes, near_classes
 from whylens.images.opening import open_collection
 
 __all__ = [
     "ImageCollection",
     "ImageRecord",
+    "Records",
     "Rejected",
     "RejectedImageError",
     "labels_of",

@@ -1,25 +1,17 @@
 """An image collection: a listing of images with stable ids, and a way to load each."""
 
+from __future__ import annotations
+
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One image of a collection.
-
-    `id` is stable across machines (a relative path, a key, a row); `path` is for people;
-    `class_name` is the collection's own label, None where there is none.
-    """
-
-    id: str
-    path: str
-    class_name: str | None = None
-    caption: str | None = None
+from whylens.images.listing import ImageRecord, Records
 
 
 class RejectedImageError(Exception):
@@ -43,13 +35,14 @@ class ImageCollection(ABC):
     uri
         What `open_collection` was given.
     records
-        All images, sorted by id. Listing decodes nothing.
+        All images, in an order that stays: by id, or by row where they come in rows. Listing
+        decodes nothing.
     rejected
         What the listing itself left out.
     """
 
     uri: str
-    records: tuple[ImageRecord, ...]
+    records: Records
     rejected: tuple[Rejected, ...] = ()
 
     @abstractmethod
@@ -61,6 +54,12 @@ class ImageCollection(ABC):
         RejectedImageError
             If it is corrupt, truncated, empty, too large, or no image.
         """
+
+    def part(self, which: slice) -> Self:
+        """The collection of a slice of the records: all that a worker needs to load those."""
+        part = copy.copy(self)
+        part.records, part.rejected = self.records[which], ()
+        return part
 
     def __len__(self) -> int:
         return len(self.records)

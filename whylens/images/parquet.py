@@ -3,11 +3,15 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
-from whylens.images.collection import ImageCollection, ImageRecord, RejectedImageError
+from whylens.images.collection import ImageCollection, RejectedImageError
 from whylens.images.decoding import decode
+from whylens.images.listing import ImageRecord, Records
+from whylens.images.parquet_rows import ParquetRows
 
 IMAGE_COLUMNS = ("image", "bytes", "jpg", "png", "webp")
 CLASS_COLUMNS = ("class_name", "label_name", "label", "class", "cls")
@@ -19,6 +23,7 @@ class ParquetCollection(ImageCollection):
 
     The image column is the first of `image`, `bytes`, `jpg`, `png`, `webp`: bytes, or a struct with
     a field `bytes` as Hugging Face writes it. An `id` column gives ids, otherwise the row number.
+    Records are in the order of the rows, so that neighbours are read together.
     """
 
     def __init__(self, uri: str) -> None:
@@ -53,33 +58,27 @@ class ParquetCollection(ImageCollection):
             "caption": next((c for c in CAPTION_COLUMNS if c in names), None),
         }
         table = dataset.to_table(columns=[c for c in wanted.values() if c])
-        columns = {k: table[c].to_pylist() if c else [None] * count for k, c in wanted.items()}
-        records = []
-        self._rows: dict[str, int] = {}
-        for row in range(count):
-            given = columns["id"][row]
-            name = f"{row:09d}" if given is None else str(given)
-            label = columns["class"][row]
-            caption = columns["caption"][row]
-            self._rows[name] = row
-            records.append(
-                ImageRecord(
-                    name,
-                    f"{uri}#{row}",
-                    None if label is None else str(label),
-                    None if caption is None else str(caption),
-                )
-            )
-        if len(self._rows) < count:
-            raise UsageError(f"{uri}: {count - len(self._rows)} ids occur more than once")
-        self.records = tuple(sorted(records, key=lambda r: r.id))
+        columns = {k: _words(table[c]) if c else None for k, c in wanted.items()}
+        rows = np.arange(count)
+        ids = pc.utf8_lpad(pa.array(rows).cast(pa.string()), 9, "0").cast(pa.large_string())
+        if columns["id"] is not None:
+            ids = pc.coalesce(columns["id"], ids)
+        twice = count - pc.count_distinct(ids).as_py()
+        if twice:
+            raise UsageError(f"{uri}: {twice} ids occur more than once")
+        self.records = Records(
+            ids,
+            f"{uri}#",
+            tails=pa.array(rows).cast(pa.string()),
+            classes=columns["class"],
+            captions=columns["caption"],
+            place=(rows,),
+        )
+        self._rows = ParquetRows(dataset, self._column)
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
-        import pyarrow.dataset as ds
-
-        row = self._rows[record.id]
-        table = ds.dataset(self.uri, format="parquet").take([row], columns=[self._column])
-        value: Any = table[self._column][0].as_py()
+        (row,) = record.place
+        value = self._rows[row]
         if isinstance(value, dict):
             value = value.get("bytes")
         if value is None:
@@ -103,6 +102,18 @@ class ParquetCollection(ImageCollection):
         table = ds.dataset(self.uri, format="parquet").to_table(columns=[name])
         values: list[Any] = table[name].to_pylist()
         return [values[self._rows[record.id]] for record in self.records]
+
+
+def _words(column: Any) -> Any:
+    """Values as Python writes them."""
+    import pyarrow.types as types
+
+    kind = column.type
+    if types.is_dictionary(kind):
+        return _words(column.cast(kind.value_type))
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind):
+        return column.cast(pa.large_string())
+    return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.large_string())
 
 
 def _holds_bytes(kind: Any) -> bool:

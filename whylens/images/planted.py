@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
-from whylens.images.collection import ImageCollection, ImageRecord
+from whylens.images.collection import ImageCollection
+from whylens.images.listing import ImageRecord, Records
 from whylens.planted.world import SPLITS, Scene, draw, sample_scene
 
 
@@ -24,20 +25,25 @@ class PlantedCollection(ImageCollection):
         if count < 1 or seed < 0:
             raise UsageError(f"{uri}: count is at least 1 and seed at least 0")
         self.uri, self.split, self._seed = uri, split, seed
-        scenes = (sample_scene(split, seed, index) for index in range(count))  # type: ignore[arg-type]
-        self.records = tuple(
-            ImageRecord(
-                f"{split}-{seed}-{index:06d}",
-                f"planted:{split}?seed={seed}#{index}",
-                scene.object,
-                scene.caption,
+        scenes = [
+            (scene.object, scene.caption)
+            for scene in (
+                sample_scene(split, seed, index)  # type: ignore[arg-type]
+                for index in range(count)
             )
-            for index, scene in enumerate(scenes)
+        ]
+        self.records = Records(
+            [f"{split}-{seed}-{index:06d}" for index in range(count)],
+            f"planted:{split}?seed={seed}#",
+            tails=[str(index) for index in range(count)],
+            classes=[name for name, _ in scenes],
+            captions=[caption for _, caption in scenes],
+            place=(range(count),),
         )
 
     def scene(self, record: ImageRecord) -> Scene:
         """What an image shows."""
-        index = int(record.id.rsplit("-", 1)[1])
+        (index,) = record.place
         return sample_scene(self.split, self._seed, index)  # type: ignore[arg-type]
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:

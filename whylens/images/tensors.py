@@ -1,12 +1,16 @@
 """Pixels to tensors and back, and to the small pictures that tables carry."""
 
+from __future__ import annotations
+
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # who only decodes does without torch
+    from torch import Tensor
 
 
 def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -24,12 +28,16 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
     """[H, W, 3] uint8 -> [3, H, W] float32 in [0, 1]; with `size`, of the centre square."""
+    import torch
+
     pixels = image if size is None else square(image, size)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
 
 
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:
     """[3, H, W] in [0, 1] -> [H, W, 3] uint8."""
+    import torch
+
     scaled = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
     pixels: NDArray[np.uint8] = scaled.permute(1, 2, 0).cpu().numpy()
     return pixels

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
-from whylens.images.collection import ImageCollection, ImageRecord, Rejected, RejectedImageError
+from whylens.images.collection import ImageCollection, Rejected, RejectedImageError
 from whylens.images.decoding import SUFFIXES, decode
+from whylens.images.listing import ImageRecord, Records
 
 
 class TarCollection(ImageCollection):
@@ -20,12 +21,14 @@ class TarCollection(ImageCollection):
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        found: dict[str, list[tarfile.TarInfo]] = {}
+        found: dict[str, list[tuple[str, int, int]]] = {}
         notes: dict[tuple[str, str], str] = {}
         rejected = []
         try:
             with tarfile.open(uri, "r:") as tar:
-                for member in tar:
+                while (member := tar.next()) is not None:
+                    # It keeps all that it has read, a kilobyte a member.
+                    tar.members = []  # type: ignore[attr-defined]
                     if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
                         continue
                     folder, _, file = member.name.rpartition("/")
@@ -33,7 +36,9 @@ class TarCollection(ImageCollection):
                     key = f"{folder}/{stem}" if folder else stem
                     suffix = f".{extension.rsplit('.', 1)[-1].lower()}"
                     if suffix in SUFFIXES:
-                        found.setdefault(key, []).append(member)
+                        found.setdefault(key, []).append(
+                            (member.name, member.offset_data, member.size)
+                        )
                     elif suffix in (".cls", ".txt"):
                         content = tar.extractfile(member)
                         text = content.read().decode("utf-8", "replace") if content else ""
@@ -49,23 +54,30 @@ class TarCollection(ImageCollection):
             ) from error
         if not found:
             raise UsageError(f"no images in {uri}")
-        self._place: dict[str, tuple[int, int]] = {}
-        records = []
-        for key in sorted(found):
-            first, *others = sorted(
-                found[key], key=lambda m: m.name.count(".") > key.count(".") + 1
+        keys = sorted(found)
+        names, offsets, sizes = [], [], []
+        for key in keys:
+            plain = key.count(".") + 1
+            (name, offset, size), *others = sorted(
+                found[key], key=lambda member: member[0].count(".") > plain
             )
-            self._place[key] = first.offset_data, first.size
-            path = f"{uri}/{first.name}"
-            records.append(
-                ImageRecord(key, path, notes.get((key, ".cls")), notes.get((key, ".txt")))
-            )
-            reason = f"the sample {key} has the image {first.name} already"
-            rejected += [Rejected(other.name, f"{uri}/{other.name}", reason) for other in others]
-        self.records, self.rejected = tuple(records), tuple(rejected)
+            names.append(name)
+            offsets.append(offset)
+            sizes.append(size)
+            reason = f"the sample {key} has the image {name} already"
+            rejected += [Rejected(other, f"{uri}/{other}", reason) for other, _, _ in others]
+        self.records = Records(
+            keys,
+            f"{uri}/",
+            tails=names,
+            classes=[notes.get((key, ".cls")) for key in keys],
+            captions=[notes.get((key, ".txt")) for key in keys],
+            place=(offsets, sizes),
+        )
+        self.rejected = tuple(rejected)
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
-        offset, size = self._place[record.id]
+        offset, size = record.place
         try:
             with open(self.uri, "rb") as file:
                 file.seek(offset)
