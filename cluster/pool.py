@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import room
 from whylens.cluster.session import hired, on_cluster, start
 from whylens.cluster.workers import Crew, UnitFailed, spawn
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
 
@@ -136,19 +137,10 @@ class WorkerPool(Generic[Unit]):
                 ray.kill(host)
 
     def _size(self, ray: Any, units: int) -> int:
-        fewest, most = self._placement.workers
-        room = sum(self._room_on(node["Resources"]) for node in ray.nodes() if node["Alive"])
-        if room < fewest:
-            raise UsageError(
-                f"the cluster has room for {room} workers of {self._placement.num_cpus:g} "
-                f"CPUs and {self._placement.num_gpus:g} GPUs, but {fewest} are asked for"
-            )
+        there = room(ray, self._placement)
+        most = min(self._placement.workers[1], units)
         # A cluster may grow while the job runs; this machine does not.
-        return min(most, units) if on_cluster() else min(most, room, units)
-
-    def _room_on(self, resources: dict[str, float]) -> int:
-        each = {"CPU": self._placement.num_cpus, "GPU": self._placement.num_gpus}
-        return min(int(resources.get(k, 0) / v + 1e-6) for k, v in each.items() if v > 0)
+        return most if on_cluster() else min(most, there)
 
 
 def _first_line(error: Exception) -> str:

@@ -84,13 +84,21 @@ class Crew:
 
 def spawn(ray: Any, placement: Placement) -> Any:
     """A new host; it waits where the cluster has no room for it yet."""
-    threads = max(1, int(placement.num_cpus))
+    threads = threads_of(placement)
     remote = ray.remote(Host).options(
-        num_cpus=placement.num_cpus,
-        num_gpus=placement.num_gpus,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}},
+        num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, runtime_env=environment(threads)
     )
     return remote.remote(threads)
+
+
+def threads_of(placement: Placement) -> int:
+    """Threads of a worker."""
+    return max(1, int(placement.num_cpus))
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """A worker's runtime environment: its threads, and the driver's settings that it needs."""
+    return {"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}}
 
 
 def _kind(placement: Placement) -> tuple[float, float]:

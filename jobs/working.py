@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -55,17 +55,27 @@ def work_through(
     A unit that fails is a warning in run.json and is tried again when the run is started again.
     """
     from whylens.cluster.pool import WorkerPool
+
+    do_missing(run, stage, units, WorkerPool[Unit](make, arguments, placement).map)
+
+
+def do_missing(
+    run: Run,
+    stage: str,
+    units: Sequence[Unit],
+    do: Callable[[Sequence[Unit]], Iterator[tuple[Unit, Any]]],
+) -> None:
+    """Have `do` (of a pool, or of a stream) do the units that have no part yet."""
     from whylens.cluster.progress import progress
     from whylens.cluster.workers import UnitFailed
 
-    table = run.table(stage)
-    missing = [unit for unit in units if not table.done(unit.name)]
+    there = set(run.table(stage).units())
+    missing = [unit for unit in units if unit.name not in there]
     with run.stage(stage):
         if not missing:
             logger.info("%s: all %d units were done before", stage, len(units))
             return
-        results = WorkerPool[Unit](make, arguments, placement).map(missing)
         done = len(units) - len(missing)
-        for unit, result in progress(results, stage=stage, total=len(units), done=done):
+        for unit, result in progress(do(missing), stage=stage, total=len(units), done=done):
             if isinstance(result, UnitFailed):
                 run.warn(f"{stage}: the unit {unit.name} failed: {result.reason}")

@@ -2,12 +2,15 @@
 
 import os
 import time
+from dataclasses import dataclass
 
+import pyarrow as pa
 import pytest
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
 from whylens.cluster.session import session
+from whylens.cluster.stream import Stream
 from whylens.errors import UsageError
 
 pytestmark = pytest.mark.slow
@@ -86,3 +89,48 @@ def test_a_machine_that_joins_is_used(cluster, tmp_path):
             cluster.remove_node(node)
     assert len({pid for _, pid, _ in found}) == 4
     assert len({node for node, _, _ in found}) == 3
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A unit."""
+
+    name: str
+
+
+def prepare(unit):
+    import ray
+
+    return pa.table({"prepared_on": [ray.get_runtime_context().get_node_id()]})
+
+
+class Sleeper:
+    """Stands in for a model on a GPU: its forward takes time and none of this machine's cores."""
+
+    def __call__(self, prepared):
+        import ray
+
+        began = time.monotonic()
+        time.sleep(0.4)
+        node = ray.get_runtime_context().get_node_id()
+        return node, prepared["prepared_on"][0].as_py(), began, time.monotonic()
+
+
+def streamed(workers):
+    """Units a second while all workers are at it, and the nodes that finished and prepared."""
+    units = [Slow(f"{k:03d}") for k in range(24 * workers)]
+    placement = Placement(workers=(workers, workers), num_gpus=1, num_cpus=0.5)
+    with session():
+        found = [r for _, r in Stream[Slow](prepare, Sleeper, (), placement).map(units)]
+    # At steady rate: without the first and last units, when some workers are not at work.
+    ends = sorted(end for _, _, _, end in found)[6 * workers : -6 * workers]
+    return (len(ends) - 1) / (ends[-1] - ends[0]), {f[0] for f in found}, {f[1] for f in found}
+
+
+def test_a_stream_spreads_over_nodes_and_is_faster_with_more_workers(cluster):
+    alone, one_node, _ = streamed(1)
+    together, nodes, prepared = streamed(3)
+    assert len(one_node) == 1
+    assert len(nodes) == 2
+    assert len(prepared) >= 2
+    assert together > 1.8 * alone

@@ -1,0 +1,30 @@
+"""How many workers a cluster has room for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whylens.cluster.placement import Placement
+from whylens.errors import UsageError
+
+
+def room(ray: Any, placement: Placement) -> int:
+    """Workers of the placement that fit on the nodes that are there, node by node.
+
+    Raises
+    ------
+    UsageError
+        If they are fewer than the placement asks for.
+    """
+    found = sum(_room_on(node["Resources"], placement) for node in ray.nodes() if node["Alive"])
+    if found < placement.workers[0]:
+        raise UsageError(
+            f"the cluster has room for {found} workers of {placement.num_cpus:g} "
+            f"CPUs and {placement.num_gpus:g} GPUs, but {placement.workers[0]} are asked for"
+        )
+    return found
+
+
+def _room_on(resources: dict[str, float], placement: Placement) -> int:
+    each = {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
+    return min(int(resources.get(k, 0) / v + 1e-6) for k, v in each.items() if v > 0)

@@ -1,0 +1,208 @@
+"""A stream of units through Ray Data: prepared on CPU cores, finished by workers on the device.
+
+Preparing (decoding) runs ahead of the workers as far as Ray's object store has room, so that the
+device does not wait and memory stays bounded, on one machine or many. A unit is one row that goes
+to one worker, which writes its part: Ray Data's own checkpoints lose what is computed and not yet
+written. Failures read as in `whylens.cluster.pool`: a unit that raised is reported with its reason,
+one whose worker died is tried once more, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from whylens.cluster.placement import Placement
+from whylens.cluster.room import room
+from whylens.cluster.session import hired, on_cluster, start
+from whylens.cluster.workers import Host, UnitFailed, environment, threads_of
+from whylens.errors import WhylensError
+
+logger = logging.getLogger(__name__)
+
+# Without a GPU a worker and what is prepared for it share the worker's cores: the worker is booked
+# with three quarters of them, and two preparing tasks with an eighth each.
+PREPARING_TASKS = 2
+PREPARING_SHARE = 0.125
+# Two calls at a time in a worker: one computes while the other's part is written.
+CALLS = 2
+
+
+class Named(Protocol):
+    """A unit."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others."""
+
+
+Unit = TypeVar("Unit", bound=Named)
+
+
+class Stream(Generic[Unit]):
+    """Workers `make(*arguments)`, each called with what `prepare` made of a unit.
+
+    Parameters
+    ----------
+    prepare
+        A picklable function of a unit that returns an Arrow table.
+    make, arguments
+        A picklable class (or function) whose result is called with such a table, by two threads.
+    placement
+        How many workers, with which resources. Preparing takes the cores that GPU workers leave;
+        workers without a GPU share theirs with it.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Unit], pa.Table],
+        make: Callable[..., Any],
+        arguments: Sequence[Any],
+        placement: Placement,
+    ) -> None:
+        self._prepare, self._placement = prepare, placement
+        self._make, self._arguments = make, tuple(arguments)
+
+    def map(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
+        """(unit, result or UnitFailed), in the order in which they finish.
+
+        Raises
+        ------
+        WhylensError
+            What a worker raised for the user: a bad name, a full disk. Or workers can't be loaded.
+        UsageError
+            If the cluster has no room for as many workers as the placement asks for.
+        """
+        if not units:
+            return
+        ray = start()
+        there = room(ray, self._placement)
+        most = min(self._placement.workers[1], len(units))
+        with hired(ray) as crew:
+            crew.dismiss(ray)
+            now = min(most, there)
+            # A cluster may grow while the job runs; this machine does not.
+            yield from self._stream(units, now, most if on_cluster() else now)
+
+    def _stream(self, units: Sequence[Unit], now: int, most: int) -> Iterator[tuple[Unit, Any]]:
+        waiting = {unit.name: unit for unit in units}
+        batches = self._pipeline(units, now, most).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        )
+        for batch in batches:
+            for name, result in zip(*batch.select(["name", "result"]).columns, strict=True):
+                found = pickle.loads(result.as_py())
+                if isinstance(found, WhylensError):
+                    raise found
+                yield waiting.pop(name.as_py()), found
+        for unit in waiting.values():
+            yield unit, UnitFailed("the workers that tried it died")
+
+    def _pipeline(self, units: Sequence[Unit], now: int, most: int) -> Any:
+        import ray.data as rd
+
+        context = rd.DataContext.get_current().copy()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = False
+        context.max_errored_blocks = -1  # a lost unit is reported; the others go on
+        threads, on_gpu = threads_of(self._placement), self._placement.num_gpus > 0
+        cores = self._placement.num_cpus
+        share = PREPARING_SHARE * cores
+        with rd.DataContext.current(context):
+            rows = rd.from_blocks([_row(unit.name, unit) for unit in units])
+            prepared = rows.map_batches(
+                _Preparing(self._prepare),
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=1 if on_gpu else share,
+                concurrency=None if on_gpu else PREPARING_TASKS * most,
+            )
+            return prepared.map_batches(
+                _Finishing,
+                fn_constructor_args=(self._make, self._arguments, threads),
+                batch_size=None,
+                batch_format="pyarrow",
+                zero_copy_batch=True,
+                num_cpus=cores if on_gpu else cores - PREPARING_TASKS * share,
+                num_gpus=self._placement.num_gpus,
+                compute=rd.ActorPoolStrategy(
+                    min_size=now,
+                    max_size=most,
+                    max_concurrent_calls_per_actor=CALLS,
+                    enable_true_multi_threading=True,
+                ),
+                runtime_env=environment(threads),
+                max_task_retries=1,
+            )
+
+
+class _Preparing:
+    """The function that Ray Data's tasks call with one row: a pickled unit."""
+
+    def __init__(self, prepare: Callable[[Any], pa.Table]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        try:
+            table = self._prepare(pickle.loads(row["unit"][0].as_py()))
+        except WhylensError as error:
+            return _prepared(row, failed=error)
+        except Exception as error:
+            logger.exception("a unit could not be prepared")
+            return _prepared(row, failed=UnitFailed(f"{type(error).__name__}: {error}"))
+        return _prepared(row, table)
+
+
+class _Finishing:
+    """An actor of Ray Data's pool: a host whose worker is called with prepared tables."""
+
+    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], threads: int) -> None:
+        self._host = Host(threads)
+        self._refused = self._host.load(make, arguments)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        failed = row["failed"][0].as_py()
+        if failed is not None:
+            return _result(row, failed)
+        if self._refused is not None:
+            return _result(row, _dumps(self._refused))
+        # The table lies in Ray's shared memory and is not copied.
+        table = pa.ipc.open_stream(row["table"][0].as_buffer()).read_all()
+        return _result(row, _dumps(self._host.work(table)))
+
+
+def _dumps(value: Any) -> bytes:
+    from ray import cloudpickle
+
+    content: bytes = cloudpickle.dumps(value)
+    return content
+
+
+def _row(name: str, unit: Any) -> pa.Table:
+    return pa.table({"name": [name], "unit": pa.array([_dumps(unit)], pa.large_binary())})
+
+
+def _prepared(row: pa.Table, table: pa.Table | None = None, failed: Any = None) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    if table is not None:
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    content = sink.getvalue()
+    offsets = pa.py_buffer(np.asarray([0, content.size], dtype=np.int64))
+    return pa.table(
+        {
+            "name": row["name"],
+            "table": pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, content]),
+            "failed": pa.array([None if failed is None else _dumps(failed)], pa.binary()),
+        }
+    )
+
+
+def _result(row: pa.Table, result: bytes) -> pa.Table:
+    return pa.table({"name": row["name"], "result": pa.array([result], pa.binary())})
