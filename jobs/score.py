@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from whylens.cluster.session import session
 from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.spurious import open_spurious
-from whylens.jobs.embed import REJECTED
+from whylens.jobs.embedding import write_rejected
 from whylens.jobs.score_sides import Contender, Side, contend, make_sides
 from whylens.jobs.score_tables import PREDICTION, PREDICTIONS, SCORES, tabulate
 from whylens.jobs.spec import JobSpec
@@ -86,7 +86,7 @@ def run(spec: ScoreSpec) -> Run:
     for remark in remarks:
         run.warn(remark)
     for side, listed in zip(sides, (collection, spurious.images), strict=True):
-        _write_rejected(run, f"{side.name}-listing", listed.rejected, side.name)
+        write_rejected(run, f"{side.name}-listing", listed.rejected, side.name)
     todo = [
         ScoreUnit(f"{c:03d}-{side.name}-{name}", c, s, part.start, part.stop)
         for c in range(len(contenders))
@@ -153,7 +153,7 @@ class Predictor:
         rejected = [item for _, item in pairs if isinstance(item, Rejected)]
         # An image that can't be read is named once, whoever finds out.
         listed = f"{side.name}-{unit.start:09d}"
-        _write_rejected(self.run, listed, rejected, side.name)
+        write_rejected(self.run, listed, rejected, side.name)
         kept = [(place, item) for place, item in pairs if not isinstance(item, Rejected)]
         classes = np.asarray([side.classes[place] for place, _ in kept], dtype=np.int64)
         p, predicted = self._predict([item for _, item in kept], classes, contender.columns)
@@ -175,7 +175,7 @@ class Predictor:
                     "predicted": int(called),
                 }
             )
-        _write_rejected(self.run, unit.name, undefined, side.name)
+        write_rejected(self.run, unit.name, undefined, side.name)
         part = pa.Table.from_pylist(rows, schema=PREDICTION)
         self.run.table(PREDICTIONS).write(unit.name, part)
         return len(rows)
@@ -201,10 +201,3 @@ class Predictor:
                 p.append(logits.softmax(1).gather(1, wanted[:, None])[:, 0].numpy())
                 called.append(here[logits[:, columns[here]].argmax(1).numpy()])
         return np.concatenate(p), np.concatenate(called)
-
-
-def _write_rejected(run: Run, unit: str, rejected: Sequence[Rejected], side: str) -> None:
-    if not rejected or run.table("rejected").done(unit):
-        return
-    rows = [{"id": r.id, "path": r.path, "reason": r.reason, "collection": side} for r in rejected]
-    run.table("rejected").write(unit, pa.Table.from_pylist(rows, schema=REJECTED))

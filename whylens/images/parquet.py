@@ -101,7 +101,7 @@ class ParquetCollection(ImageCollection):
             )
         table = ds.dataset(self.uri, format="parquet").to_table(columns=[name])
         values: list[Any] = table[name].to_pylist()
-        return [values[self._rows[record.id]] for record in self.records]
+        return [values[record.place[0]] for record in self.records]
 
 
 def _words(column: Any) -> Any:
