@@ -48,6 +48,12 @@ JOBS = {
     "exemplars": Job(
         "single", "ExemplarsSpec", "run_exemplars", "Findings in order, with images that show them."
     ),
+    "visualisations": Job(
+        "single",
+        "VisualisationsJobSpec",
+        "run_visualisations",
+        "The image near grey in which a finding's component is strongest.",
+    ),
     "generate": Job(
         "single", "GenerateJobSpec", "run_generate", "Images in which a finding's component rises."
     ),
@@ -212,6 +218,39 @@ def search(
         from whylens.jobs.terminal import show_images
 
         show_images(answer)
+
+
+@app.command()
+def explain(
+    image: Annotated[str, typer.Argument(help="Image file.")],
+    run: Annotated[str, typer.Option(help="Run folder of an investigate or components job.")],
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class to explain; the predicted one if none.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Components shown.")] = 8,
+    exemplars: Annotated[int, typer.Option(min=0, help="Images beside a component.")] = 4,
+    out: Annotated[
+        str | None, typer.Option(help="Folder to write to [default: RUN/explained/IMAGE].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no table.")] = False,
+) -> None:
+    """Why one image is what the classifier says: its components' contributions, and SpuFix."""
+    module = importlib.import_module("whylens.jobs.explain")
+    spec = module.ExplainSpec(
+        image=image, run=run, class_name=class_name, top=top, exemplars=exemplars, out=out
+    )
+    found, folder = module.run(spec)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(found.record()))
+        return
+    from rich.console import Console
+
+    from whylens.jobs.terminal import show_explanation
+
+    show_explanation(found, Console())
+    typer.echo(f"Look at {os.path.join(folder, 'explain.html')}")
 
 
 @app.command()

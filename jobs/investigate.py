@@ -18,6 +18,7 @@ from whylens.jobs.exemplars import ExemplarSettings, exemplars
 from whylens.jobs.generate import GenerateSpec, generate
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.starts import StartSettings, starts
+from whylens.jobs.visualisations import VisualisationSpec, visualisations
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class InvestigateSpec(EmbedSpec):
     starts: StartSettings = Field(
         default_factory=lambda: StartSettings(),
         description="From which prompts images of findings start.",
+    )
+    visualisations: VisualisationSpec | None = Field(
+        None,
+        description="Feature visualisations of findings, for robust classifiers; null: none.",
     )
     generate: GenerateSpec | None = Field(
         default_factory=lambda: GenerateSpec(), description="Images of findings; null: none."
@@ -104,6 +109,15 @@ def run(spec: InvestigateSpec) -> Run:
         exemplars(run, lineage, spec.exemplars, placement)
         findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
         arrows = directions(lineage, findings)
+        if spec.visualisations:
+            visualisations(
+                run,
+                spec.visualisations,
+                findings,
+                arrows,
+                classifier=spec.classifier,
+                placement=placement,
+            )
         prompts = {}
         if drawing := spec.generate or (spec.disagreements if spec.against else None):
             prompts = starts(

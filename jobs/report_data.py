@@ -24,6 +24,7 @@ TABLES = (
     "exemplars",
     "mined",
     "findings",
+    "visualisations",
     "generated",
     "counterfactuals",
     "disagreements",
@@ -86,6 +87,15 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Visualisation:
+    """The image near grey in which a component is strongest."""
+
+    image: bytes | None
+    alpha: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
 class Label:
     """What a person said of a finding."""
 
@@ -114,6 +124,7 @@ class Finding:
     mined: tuple[Exemplar, ...] = ()
     generated: tuple[Generated, ...] = ()
     labels: tuple[Label, ...] = ()
+    visualisation: Visualisation | None = None
 
 
 @dataclass(frozen=True)
@@ -270,6 +281,10 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
     for row in rows_of(run, "generated"):
         if row.get("kind") != "start":
             generated.setdefault(_key(row), []).append(_generated(row))
+    visualised = {
+        _key(row): Visualisation(row.get("npfv"), number(row.get("alpha")), number(row.get("p")))
+        for row in rows_of(run, "visualisations")
+    }
     labels: dict[tuple[int, int], list[Label]] = {}
     for row in label_rows(run):
         words = (str(row.get(name) or "") for name in ("label", "who", "when", "note"))
@@ -298,6 +313,7 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
                 mined=tuple(mined.get(_key(row), ())),
                 generated=tuple(generated.get(_key(row), ())),
                 labels=tuple(labels.get(_key(row), ())),
+                visualisation=visualised.get(_key(row)),
             )
         )
     return tuple(findings)

@@ -13,6 +13,7 @@ from whylens.jobs import embed as embed_job
 from whylens.jobs import exemplars as exemplars_job
 from whylens.jobs import generate as generate_job
 from whylens.jobs import index as index_job
+from whylens.jobs import visualisations as visualisations_job
 from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentsSpec
 from whylens.jobs.embed import EmbedSpec
@@ -44,6 +45,16 @@ class GenerateJobSpec(_Starting):
     source: str = Field(description="Run folder of an exemplars or investigate job.")
     generate: generate_job.GenerateSpec = Field(
         default_factory=lambda: generate_job.GenerateSpec(), description="How images are made."
+    )
+
+
+class VisualisationsJobSpec(JobSpec):
+    """Feature visualisations of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    visualisations: visualisations_job.VisualisationSpec = Field(
+        default_factory=lambda: visualisations_job.VisualisationSpec(),
+        description="How components are visualised.",
     )
 
 
@@ -98,6 +109,22 @@ def run_exemplars(spec: ExemplarsSpec) -> Run:
     run = _start(spec, "exemplars", spec.source)
     with session():
         exemplars_job.exemplars(run, Lineage(run), spec.exemplars, spec.placement)
+    return _finished(run)
+
+
+def run_visualisations(spec: VisualisationsJobSpec) -> Run:
+    run = _start(spec, "visualisations", spec.source)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist()
+    with session():
+        visualisations_job.visualisations(
+            run,
+            spec.visualisations,
+            findings,
+            directions(lineage, findings),
+            classifier=str(lineage.setting("classifier")),
+            placement=spec.placement,
+        )
     return _finished(run)
 
 

@@ -89,6 +89,39 @@ def show_images(answer: Answer, console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
+def show_explanation(found: Any, console: Console) -> None:
+    """An image's decision as a table of contributions, and what SpuFix would change."""
+    from whylens.jobs.explain import sentences
+    from whylens.jobs.waterfall import short, signed, steps
+
+    bars = steps(found)
+    largest = max((abs(b.value) for b in bars if b.kind != "total"), default=1.0) or 1.0
+    name = short(found.class_name)
+    table = Table(title=f"Why {name}?", title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("what")
+    table.add_column("seems to be")
+    table.add_column("adds", justify="right")
+    table.add_column("")
+    table.add_column("what is known")
+    for bar in bars:
+        one = bar.contribution
+        if bar.kind == "total":
+            table.add_row(f"[bold]{bar.label}", "", f"[bold]{bar.value:.2f}", "", "")
+            continue
+        length = "█" * round(12 * abs(bar.value) / largest)
+        tone = "blue" if bar.value >= 0 else "yellow"
+        known = "" if one is None else one.standing
+        table.add_row(
+            bar.label,
+            "" if one is None else ", ".join(one.words[:2]),
+            signed(bar.value),
+            f"[{tone}]{length}[/{tone}]",
+            f"[red]{known}[/red]" if one is not None and one.spurious else known,
+        )
+    console.print(table)
+    console.print(" ".join(sentences(found)), soft_wrap=True)
+
+
 def _truth(row: dict[str, Any]) -> str:
     return f"[green]planted: {row['truth']}[/green]" if row["truth"] else "[red]not planted[/red]"
 

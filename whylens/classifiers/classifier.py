@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whylens.classifiers.structure import VisionTransformer
 from whylens.errors import UsageError
 from whylens.images.matching import fold, synonyms
 
@@ -64,6 +65,14 @@ class Classifier(nn.Module, ABC):
 
     def feature_map(self, images: Tensor) -> Tensor | None:
         """[B, D, h, w] whose mean over positions is `features`; None where there is no such map."""
+        return None
+
+    def last_map(self) -> nn.Module | None:
+        """The layer that puts out a CNN's last map [B, C, h, w]; None where there is none."""
+        return None
+
+    def transformer(self) -> VisionTransformer | None:
+        """A vision transformer's parts; None for other networks."""
         return None
 
     def logits(self, images: Tensor) -> Tensor:

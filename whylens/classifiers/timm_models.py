@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.structure import VisionTransformer, timm_last_map, timm_transformer
 from whylens.errors import UsageError
 
 BUNDLED = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)}
@@ -59,12 +60,22 @@ class TimmClassifier(Classifier):
         return out
 
     def feature_map(self, images: Tensor) -> Tensor | None:
-        pool = getattr(self.model, "global_pool", None)
-        averages = getattr(pool, "pool_type", None) == "avg"
-        if not averages or getattr(self.model, "conv_head_after_pool", False):
+        model = cast(Any, self.model)
+        out: Tensor = model.forward_features(self.preprocess(images))
+        if out.ndim != 4 or self.feature_size not in (out.shape[1], out.shape[3]):
             return None
-        out: Tensor = cast(Any, self.model).forward_features(self.preprocess(images))
-        return out if out.ndim == 4 and out.shape[1] == self.feature_size else None
+        channels_last = out.shape[1] != self.feature_size  # Swin, say
+        maps = out.permute(0, 3, 1, 2) if channels_last else out
+        # What lies between map and head differs by architecture: it is checked, not guessed.
+        pooled: Tensor = model.forward_head(out, pre_logits=True)
+        close = (maps.mean((2, 3)) - pooled).abs().max() <= 1e-4 * pooled.abs().max()
+        return maps if bool(close) else None
+
+    def last_map(self) -> nn.Module | None:
+        return timm_last_map(self.model)
+
+    def transformer(self) -> VisionTransformer | None:
+        return timm_transformer(self.model)
 
 
 def load_timm(name: str, architecture: str) -> TimmClassifier:

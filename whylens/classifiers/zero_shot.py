@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip_transformer
 from whylens.classifiers.timm_models import imagenet_names, read_names
 from whylens.errors import UsageError
 
@@ -55,6 +56,12 @@ class ZeroShotClassifier(Classifier):
     def features(self, images: Tensor) -> Tensor:
         embedding = cast(Any, self.model).encode_image(self.preprocess(images))
         return F.normalize(embedding, dim=-1)
+
+    def last_map(self) -> nn.Module | None:
+        return clip_last_map(cast(Any, self.model).visual)
+
+    def transformer(self) -> VisionTransformer | None:
+        return clip_transformer(cast(Any, self.model).visual)
 
 
 @torch.no_grad()  # an inference tensor could not take part in gradients
