@@ -172,6 +172,38 @@ def demo(out: Annotated[str, typer.Option(help="Run folder to write.")] = "out/d
 
 
 @app.command()
+def spufix(
+    source: Annotated[str, typer.Option(help="Run folder of a components or investigate job.")],
+    out: Annotated[str, typer.Option(help="File to write, *.safetensors.")],
+    onto: Annotated[
+        str | None,
+        typer.Option(help="Run in which another classifier embedded the same images: repair it."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="refit: the head anew; formula: minus max(alpha, 0).")
+    ] = "refit",
+    by: Annotated[
+        str | None,
+        typer.Option(help="labels or findings; labels where there are any, if not said."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(help="refit: accuracy on training images that may be lost.")
+    ] = 0.015,
+) -> None:
+    """Repair a classifier by its spurious components; the result is a classifier, spufix:FILE."""
+    from whylens.jobs.spec import make_spec
+
+    module = importlib.import_module("whylens.jobs.repair")
+    settings = {"source": source, "out": out, "onto": onto, "method": method, "by": by}
+    done = module.repair_run(make_spec(module.RepairSpec, {**settings, "budget": budget}))
+    count = sum(len(components) for components in done.spurious.values())
+    typer.echo(f"{done.base}: {count} spurious components of {len(done.spurious)} classes")
+    for name, what in (("images", "the run's images"), ("mined", "mined images, own class")):
+        typer.echo(f"  accuracy on {what}: {done.before[name]:.1%} -> {done.after[name]:.1%}")
+    typer.echo(f"Use it as the classifier {done.name}")
+
+
+@app.command()
 def report(
     run: Annotated[str, typer.Argument(help="Run folder.")],
 ) -> None:
