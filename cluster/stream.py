@@ -4,20 +4,24 @@ Preparing (decoding) runs ahead of the workers as far as Ray's object store has 
 device does not wait and memory stays bounded, on one machine or many. A unit is one row that goes
 to one worker, which writes its part: Ray Data's own checkpoints lose what is computed and not yet
 written. Failures read as in `whylens.cluster.pool`: a unit that raised is reported with its reason,
-one whose worker died is tried once more, and the others go on.
+and the others go on. A worker that dies takes along the units that wait for it; what does not come
+back is done by a pool, one unit a worker, so that only the guilty one is given up.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.pool import WorkerPool
 from whylens.cluster.room import room
 from whylens.cluster.session import hired, on_cluster, start
 from whylens.cluster.workers import Host, UnitFailed, environment, threads_of
@@ -100,12 +104,16 @@ class Stream(Generic[Unit]):
                 if isinstance(found, WhylensError):
                     raise found
                 yield waiting.pop(name.as_py()), found
-        for unit in waiting.values():
-            yield unit, UnitFailed("the workers that tried it died")
+        if waiting:
+            logger.warning("workers died; %d units are tried again one by one", len(waiting))
+            again = (self._prepare, self._make, self._arguments)
+            yield from WorkerPool[Unit](Both, again, self._placement).map(list(waiting.values()))
 
     def _pipeline(self, units: Sequence[Unit], now: int, most: int) -> Any:
         import ray.data as rd
 
+        # It tells plans, pools and tracebacks; progress and failures are told here.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         context = rd.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
@@ -113,7 +121,9 @@ class Stream(Generic[Unit]):
         threads, on_gpu = threads_of(self._placement), self._placement.num_gpus > 0
         cores = self._placement.num_cpus
         share = PREPARING_SHARE * cores
-        with rd.DataContext.current(context):
+        with rd.DataContext.current(context), warnings.catch_warnings():
+            # Ray renames its options in 2.64; to limit retries there is no other way in 2.60.
+            warnings.simplefilter("ignore")
             rows = rd.from_blocks([_row(unit.name, unit) for unit in units])
             prepared = rows.map_batches(
                 _Preparing(self._prepare),
@@ -121,7 +131,9 @@ class Stream(Generic[Unit]):
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=1 if on_gpu else share,
-                concurrency=None if on_gpu else PREPARING_TASKS * most,
+                compute=rd.TaskPoolStrategy(
+                    None if on_gpu else min(PREPARING_TASKS * most, len(units))
+                ),
             )
             return prepared.map_batches(
                 _Finishing,
@@ -138,8 +150,24 @@ class Stream(Generic[Unit]):
                     enable_true_multi_threading=True,
                 ),
                 runtime_env=environment(threads),
-                max_task_retries=1,
+                ray_remote_args_fn=partial(dict, max_task_retries=1),
             )
+
+
+class Both(Generic[Unit]):
+    """A worker of a pool that does what a stream does, one after the other."""
+
+    def __init__(
+        self,
+        prepare: Callable[[Unit], pa.Table],
+        make: Callable[..., Any],
+        arguments: Sequence[Any],
+    ) -> None:
+        self._prepare, self._worker = prepare, make(*arguments)
+
+    def __call__(self, unit: Unit) -> Any:
+        """Prepare the unit and finish it."""
+        return self._worker(self._prepare(unit))
 
 
 class _Preparing:

@@ -21,7 +21,7 @@ from whylens.images import (
     units,
 )
 from whylens.jobs.embedding import TABLE as TABLE
-from whylens.jobs.embedding import Alone, Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.embedding import Embedder, ImageUnit, decode, write_rejected
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import do_missing
 from whylens.runs import Run
@@ -29,7 +29,7 @@ from whylens.runs import Run
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
 
-# Ray Data takes TODO seconds to start, in which the pool does some thousand images.
+# Ray Data takes 7 to 30 seconds to start, in which the pool does some thousand images.
 STREAM_FROM = 20_000
 
 
@@ -65,7 +65,7 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
     """
     from whylens.classifiers import load_classifier
     from whylens.cluster.pool import WorkerPool
-    from whylens.cluster.stream import Stream
+    from whylens.cluster.stream import Both, Stream
 
     classifier = load_classifier(spec.classifier)
     size = classifier.image_size
@@ -83,7 +83,8 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
             stream = Stream[ImageUnit](partial(decode, size=size), Embedder, arguments, placement)
             do_missing(run, TABLE, todo, stream.map)
         else:
-            pool = WorkerPool[ImageUnit](Alone, (size, *arguments), placement)
+            both = (partial(decode, size=size, threads=2), Embedder, arguments)
+            pool = WorkerPool[ImageUnit](Both, both, placement)
             do_missing(run, TABLE, todo, pool.map)
 
 

@@ -160,17 +160,6 @@ class Embedder:
         )
 
 
-class Alone:
-    """A worker that does both: decodes a unit in two threads, then embeds it."""
-
-    def __init__(self, size: int, *arguments: Any) -> None:
-        self._size, self._embedder = size, Embedder(*arguments)
-
-    def __call__(self, unit: ImageUnit) -> int:
-        """Decode and embed the unit; how many images were accepted."""
-        return self._embedder(decode(unit, self._size, threads=2))
-
-
 def _pixels(table: pa.Table) -> np.ndarray:
     """The column pixels as [N, S, S, 3] uint8, not copied."""
     column = table["pixels"].combine_chunks()

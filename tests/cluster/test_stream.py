@@ -83,7 +83,7 @@ def test_a_unit_that_kills_its_workers_is_given_up_and_one_that_did_once_is_done
     found = streamed(tmp_path, Unit("a"), Unit("b", "die"), Unit("c", "die once"), Unit("d"))
     assert (found["a"], found["c"], found["d"]) == ("A", "C", "D")
     assert isinstance(found["b"], UnitFailed)
-    assert "died" in found["b"].reason
+    assert "2 workers died" in found["b"].reason
 
 
 @pytest.mark.parametrize(("deed", "message"), [("full", "the disk is full"),

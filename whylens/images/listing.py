@@ -33,7 +33,7 @@ class ImageRecord:
 class Records(Sequence[ImageRecord]):
     """Records as Arrow columns; a slice shares them, and travels alone.
 
-    A record of Python objects takes half a kilobyte. Here a record is its id, the number of its
+    A record of Python objects takes 350 bytes. Here a record is its id, the number of its
     class, its caption and its place, and `path` is `root` followed by its own column or the id.
 
     Parameters
