@@ -2,21 +2,39 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from whylens.classifiers import load_classifier
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.slow
 def test_the_python_example_finds_an_image_on_which_two_classifiers_differ(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(EXAMPLES[0], "README.md", "exec"), {})
     biased, balanced = map(float, re.findall(r"[\d.e-]+", capsys.readouterr().out))
     assert biased > 0.9
     assert biased - balanced > 0.2
+
+
+def test_the_spufix_example_repairs_a_classifier_and_saves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+    k, images = names["k"], names["images"]
+    change = names["fixed"].logits(images) - names["base"].logits(images)
+    assert (change[:, k] < 1e-4).all()
+    assert change[:, k].min() < -0.01
+    loaded = load_classifier("spufix:fix.safetensors")
+    assert torch.equal(loaded.logits(images), names["fixed"].logits(images))
 
 
 def test_every_job_of_the_table_is_a_command() -> None:

@@ -102,13 +102,13 @@ def repair(base: Classifier, by: SpuFix | Refit, name: str | None = None) -> Rep
     return repaired.eval().requires_grad_(False).to(base.device)
 
 
-def save_repaired(repaired: Repaired, path: Path) -> None:
+def save_repaired(repaired: Repaired, path: str | Path) -> None:
     """Write the repaired head as safetensors, with the base's name and fingerprint."""
     from safetensors.torch import save_file
 
     state = {k: v.contiguous().cpu() for k, v in repaired.repaired_head.state_dict().items()}
     about = {"base": repaired.base, "fingerprint": repaired.network.fingerprint}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, {"whylens": json.dumps(about)})
 
 
