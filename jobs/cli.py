@@ -368,6 +368,9 @@ def planted_check(
     if discovery:
         module = importlib.import_module("whylens.planted.discovery")
         record = module.check_discovery(Path(work))
+        figure = importlib.import_module("whylens.planted.discovery_figure")
+        figure.draw_discovery(record, Path(work) / "discovery.png")
+        typer.echo(f"Look at {Path(work) / 'discovery.png'}", err=True)
     else:
         module = importlib.import_module("whylens.planted.check")
         record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)

@@ -32,6 +32,7 @@ from whylens.neural_pca import (
     spufix,
     transfer,
 )
+from whylens.neural_pca.refit import STRENGTHS
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.classifiers import save_classifier, train_classifier
 from whylens.planted.data import Drawings, draw_many
@@ -50,6 +51,7 @@ MINED = 120
 # A component shows a planted feature where this share of the mined images that are called its class
 # has it.
 SHOWS = 0.5
+TESTS = ("linked", "neutral", "crossed")
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     spufix_transfer the second classifier's, with nothing but the first one's mined images.
     """
     collections = draw_collections(work)
-    rows = []
+    rows, curves = [], []
     for seed in seeds:
         first = study(trained(work, "plain", seed), collections)
         second = study(trained(work, "residual", seed), collections)
-        row = check_seed(first, second, collections)
+        row, curve = check_seed(first, second, collections)
         logger.info("seed %d: %s", seed, row)
         rows.append(row)
+        curves.append(curve)
     record: dict[str, Any] = {
         name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]
     }
@@ -119,6 +122,13 @@ def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     record["recall"] = _ratio(rows, "found", "planted")
     record["seeds"] = list(seeds)
     record["by_seed"] = rows
+    record["curve"] = [
+        {
+            name: round(float(np.mean([points[place][name] for points in curves])), 4)
+            for name in curves[0][0]
+        }
+        for place in range(len(STRENGTHS))
+    ]
     return record
 
 
@@ -190,8 +200,10 @@ def find(seen: Studied, collections: Collections) -> list[Judged]:
     return found
 
 
-def check_seed(first: Studied, second: Studied, collections: Collections) -> dict[str, float]:
-    """One seed's figures; counts of findings and links among them."""
+def check_seed(
+    first: Studied, second: Studied, collections: Collections
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """One seed's figures, counts of findings and links among them; and the refit by strength."""
     found = find(first, collections)
     row = compare(found, collections.second)
     spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
@@ -219,18 +231,16 @@ def check_seed(first: Studied, second: Studied, collections: Collections) -> dic
         "spufix_transfer_plain": (second, carried),
     }
     for name, (seen, fix) in fixes.items():
-        before = {split: accuracy(seen, split, collections) for split in TESTS}
-        after = {split: accuracy(seen, split, collections, fix) for split in TESTS}
-        lost = before["neutral"] - before["crossed"]
-        row[f"{name}.recovered"] = (after["crossed"] - before["crossed"]) / lost
-        row[f"{name}.linked_drop"] = before["linked"] - after["linked"]
-        if not name.endswith("plain"):
-            row |= {f"{name}.{split}_before": value for split, value in before.items()}
-        row |= {f"{name}.{split}_after": value for split, value in after.items()}
-    return {name: round(float(value), 4) for name, value in row.items()}
-
-
-TESTS = ("linked", "neutral", "crossed")
+        row |= {f"{name}.{what}": value for what, value in _gains(seen, collections, fix).items()}
+        for split in TESTS:
+            if not name.endswith("plain"):
+                row[f"{name}.{split}_before"] = accuracy(seen, split, collections)
+            row[f"{name}.{split}_after"] = accuracy(seen, split, collections, fix)
+    curve = []
+    for strength in STRENGTHS:
+        fixed = _refitted(first, collections, rows, mined_for, strength)
+        curve.append({"strength": strength} | _gains(first, collections, fixed))
+    return {name: round(float(value), 4) for name, value in row.items()}, curve
 
 
 def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:
@@ -276,12 +286,25 @@ def accuracy(
     return float((logits.argmax(1) == drawings.objects).mean())
 
 
+def _gains(seen: Studied, collections: Collections, fix: SpuFix | Refit) -> dict[str, float]:
+    before = {split: accuracy(seen, split, collections) for split in TESTS}
+    after = {split: accuracy(seen, split, collections, fix) for split in TESTS}
+    lost = before["neutral"] - before["crossed"]
+    return {
+        "recovered": (after["crossed"] - before["crossed"]) / lost,
+        "linked_drop": before["linked"] - after["linked"],
+    }
+
+
 def _refitted(
     seen: Studied,
     collections: Collections,
     rows: NDArray[np.int64],
     mined_for: NDArray[np.int64],
+    strength: float | None = None,
 ) -> Refit:
+    """Within the usual budget, or of one strength at any cost."""
+    options: dict[str, Any] = {} if strength is None else {"budget": 1.0, "strengths": (strength,)}
     return refit(
         seen.weight,
         seen.bias,
@@ -290,6 +313,7 @@ def _refitted(
         seen.features["second"][rows],
         collections.second.objects[rows],
         mined_for,
+        **options,
     )
 
 
