@@ -138,7 +138,8 @@ class Stream(Generic[Unit]):
             return prepared.map_batches(
                 _Finishing,
                 fn_constructor_args=(self._make, self._arguments, threads),
-                batch_size=None,
+                # A block is one row; Ray wants the size said where GPUs are asked for.
+                batch_size=1,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=cores if on_gpu else cores - PREPARING_TASKS * share,
