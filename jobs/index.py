@@ -165,13 +165,13 @@ def _train(
     main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
     parts = [part for unit in units if unit.collection == main for part in unit.parts]
     sample = _sample(lineage, main, parts, settings.sample)
+    queries = sample_queries(sample, classifier)
     trained = FeatureIndex.train(
         sample.features,
         sample.ids,
         fingerprint=classifier.fingerprint,
         factory=settings.factory,
     )
-    queries = sample_queries(sample, classifier)
     logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
     content, record = trained.packed()
     run.storage.write(QUERIES, _array_bytes(queries))

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +30,7 @@ Scores = NDArray[np.float32]
 # Features that are looked at together in an exact pass: 84 MB at D = 1,280.
 BLOCK = 16_384
 # Candidates an answer that a refined index looks at again, from few to many.
-CANDIDATES = (1, 4, 16, 32, 64, 128, 256, 512)
+CANDIDATES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
 
 class Searchable(Protocol):
@@ -101,7 +100,7 @@ class FeatureIndex:
         fingerprint: str,
         factory: str = "Flat",
     ) -> "FeatureIndex":
-        """An empty index, trained on a sample of features [n, D]; on a GPU where faiss sees one.
+        """An empty index, trained on a sample of features [n, D]; on GPUs where faiss sees some.
 
         Raises
         ------
@@ -118,7 +117,7 @@ class FeatureIndex:
         centre = np.zeros(rows.shape[1], np.float32)
         if not index.is_trained:
             centre = rows.mean(0, dtype=np.float64).astype(np.float32)
-            index = _trained(index, rows - centre, factory)
+            _train(index, rows - centre, factory)
         trained = cls(index, (), fingerprint, factory, centre)
         if (inverted := _inverted(index)) is not None:
             # faiss visits one list unless told otherwise, and misses most of what it is asked for.
@@ -158,6 +157,9 @@ class FeatureIndex:
         if rows.shape[1] != self.size:
             raise UsageError(f"the features have {rows.shape[1]} values, the index {self.size}")
         index = faiss.deserialize_index(faiss.serialize_index(self.index))
+        if not self.centre.any():
+            index.add(rows)
+            return replace(self, index=index, ids=tuple(ids))
         for start in range(0, len(rows), BLOCK):
             index.add(rows[start : start + BLOCK] - self.centre)
         return replace(self, index=index, ids=tuple(ids))
@@ -207,10 +209,9 @@ class FeatureIndex:
         return scores + (queries @ self.centre)[:, None], rows
 
     def _exact(self, queries: Scores, count: int, among: Rows) -> tuple[Scores, Rows]:
-        faiss = importlib.import_module("faiss")
         found = []
         for part, features in self._blocks(among):
-            scores, places = faiss.knn(queries, features, count, metric=faiss.METRIC_INNER_PRODUCT)
+            scores, places = _knn(queries, features, count)
             found.append((scores, np.where(places < 0, -1, part[places])))
         return _largest(found, len(queries), count)
 
@@ -278,26 +279,25 @@ class FeatureIndex:
     ) -> tuple["FeatureIndex", float]:
         """The index with the quickest effort that reaches a recall on queries [Q, D]; its recall.
 
-        `features` [N, D] are the index's own, in full precision; recall is the share of their exact
-        top `count` that is found. Where no effort reaches it, the best is taken.
+        `features` [N, D] are what the index was filled with, in full precision; recall is the share
+        of their exact top `count` that is found. Where no effort reaches it, the best is taken,
+        with a warning.
         """
-        faiss = importlib.import_module("faiss")
+        if self.factory == "Flat":
+            return self, 1.0
         asked = _checked_queries(queries, self.size)
-        efforts = _efforts(self.index)
-        if not efforts:
-            return self, 1.0 if self.factory == "Flat" else self.recall(features, asked, count)
-        _, truth = faiss.knn(
-            asked,
-            np.ascontiguousarray(features, dtype=np.float32),
-            count,
-            metric=faiss.METRIC_INNER_PRODUCT,
-        )
+        exact = np.ascontiguousarray(features, dtype=np.float32)
+        _, truth = _knn(asked, exact, count)
         tried = []
-        for effort in efforts:
-            candidate = replace(self, effort=effort)
-            before = time.perf_counter()
-            _, rows = candidate._search(asked, count)
-            tried.append((_recall(rows, truth), time.perf_counter() - before, candidate))
+        for efforts in _efforts(self.index):
+            for effort in efforts:
+                candidate = replace(self, effort=effort)
+                before = time.perf_counter()
+                _, rows = candidate._search(asked, count)
+                seconds = time.perf_counter() - before
+                tried.append((recall_of(rows, truth), seconds, candidate))
+                if tried[-1][0] >= recall:
+                    break  # more of the same is slower
         good = [trial for trial in tried if trial[0] >= recall]
         share, _, best = (
             min(good, key=lambda trial: trial[1])
@@ -307,19 +307,11 @@ class FeatureIndex:
         if not good:
             logger.warning(
                 "the index %s finds %.0f %% of the exact answers at most, %.0f %% are asked for",
-                self.factory, 100 * share, 100 * recall,
-            )  # fmt: skip
+                self.factory,
+                100 * share,
+                100 * recall,
+            )
         return best, share
-
-    def recall(
-        self, features: NDArray[np.floating], queries: NDArray[np.floating], count: int
-    ) -> float:
-        """Share of the exact top `count` in `features` (the index's own) that the index finds."""
-        faiss = importlib.import_module("faiss")
-        asked = _checked_queries(queries, self.size)
-        exact = np.ascontiguousarray(features, dtype=np.float32)
-        _, truth = faiss.knn(asked, exact, count, metric=faiss.METRIC_INNER_PRODUCT)
-        return _recall(self._search(asked, count)[1], truth)
 
     def placed(self) -> "FeatureIndex":
         """On all GPUs that faiss sees; the index itself where none is, or none takes its kind."""
@@ -335,6 +327,9 @@ class FeatureIndex:
     def packed(self) -> tuple[bytes, bytes]:
         """The index as faiss writes it, and the rest as JSON."""
         faiss = importlib.import_module("faiss")
+        return faiss.serialize_index(self.index).tobytes(), self._record()
+
+    def _record(self) -> bytes:
         record = {
             "fingerprint": self.fingerprint,
             "factory": self.factory,
@@ -342,7 +337,7 @@ class FeatureIndex:
             "centre": self.centre.tolist(),
             "ids": self.ids,
         }
-        return faiss.serialize_index(self.index).tobytes(), json.dumps(record).encode()
+        return json.dumps(record).encode()
 
     @classmethod
     def unpacked(cls, content: bytes, record: bytes) -> "FeatureIndex":
@@ -354,9 +349,9 @@ class FeatureIndex:
     def save(self, folder: Path, name: str = "index") -> None:
         """Write NAME.faiss and NAME.json to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        content, record = self.packed()
-        (folder / f"{name}.faiss").write_bytes(content)
-        (folder / f"{name}.json").write_bytes(record)
+        faiss = importlib.import_module("faiss")
+        faiss.write_index(self.index, str(folder / f"{name}.faiss"))
+        (folder / f"{name}.json").write_bytes(self._record())
 
     @classmethod
     def load(cls, folder: Path, *, fingerprint: str, name: str = "index") -> "FeatureIndex":
@@ -399,7 +394,7 @@ class ShardedIndex:
         if not self.shards:
             raise UsageError("an index of no shards holds nothing: give it images")
         for shard in self.shards[1:]:
-            require_classifier(shard.fingerprint, self.fingerprint, "'s shard")
+            require_classifier(shard.fingerprint, self.fingerprint, "of a shard")
             if shard.size != self.size:
                 raise UsageError(
                     f"the index's shards hold features of {self.size} and of {shard.size} values"
@@ -502,29 +497,27 @@ def _checked_queries(queries: NDArray[np.floating], size: int) -> Scores:
     return asked
 
 
-def _trained(index: Any, rows: NDArray[np.float32], factory: str) -> Any:
-    """The index after training, on the GPUs where there are any for its kind."""
+def _train(index: Any, rows: NDArray[np.float32], factory: str) -> None:
+    """Train an index in place on centred rows, its k-means on the GPUs where there are any."""
     faiss = importlib.import_module("faiss")
-    if faiss.get_num_gpus():
-        try:
-            moved = faiss.index_cpu_to_all_gpus(index)
-            moved.train(rows)
-            index = faiss.index_gpu_to_cpu(moved)
-        except RuntimeError as error:
-            logger.info("the index %s is trained on the CPU: %s", factory, _reason(error))
+    inverted = _inverted(index)
+    if inverted is not None and faiss.get_num_gpus():
+        flat = faiss.IndexFlat(inverted.d, inverted.metric_type)
+        inverted.clustering_index = faiss.index_cpu_to_all_gpus(flat)
     try:
-        if not index.is_trained:
-            index.train(rows)
+        index.train(rows)
     except RuntimeError as error:
         raise UsageError(
             f"the index {factory!r} can't be trained on {len(rows)} images: give more images, or "
             f"use Flat ({_reason(error)})"
         ) from error
+    finally:
+        if inverted is not None:
+            inverted.clustering_index = None
     for transform in _transforms(index):
         # faiss moves queries by the same offset as rows, which is wrong for inner products: against
         # short queries, as components are, it is all that is left. The rows are centred already.
         transform.have_bias = False
-    return index
 
 
 def _transforms(index: Any) -> Iterator[Any]:
@@ -550,28 +543,35 @@ def _inverted(index: Any) -> Any | None:
 
 
 def _refined(index: Any) -> bool:
+    """Whether candidates are looked at again in finer codes (",RFlat", ",Refine(SQfp16)")."""
     faiss = importlib.import_module("faiss")
     return isinstance(faiss.downcast_index(index), faiss.IndexRefine)
 
 
-def _efforts(index: Any) -> list[str]:
-    """The efforts to try on an index: each mix of what its kind lets choose, in powers of two."""
+def _efforts(index: Any) -> list[list[str]]:
+    """Efforts to try on an index: lists of rising effort, in powers of two or finer."""
     faiss = importlib.import_module("faiss")
     space = faiss.ParameterSpace()
     space.initialize(index)
-    ranges = [
-        space.parameter_ranges.at(place) for place in range(space.parameter_ranges.size())
-    ]  # fmt: skip
-    names = {one.name for one in ranges}
-    choices: list[list[str]] = []
+    ranges = space.parameter_ranges
+    names = {ranges.at(place).name for place in range(ranges.size())}
+    first: list[str] = []
     if (inverted := _inverted(index)) is not None:
-        powers = [2**power for power in range(inverted.nlist.bit_length())]
-        choices.append([f"nprobe={probes}" for probes in sorted({*powers, inverted.nlist})])
+        powers = {2**power for power in range(inverted.nlist.bit_length())}
+        first = [f"nprobe={probes}" for probes in sorted({*powers, inverted.nlist})]
     elif "efSearch" in names:
-        choices.append([f"efSearch={2**power}" for power in range(4, 11)])
-    if _refined(index):
-        choices.append([f"k_factor_rf={factor}" for factor in CANDIDATES])
-    return [",".join(mix) for mix in product(*choices)] if choices else []
+        first = [f"efSearch={2**power}" for power in range(4, 11)]
+    if not _refined(index):
+        return [first or [""]]
+    again = [f"k_factor_rf={factor}" for factor in CANDIDATES]
+    return [[f"{one},{factor}" for factor in again] for one in first] or [again]
+
+
+def _knn(queries: Scores, features: NDArray[np.float32], count: int) -> tuple[Scores, Rows]:
+    """Exact search in an array; row -1 where there are fewer."""
+    faiss = importlib.import_module("faiss")
+    scores, rows = faiss.knn(queries, features, count, metric=faiss.METRIC_INNER_PRODUCT)
+    return scores, rows
 
 
 def _largest(found: Sequence[tuple[Scores, Rows]], queries: int, count: int) -> tuple[Scores, Rows]:
@@ -586,7 +586,7 @@ def _largest(found: Sequence[tuple[Scores, Rows]], queries: int, count: int) -> 
     return scores, rows
 
 
-def _recall(rows: Rows, truth: Rows) -> float:
+def recall_of(rows: Rows, truth: Rows) -> float:
     """Share of the true rows [Q, k] among the rows found [Q, k]; -1 is none."""
     hits = (rows[:, :, None] == truth[:, None, :]) & (truth[:, None, :] >= 0)
     return float(hits.any(1).sum() / max(1, (truth >= 0).sum()))
