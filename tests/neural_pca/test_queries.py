@@ -45,7 +45,7 @@ def test_a_components_exemplars_come_with_their_alphas(features, index, componen
 
 def test_mining_with_the_index_is_the_sufficiency_checks_mining(features, index, components):
     probabilities = np.full((400, 4), 0.25)
-    mined = mine(components, features, probabilities, LABELS != 2, 30)
+    mined = mine(components, features, probabilities, LABELS, 30)
     for component in range(5):
         found = component_exemplars(
             index, components, component, 30, without=np.flatnonzero(LABELS == 2)
