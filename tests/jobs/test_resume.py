@@ -11,11 +11,11 @@ kills = runpy.run_path(str(Path(__file__).parent / "kill_twenty_times.py"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # two minutes on two idle cores; four starts of Ray and torch
-def test_a_run_killed_again_and_again_ends_with_the_same_tables(tmp_path):
-    result = kills["kill_again_and_again"](tmp_path, count=2, seed=3)
+@pytest.mark.timeout(1800)  # a minute and a half on two idle cores; three starts of Ray and torch
+def test_a_run_killed_half_way_ends_with_the_same_tables(tmp_path):
+    result = kills["kill_again_and_again"](tmp_path, count=1, seed=1)
     assert result.differences == []
-    assert len(result.kills) == 2
+    assert len(result.kills) == 1
     assert result.finished >= 1
     # A kill that met a run before its first part would show nothing.
     assert any(kill.done > kill.done_before for kill in result.kills)
