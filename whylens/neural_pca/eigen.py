@@ -27,6 +27,10 @@ BLOCK = 16
 CONVERGED = 1e-5
 # The largest error of an eigenvector, and of its inner product with `goal`, both relative.
 TOLERANCE = 1e-4
+# How often the residuals of vectors above it are added before double precision is used instead.
+ROUNDS = 10
+# Eigenvalues that differ by less, relatively, leave their eigenvectors free to mix.
+APART = 0.01
 
 
 def leading(
@@ -147,35 +151,65 @@ def _largest(matrix: NDArray[np.floating], count: int) -> tuple[Array, Array]:
 def _refined(
     start: Array, apply: Callable[[Array], tuple[Array, Array]], goal: Array, count: int
 ) -> tuple[Array, Array] | None:
-    """What `leading` gives, from the span of `start` [m, n] and `goal`; None where not sure."""
-    rows = np.concatenate([start, _rest(goal, start)])
+    """What `leading` gives, from the span of `start` [m, n] and `goal`; None where not sure.
+
+    Vectors that are not sure yet add their residuals to the span, as Davidson's method (1975) does.
+    """
+    rows = np.concatenate([start, _rest(start, goal[None])])
     halves, images = apply(rows)
-    # Single precision leaves the rows orthonormal to seven digits only: metric = rows rows^T.
-    try:
-        root = np.linalg.cholesky(rows @ rows.T)
-    except np.linalg.LinAlgError:
-        return None
-    inverse = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True)
-    projected = inverse @ (rows @ images.T) @ inverse.T
-    values, mix = np.linalg.eigh((projected + projected.T) / 2)
-    mix = (inverse.T @ mix)[:, ::-1].T
-    values = values[::-1]
-    vectors = mix[:count] @ rows
-    residuals = np.linalg.norm(mix[:count] @ images - values[:count, None] * vectors, axis=1)
-    # One row more than start's: the last Ritz value may be the goal's, the one before is start's.
-    apart = values[:count] - values[len(start) - 1]
+    for _ in range(ROUNDS):
+        # Single precision leaves the rows orthonormal to seven digits only: metric = rows rows^T.
+        try:
+            root = np.linalg.cholesky(rows @ rows.T)
+        except np.linalg.LinAlgError:
+            return None
+        inverse = scipy.linalg.solve_triangular(root, np.eye(len(root)), lower=True)
+        projected = inverse @ (rows @ images.T) @ inverse.T
+        values, mix = np.linalg.eigh((projected + projected.T) / 2)
+        mix = (inverse.T @ mix)[:, ::-1].T
+        values = values[::-1]
+        vectors = mix @ rows
+        residuals = mix @ images - values[:, None] * vectors
+        # Beyond start's rows a Ritz value may be the goal's or a residual's: no eigenvalue.
+        errors = _errors(values, residuals, values[len(start) - 1], vectors @ goal)[:count]
+        unsure = ~(errors <= TOLERANCE)
+        if not unsure.any():
+            return values[:count], mix[:count] @ halves
+        more = _rest(rows, residuals[:count][unsure])
+        rows = np.concatenate([rows, more])
+        halves, images = (
+            np.concatenate([old, new])
+            for old, new in zip((halves, images), apply(more), strict=True)
+        )
+    return None
+
+
+def _errors(values: Array, residuals: Array, rest: float, along: Array) -> Array:
+    """Bounds of the relative errors [m] of Ritz vectors, and of their inner products `along`.
+
+    A vector is wrong by what it has outside of the subspace, |r_i| / (value_i - rest). `along` is
+    not, since the goal is inside; but r_i and r_j let v_i and v_j mix, to second order. Vectors
+    that are not `APART` from another may mix as they like.
+    """
+    sizes = np.linalg.norm(residuals, axis=1)
+    apart = np.abs(values[:, None] - values)
+    near = apart < APART * values[:, None]
+    np.fill_diagonal(near, False)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = residuals / apart
-        along = np.abs(vectors @ goal)
-        error += error**2 * np.linalg.norm(along) / along
-    return (values[:count], mix[:count] @ halves) if (error <= TOLERANCE).all() else None
+        outside = sizes / (values - rest)
+        mixing = np.outer(outside, sizes) / apart
+        np.fill_diagonal(mixing, outside**2)
+        mixing[near] = 0
+        errors: Array = outside + np.linalg.norm(mixing * along, axis=1) / np.abs(along)
+    return errors
 
 
-def _rest(goal: Array, rows: Array) -> Array:
-    """What `goal` has outside of `rows`, as a row of unit length; no row where that is nothing."""
-    size = np.linalg.norm(goal)
-    rest = goal
+def _rest(rows: Array, more: Array) -> Array:
+    """What vectors [k, n] have outside of `rows`, orthonormal; without those that have nothing."""
+    sizes = np.linalg.norm(more, axis=1, keepdims=True)
     for _ in range(2):
-        rest = rest - (rows @ rest) @ rows
-    left = np.linalg.norm(rest)
-    return rest[None] / left if left > 1e-5 * size else np.zeros((0, len(goal)))
+        more = more - (more @ rows.T) @ rows
+    left = np.linalg.norm(more, axis=1, keepdims=True)
+    sound = left[:, 0] > 1e-5 * sizes[:, 0]
+    rest: Array = np.linalg.qr((more[sound] / left[sound]).T)[0].T
+    return rest
