@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.room import room
-from whylens.cluster.session import hired, on_cluster, start
+from whylens.cluster.room import sizes
+from whylens.cluster.session import hired, start
 from whylens.cluster.workers import Crew, UnitFailed, spawn
 from whylens.errors import WhylensError
 
@@ -61,7 +61,7 @@ class WorkerPool(Generic[Unit]):
         if not units:
             return
         ray = start()
-        size = self._size(ray, len(units))
+        _, size = sizes(ray, self._placement, len(units))
         with hired(ray) as crew:
             yield from self._work_through(ray, crew, size, units)
 
@@ -135,12 +135,6 @@ class WorkerPool(Generic[Unit]):
         finally:
             for host in [*free, *loading.values(), *(host for host, _ in running.values())]:
                 ray.kill(host)
-
-    def _size(self, ray: Any, units: int) -> int:
-        there = room(ray, self._placement)
-        most = min(self._placement.workers[1], units)
-        # A cluster may grow while the job runs; this machine does not.
-        return most if on_cluster() else min(most, there)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import on_cluster
 from whylens.errors import UsageError
 
 
@@ -23,6 +24,22 @@ def room(ray: Any, placement: Placement) -> int:
             f"CPUs and {placement.num_gpus:g} GPUs, but {placement.workers[0]} are asked for"
         )
     return found
+
+
+def sizes(ray: Any, placement: Placement, units: int) -> tuple[int, int]:
+    """Workers for so many units: how many there is room for now, and how many in the end.
+
+    A cluster may grow while the job runs; this machine does not.
+
+    Raises
+    ------
+    UsageError
+        As `room`.
+    """
+    there = room(ray, placement)
+    most = min(placement.workers[1], units)
+    now = min(most, there)
+    return now, most if on_cluster() else now
 
 
 def _room_on(resources: dict[str, float], placement: Placement) -> int:

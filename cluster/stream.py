@@ -15,16 +15,16 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
-from whylens.cluster.room import room
-from whylens.cluster.session import hired, on_cluster, start
-from whylens.cluster.workers import Host, UnitFailed, environment, threads_of
+from whylens.cluster.room import sizes
+from whylens.cluster.session import hired, start
+from whylens.cluster.workers import Host, Named, UnitFailed, environment, threads_of
 from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,6 @@ PREPARING_TASKS = 2
 PREPARING_SHARE = 0.125
 # Two calls at a time in a worker: one computes while the other's part is written.
 CALLS = 2
-
-
-class Named(Protocol):
-    """A unit."""
-
-    @property
-    def name(self) -> str:
-        """Tells it from the others."""
 
 
 Unit = TypeVar("Unit", bound=Named)
@@ -85,13 +77,10 @@ class Stream(Generic[Unit]):
         if not units:
             return
         ray = start()
-        there = room(ray, self._placement)
-        most = min(self._placement.workers[1], len(units))
+        now, most = sizes(ray, self._placement, len(units))
         with hired(ray) as crew:
             crew.dismiss(ray)
-            now = min(most, there)
-            # A cluster may grow while the job runs; this machine does not.
-            yield from self._stream(units, now, most if on_cluster() else now)
+            yield from self._stream(units, now, most)
 
     def _stream(self, units: Sequence[Unit], now: int, most: int) -> Iterator[tuple[Unit, Any]]:
         waiting = {unit.name: unit for unit in units}

@@ -4,12 +4,20 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from whylens.cluster.placement import Placement
 from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """A unit of a stage: its name is its part's."""
+
+    @property
+    def name(self) -> str:
+        """Sorts, and is safe as a file name."""
 
 
 @dataclass(frozen=True)
