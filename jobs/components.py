@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs.embed import COLUMNS, Embedded, collections_of, labels_used, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
-from whylens.jobs.embed import Embedded, read_embedded
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import work_through
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 TABLE = "components"
 CENSUS = "census"
-COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
 # Words are read off images above this quantile of alpha, weighted by p_k.
 WORDS_FROM = 0.9
 # Bytes that a worker may hold for its group of classes; beside it the sample of the census (82 MB
@@ -168,11 +167,6 @@ def components(
     )
 
 
-def labels_used(main: Embedded) -> np.ndarray:
-    """The images' labels [N]; the prediction stands in for one that is missing."""
-    return np.where(main.labels < 0, main.predicted, main.labels)
-
-
 def unit_name(class_index: int) -> str:
     """The name of a class's part."""
     return f"class-{class_index:06d}"
@@ -190,13 +184,7 @@ class Head:
     @classmethod
     def of(cls, classifier: Classifier) -> Head:
         """The head of a classifier."""
-        head = classifier.head
-        return cls(
-            head.weight.detach().cpu().double().numpy(),
-            head.bias.detach().cpu().double().numpy(),
-            tuple(classifier.class_names),
-            classifier.fingerprint,
-        )
+        return cls(*classifier.head.arrays(), tuple(classifier.class_names), classifier.fingerprint)
 
     @property
     def size(self) -> int:
@@ -205,9 +193,10 @@ class Head:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Features [N, D] -> probabilities [N, K], float32."""
+        from scipy.special import softmax
+
         logits = features @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
+        return np.asarray(softmax(logits, axis=1))
 
 
 def _require_made_by(images: Table, part: str, name: str, head: Head) -> None:
@@ -276,12 +265,6 @@ def _groups(
     return [GroupUnit(unit_name(group[-1]), tuple(group)) for group in groups]
 
 
-def _collections(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
-    """Each collection that a part holds images of."""
-    for tag in sorted(table["collection"].unique().to_pylist()):
-        yield tag, read_embedded(table, tag)
-
-
 def _pool_labels(tag: str, seen: Embedded) -> np.ndarray:
     """Labels of mined images: a second collection's are taken as they are."""
     return labels_used(seen) if tag == "main" else seen.labels
@@ -303,7 +286,7 @@ class Counter:
         census = Census.empty(len(self.head.names), self.head.size)
         rows, total = [], 0
         for part in unit.parts:
-            for tag, seen in _collections(self.images.read_part(part, COLUMNS)):
+            for tag, seen in collections_of(self.images.read_part(part, COLUMNS)):
                 self._require_sound(part, seen)
                 if tag == "main":
                     labels = labels_used(seen)
@@ -386,7 +369,7 @@ class ComponentFinder:
         pool = int(self.census.pool_counts.sum())
         miner = Miner(found, min(self.settings.mined, max(1, pool // MINED_OF_POOL)))
         for part in self.pool_parts:
-            for tag, seen in _collections(self.images.read_part(part, COLUMNS)):
+            for tag, seen in collections_of(self.images.read_part(part, COLUMNS)):
                 if tag != self.pool:
                     continue
                 keys, labels = np.asarray(seen.ids, object), _pool_labels(tag, seen)
@@ -550,3 +533,32 @@ def read_components(lineage: Lineage, class_index: int) -> ClassComponents:
     from safetensors.numpy import load
 
     return from_arrays(load(lineage.file(TABLE, arrays_name(class_index))))
+
+
+def components_of(lineage: Lineage, class_index: int, classifier: Classifier) -> ClassComponents:
+    """A class's components, which have to be there and to be this classifier's.
+
+    Raises
+    ------
+    UsageError
+        If the run has none of the class, or they are of other weights than the classifier's.
+    """
+    from safetensors.numpy import load
+
+    folder = lineage.holder(TABLE).folder
+    try:
+        content = lineage.file(TABLE, arrays_name(class_index))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder} has no components of the class {classifier.class_names[class_index]!r}: it "
+            "has too few images, or was not asked for"
+        ) from error
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    noted = header.get("__metadata__", {}).get("classifier")
+    if noted is not None and json.loads(noted) != classifier.fingerprint:
+        raise UsageError(
+            f"the components in {lineage.runs[0].folder} are of the classifier "
+            f"{json.loads(noted)}, but {classifier.name} is {classifier.fingerprint} now: its "
+            "weights have changed, run the components job again"
+        )
+    return from_arrays(load(content))

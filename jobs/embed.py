@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Ray Data takes 7 to 30 seconds to start, in which the pool does some thousand images.
 STREAM_FROM = 20_000
+# What `read_embedded` reads of the table.
+COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
 
 
 class EmbedSpec(JobSpec):
@@ -145,3 +148,14 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
         pc.list_element(rows["top5_classes"], 0).to_numpy().astype(np.int64),
         features.astype(np.float32),
     )
+
+
+def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
+    """Each collection that a part of the table holds images of: its tag, and the images."""
+    for tag in sorted(table["collection"].unique().to_pylist()):
+        yield tag, read_embedded(table, tag)
+
+
+def labels_used(main: Embedded) -> np.ndarray:
+    """The images' labels [N]; the prediction stands in for one that is missing."""
+    return np.where(main.labels < 0, main.predicted, main.labels)

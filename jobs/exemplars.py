@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.images import open_collection
-from whylens.jobs.components import COLUMNS, labels_used, read_components
 from whylens.jobs.components import TABLE as COMPONENTS
+from whylens.jobs.components import read_components
+from whylens.jobs.embed import COLUMNS, labels_used, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
-from whylens.jobs.embed import read_embedded
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import work_through

@@ -21,11 +21,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
 from whylens.jobs.components import TABLE as COMPONENTS
-from whylens.jobs.components import arrays_name, read_components
+from whylens.jobs.components import components_of
+from whylens.jobs.embed import COLUMNS, collections_of, labels_used
 from whylens.jobs.embed import TABLE as IMAGES
 from whylens.jobs.exemplars import FINDINGS
-from whylens.jobs.labels import TABLE as LABELS
+from whylens.jobs.labels import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.prompts import plain_name
 from whylens.runs import Run
 from whylens.runs.storage import Storage
 
@@ -184,7 +186,7 @@ def run(spec: ExplainSpec) -> tuple[Explanation, str]:
 def render(found: Explanation) -> str:
     """The page as text, with nothing loaded from anywhere."""
     from whylens.jobs.report import data_uri, environment, stylesheet
-    from whylens.jobs.waterfall import laid_out, short, signed
+    from whylens.jobs.waterfall import laid_out, signed
 
     return (
         environment()
@@ -195,7 +197,7 @@ def render(found: Explanation) -> str:
             sentences=sentences(found),
             css=stylesheet("parts.css", "report.css", "explain.css"),
             raw=lambda content: data_uri(content, "image/png"),
-            short=short,
+            short=plain_name,
             signed=signed,
         )
     )
@@ -204,9 +206,9 @@ def render(found: Explanation) -> str:
 def sentences(found: Explanation) -> list[str]:
     """The decision in words."""
     from whylens.jobs.report_words import listed, percent
-    from whylens.jobs.waterfall import short, signed
+    from whylens.jobs.waterfall import signed
 
-    name, predicted = short(found.class_name), short(found.predicted)
+    name, predicted = plain_name(found.class_name), plain_name(found.predicted)
     mine = found.changes[0]
     if predicted != name:
         said = [f"{found.classifier} says {predicted}, and {name} with {percent(mine.before)}."]
@@ -222,7 +224,7 @@ def sentences(found: Explanation) -> list[str]:
         )
     if not found.repaired:
         said.append("SpuFix would change nothing: no spurious component raises a class here.")
-    elif (after := short(found.fixed_prediction)) != predicted:
+    elif (after := plain_name(found.fixed_prediction)) != predicted:
         said.append(f"After SpuFix the classifier would say {after}.")
     else:
         said.append(f"After SpuFix it would still say {after}; {name} gets {percent(mine.after)}.")
@@ -231,6 +233,8 @@ def sentences(found: Explanation) -> list[str]:
 
 def explain(spec: ExplainSpec) -> Explanation:
     """The decision on one image, and what SpuFix would change; the errors of `run`."""
+    from scipy.special import softmax
+
     from whylens.classifiers import load_classifier
     from whylens.neural_pca import spufix
 
@@ -250,17 +254,17 @@ def explain(spec: ExplainSpec) -> Explanation:
     rows = lineage.table(COMPONENTS).read(
         ["class_index", "component", "suspicious", "words", "same_as"]
     )
-    known = Knowledge(rows.to_pylist(), _rows(lineage, FINDINGS), _rows(lineage, LABELS))
+    known = Knowledge(rows.to_pylist(), _rows(lineage, FINDINGS), label_rows(lineage))
     if k not in known.classes:
         raise UsageError(_without_components(spec, classifier, known, k))
-    found = _checked(lineage, classifier, k)
+    found = components_of(lineage, k, classifier)
     alphas = found.alphas(phi[None])[0]
     order = np.argsort(-np.abs(alphas), kind="stable")[: spec.top]
-    others = [_checked(lineage, classifier, other) for other in known.spurious if other != k]
+    others = [components_of(lineage, other, classifier) for other in known.spurious if other != k]
     fixed = logits
     if known.spurious:
         fixed = spufix([found, *others], known.spurious).fix(phi[None], logits[None])[0]
-    before, after = _softmax(logits), _softmax(fixed)
+    before, after = softmax(logits), softmax(fixed)
     heats = _heatmaps(classifier, pixels, found.directions[order])
     shown = _exemplars(lineage, found, order, spec.exemplars)
     return Explanation(
@@ -297,7 +301,8 @@ def explain(spec: ExplainSpec) -> Explanation:
 class Knowledge:
     """What a run and its people know of components: the tables components, findings, labels.
 
-    A person's last label counts for more than what was found; "unsure" changes nothing.
+    What people say counts for more than what was found; "unsure" changes nothing. `labels` are the
+    rows by time.
     """
 
     def __init__(
@@ -308,11 +313,8 @@ class Knowledge:
     ) -> None:
         self._rows = {(r["class_index"], r["component"]): r for r in components}
         self._ranks = {(r["class_index"], r["component"]): r["rank"] for r in findings}
-        self._labels = {
-            (r["class_index"], r["component"]): r
-            for r in sorted(labels, key=lambda r: str(r["when"]))
-            if r["label"] != "unsure"
-        }
+        self._verdicts = {key: v for key, v in verdicts(labels).items() if v != UNSURE}
+        self._judges = {(r["class_index"], r["component"], r["label"]): r["who"] for r in labels}
         self.classes = {k for k, _ in self._rows}
         self.spurious: dict[int, list[int]] = {}
         for k, component in sorted(self._rows):
@@ -323,13 +325,9 @@ class Knowledge:
         """Its words, its standing, and whether it counts as spurious."""
         row = self._rows[k, component]
         words = tuple(row["words"] or ())
-        label = self._labels.get((k, component))
-        if label is not None:
-            return (
-                words,
-                f"labelled {label['label']} by {label['who']}",
-                (label["label"] == "spurious"),
-            )
+        if (verdict := self._verdicts.get((k, component))) is not None:
+            judge = self._judges[k, component, verdict]
+            return words, f"labelled {verdict} by {judge}", verdict == SPURIOUS
         if not row["suspicious"]:
             return words, "", False
         rank = self._ranks.get((k, component))
@@ -366,20 +364,6 @@ def _without_components(spec: ExplainSpec, classifier: Classifier, known: Knowle
     )
 
 
-def _checked(lineage: Lineage, classifier: Classifier, k: int) -> ClassComponents:
-    """A class's components, which have to be this classifier's."""
-    header = lineage.file(COMPONENTS, arrays_name(k))
-    size = int.from_bytes(header[:8], "little")
-    noted = json.loads(header[8 : 8 + size]).get("__metadata__", {}).get("classifier")
-    if noted is not None and json.loads(noted) != classifier.fingerprint:
-        raise UsageError(
-            f"the components in {lineage.runs[0].folder} are of the classifier "
-            f"{json.loads(noted)}, but {classifier.name} is {classifier.fingerprint} now: its "
-            "weights have changed, run the components job again"
-        )
-    return read_components(lineage, k)
-
-
 def _features(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
     """phi [D] of the image as `embed` sees it."""
     import torch
@@ -392,14 +376,9 @@ def _features(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
 
 
 def _logits(classifier: Classifier, phi: np.ndarray) -> np.ndarray:
-    head = classifier.head
-    weight, bias = (t.detach().double().cpu().numpy() for t in (head.weight, head.bias))
-    return np.asarray(weight @ phi + bias)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits - logits.max())
-    return np.asarray(odds / odds.sum())
+    weight, bias = classifier.head.arrays()
+    logits: np.ndarray = weight @ phi + bias
+    return logits
 
 
 def _most_changed(before: np.ndarray, after: np.ndarray, k: int) -> list[int]:
@@ -441,27 +420,19 @@ def _exemplars(
     if count == 0 or not lineage.has(IMAGES):
         return [()] * len(order)
     table = lineage.table(IMAGES)
-    best: list[list[tuple[float, str, int, str]]] = [[] for _ in order]
-    columns = ("id", "label", "top5_classes", "features", "collection")
+    best: list[list[tuple[float, str, str]]] = [[] for _ in order]
     for unit in table.units():
-        part = table.read_part(unit, columns)
-        labels = part["label"].to_numpy()
-        predicted = np.asarray([top[0] for top in part["top5_classes"].to_pylist()])
-        main = np.asarray(part["collection"].to_pylist()) == "main"
-        # As for the components: the prediction stands in for a label that is missing.
-        rows = np.flatnonzero(main & (np.where(labels < 0, predicted, labels) == found.class_index))
-        if not len(rows):
+        seen = dict(collections_of(table.read_part(unit, COLUMNS))).get("main")
+        if seen is None:
             continue
-        flat = part["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        features = flat.reshape(len(labels), -1)[rows].astype(np.float32)
-        alphas, ids = found.alphas(features)[:, order], part["id"].to_pylist()
+        rows = np.flatnonzero(labels_used(seen) == found.class_index)
+        alphas = found.alphas(seen.features[rows])[:, order]
         for place, column in enumerate(alphas.T):
             near = np.argsort(-column, kind="stable")[:count]
-            kept = [(float(column[i]), unit, int(rows[i]), ids[rows[i]]) for i in near]
-            best[place] = sorted([*best[place], *kept], key=lambda b: (-b[0], b[3]))[:count]
-    wanted = {unit for kept in best for _, unit, _, _ in kept}
-    thumbs = {unit: table.read_part(unit, ("thumb",))["thumb"] for unit in wanted}
-    return [
-        tuple(Exemplar(name, alpha, thumbs[unit][row].as_py()) for alpha, unit, row, name in kept)
-        for kept in best
-    ]
+            kept = [(float(column[i]), seen.ids[rows[i]], unit) for i in near]
+            best[place] = sorted([*best[place], *kept], key=lambda b: (-b[0], b[1]))[:count]
+    thumbs: dict[str, bytes] = {}
+    for unit in {unit for kept in best for _, _, unit in kept}:
+        part = table.read_part(unit, ("id", "thumb"))
+        thumbs.update(zip(part["id"].to_pylist(), part["thumb"].to_pylist(), strict=True))
+    return [tuple(Exemplar(name, alpha, thumbs[name]) for alpha, name, _ in kept) for kept in best]

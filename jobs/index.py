@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs.embed import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
-from whylens.jobs.embed import Embedded, read_embedded
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import work_through
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 TABLE = "index"
 TRAINED = "index/trained"
 QUERIES = "index/queries.npy"
-COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
 # What an approximate index is calibrated on: components of classes, and how many of each.
 CLASSES, COMPONENTS = 32, 8
 SCHEMA = pa.schema(
@@ -201,9 +200,8 @@ def sample_queries(sample: Embedded, classifier: Classifier) -> np.ndarray:
     """
     from whylens.neural_pca import class_components
 
-    labels = np.where(sample.labels < 0, sample.predicted, sample.labels)
-    weight = classifier.head.weight.detach().double().cpu().numpy()
-    bias = classifier.head.bias.detach().double().cpu().numpy()
+    labels = labels_used(sample)
+    weight, bias = classifier.head.arrays()
     present, counts = np.unique(labels, return_counts=True)
     queries = []
     for k in present[np.argsort(-counts, kind="stable")][:CLASSES]:

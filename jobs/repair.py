@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,17 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
 from whylens.jobs.components import TABLE as COMPONENTS
-from whylens.jobs.components import labels_used, read_components
+from whylens.jobs.components import components_of
+from whylens.jobs.embed import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
-from whylens.jobs.embed import Embedded, read_embedded
 from whylens.jobs.labels import spurious_components
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
-
-if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
-
-COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
 
 
 class RepairSpec(BaseModel):
@@ -87,13 +82,14 @@ def repair_run(spec: RepairSpec) -> Repair:
     if out.exists():
         raise UsageError(f"out: {spec.out} is there already: name another file, or remove it")
     lineage = Lineage(Run.open(spec.source))
-    rows = lineage.table(COMPONENTS).read(["class_index", "component", "suspicious", "mined_ids"])
-    spurious = _spurious(spec, rows.to_pylist())
+    columns = ["class_index", "component", "suspicious", "mined_ids"]
+    rows = lineage.table(COMPONENTS).read(columns).to_pylist()
+    spurious = _spurious(spec, rows)
     repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
     classifier = load_classifier(str(repaired_run.setting("classifier")))
     seen = _Seen(repaired_run, "second" if lineage.setting("second") else "main")
-    mined, mined_for = seen.mined(rows.to_pylist(), spurious, repaired_run.runs[0].folder)
-    weight, bias = (t.detach().cpu().double().numpy() for t in _head(classifier))
+    mined, mined_for = seen.mined(rows, spurious, repaired_run.runs[0].folder)
+    weight, bias = classifier.head.arrays()
     labels = labels_used(seen.main)
     if spec.method == "refit":
         by: Any = refit(
@@ -107,12 +103,13 @@ def repair_run(spec: RepairSpec) -> Repair:
             budget=spec.budget,
         )
     else:
-        by = spufix([read_components(lineage, k) for k in spurious], spurious)
+        name = str(lineage.setting("classifier"))
+        explained = load_classifier(name) if spec.onto else classifier
+        by = spufix([components_of(lineage, k, explained) for k in spurious], spurious)
         if spec.onto:
-            first = _Seen(lineage, "main")
-            by = transfer(
-                by, first.main.features, seen.in_order_of(first.main), first.main.labels, weight
-            )
+            first = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")
+            others = seen.in_order_of(first)
+            by = transfer(by, first.features, others, labels_used(first), weight)
     fixed = repair(classifier, by, f"spufix:{spec.out}")
     save_repaired(fixed, out)
     known = mined[seen.pool.labels[mined] >= 0]
@@ -186,10 +183,6 @@ class _Seen:
         if lost := [name for name in other.ids if name not in places]:
             raise UsageError(f"{len(lost)} of source's images are not in onto, {lost[0]} for one")
         return self.main.features[[places[name] for name in other.ids]]
-
-
-def _head(classifier: Classifier) -> tuple[Any, Any]:
-    return classifier.head.weight, classifier.head.bias
 
 
 def _accuracy(

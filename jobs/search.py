@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whylens.errors import UsageError
-from whylens.jobs.components import COLUMNS, read_components
-from whylens.jobs.components import TABLE as COMPONENTS
+from whylens.jobs.components import components_of
+from whylens.jobs.embed import COLUMNS, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
-from whylens.jobs.embed import read_embedded
 from whylens.jobs.index import open_index
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from whylens.classifiers import Classifier
-    from whylens.neural_pca import ClassComponents, Found
+    from whylens.neural_pca import Found
     from whylens.neural_pca.index import Searchable
 
 SHOWN = ("id", "label", "class_name", "p_label", "top5_classes", "top5_probabilities", "collection")
@@ -117,7 +116,7 @@ def search(folder: str, question: Question) -> Answer:
     k = None if question.class_name is None else classifier.class_index(question.class_name)
     components = None
     if k is not None and (question.component is not None or question.of_class):
-        components = class_components_of(lineage, k, classifier)
+        components = components_of(lineage, k, classifier)
     index = _index(lineage, question.collection, classifier)
     images = lineage.table(IMAGES).read(SHOWN)
     images = images.filter(_equal(images["collection"], question.collection))
@@ -135,17 +134,6 @@ def search(folder: str, question: Question) -> Answer:
         space = f"the alphas of {name}" if components is not None else "phi"
         title, measure = f"near {like} in {space}", "distance"
     return Answer(title, measure, name, tuple(_answers(found, images, classifier, k)))
-
-
-def class_components_of(lineage: Lineage, k: int, classifier: Classifier) -> ClassComponents:
-    """A class's components, with a message that names the class where there are none."""
-    try:
-        return read_components(lineage, k)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{lineage.holder(COMPONENTS).folder} has no components of the class "
-            f"{classifier.class_names[k]!r}: it has too few images, or was not asked for"
-        ) from error
 
 
 def _index(lineage: Lineage, tag: str, classifier: Classifier) -> Searchable:

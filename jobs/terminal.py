@@ -92,11 +92,12 @@ def show_images(answer: Answer, console: Console | None = None) -> None:
 def show_explanation(found: Any, console: Console) -> None:
     """An image's decision as a table of contributions, and what SpuFix would change."""
     from whylens.jobs.explain import sentences
-    from whylens.jobs.waterfall import short, signed, steps
+    from whylens.jobs.prompts import plain_name
+    from whylens.jobs.waterfall import signed, steps
 
     bars = steps(found)
     largest = max((abs(b.value) for b in bars if b.kind != "total"), default=1.0) or 1.0
-    name = short(found.class_name)
+    name = plain_name(found.class_name)
     table = Table(title=f"Why {name}?", title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("what")
     table.add_column("seems to be")

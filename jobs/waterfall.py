@@ -6,6 +6,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from whylens.jobs.prompts import plain_name
+
 if TYPE_CHECKING:
     from whylens.jobs.explain import Contribution, Explanation
 
@@ -45,11 +47,6 @@ def steps(found: Explanation) -> list[Step]:
         )
         bars.append(Step("logit after SpuFix", "total", 0.0, found.fixed_logit, found.fixed_logit))
     return bars
-
-
-def short(name: str) -> str:
-    """The first of a class's synonyms."""
-    return name.split(",")[0].strip()
 
 
 def signed(value: float) -> str:
@@ -158,7 +155,7 @@ def figure(found: Explanation) -> bytes:
                 place(1.15 + column, row, exemplar.thumb)
     columns = left + chart + 0.72
     top = foot + (len(bars) - 1) * ROW + 0.04
-    name = short(found.class_name)
+    name = plain_name(found.class_name)
     captions = [(columns, "here"), (columns + 1.15 * (ROW + 0.06), f"strongest in {name} images")]
     for x, text in captions[: 1 + (pictures > 1)]:
         paper.text(x / width, top / height, text, color=SOFT, fontsize=8.5, va="bottom")
@@ -174,7 +171,7 @@ def figure(found: Explanation) -> bytes:
 def _title(paper: Any, found: Explanation, width: float, height: float) -> None:
     from whylens.jobs.report_words import percent
 
-    name, predicted = short(found.class_name), short(found.predicted)
+    name, predicted = plain_name(found.class_name), plain_name(found.predicted)
     title = f"Why {name}?" if predicted == name else f"Why {name}? (predicted: {predicted})"
     before, after = found.changes[0].before, found.changes[0].after
     line = f"{found.classifier}: {name} {percent(before)}, logit {plain(found.logit)}"

@@ -5,22 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.workers import Named, UnitFailed
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
-
-
-class Named(Protocol):
-    """A unit: its name is its part's."""
-
-    @property
-    def name(self) -> str:
-        """Sorts, and is safe as a file name."""
 
 
 Unit = TypeVar("Unit", bound=Named)
@@ -67,7 +60,6 @@ def do_missing(
 ) -> None:
     """Have `do` (of a pool, or of a stream) do the units that have no part yet."""
     from whylens.cluster.progress import progress
-    from whylens.cluster.workers import UnitFailed
 
     there = set(run.table(stage).units())
     missing = [unit for unit in units if unit.name not in there]

@@ -59,6 +59,8 @@ def world(tmp_path_factory):
         run.table("images").write(unit, pa.table({
             "id": [f"image-{i}" for i in range(300)][rows],
             "label": pa.array(drawings.objects[rows], pa.int32()),
+            "class_name": pa.nulls(150, pa.string()),
+            "caption": pa.nulls(150, pa.string()),
             "top5_classes": [[0]] * 150,
             "features": pa.FixedSizeListArray.from_arrays(flat, half.shape[1]),
             "collection": collections[rows],

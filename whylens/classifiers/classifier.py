@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,11 @@ class Head:
     def __call__(self, features: Tensor) -> Tensor:
         """Features [..., D] -> logits [..., K]."""
         return F.linear(features, self.weight, self.bias)
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """W and b on the CPU."""
+        weight, bias = (t.detach().cpu().double().numpy() for t in (self.weight, self.bias))
+        return weight, bias
 
 
 class Classifier(nn.Module, ABC):

@@ -10,6 +10,7 @@ spurious comes with many classes. So no one class counts for more than a sixth o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Mined:
     predicted: NDArray[np.bool_]
     profiles: Array
 
-    @property
+    @cached_property
     def weights(self) -> Array:
         """How much each image counts, [L, M], adding up to 1 a component (0 where none was mined).
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from whylens.classifiers.classifier import Classifier
 from whylens.classifiers.planted import load_folder
@@ -167,8 +168,7 @@ def study(classifier: Classifier, collections: Collections) -> Studied:
             for start in range(0, len(drawings), 250)
         ]
         features[name] = torch.cat(parts).double().numpy()
-    head = classifier.head
-    return Studied(head.weight.double().numpy(), head.bias.double().numpy(), features)
+    return Studied(*classifier.head.arrays(), features)
 
 
 def shows(drawings: Drawings, link: Link) -> NDArray[np.bool_]:
@@ -184,7 +184,7 @@ def find(seen: Studied, collections: Collections) -> list[Judged]:
     """Components of every class, mined and judged as the components job does."""
     labels, pool_labels = collections.main.objects, collections.second.objects
     features, pool = seen.features["main"], seen.features["second"]
-    probabilities = _softmax(seen.logits("second"))
+    probabilities = softmax(seen.logits("second"), axis=1)
     found = []
     for k in range(len(OBJECTS)):
         inside, without = labels == k, pool_labels != k
@@ -231,15 +231,16 @@ def check_seed(
         "spufix_transfer_plain": (second, carried),
     }
     for name, (seen, fix) in fixes.items():
-        row |= {f"{name}.{what}": value for what, value in _gains(seen, collections, fix).items()}
-        for split in TESTS:
-            if not name.endswith("plain"):
-                row[f"{name}.{split}_before"] = accuracy(seen, split, collections)
-            row[f"{name}.{split}_after"] = accuracy(seen, split, collections, fix)
-    curve = []
+        before, after = accuracies(seen, collections), accuracies(seen, collections, fix)
+        row |= {f"{name}.{what}": value for what, value in _gains(before, after).items()}
+        if not name.endswith("plain"):
+            row |= {f"{name}.{split}_before": value for split, value in before.items()}
+        row |= {f"{name}.{split}_after": value for split, value in after.items()}
+    before, curve = accuracies(first, collections), []
     for strength in STRENGTHS:
         fixed = _refitted(first, collections, rows, mined_for, strength)
-        curve.append({"strength": strength} | _gains(first, collections, fixed))
+        gains = _gains(before, accuracies(first, collections, fixed))
+        curve.append({"strength": strength} | gains)
     return {name: round(float(value), 4) for name, value in row.items()}, curve
 
 
@@ -273,22 +274,23 @@ def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:
     }
 
 
-def accuracy(
-    seen: Studied, name: str, collections: Collections, fix: SpuFix | Refit | None = None
-) -> float:
-    """Accuracy on a collection, repaired or not."""
-    features, logits = seen.features[name], seen.logits(name)
-    if isinstance(fix, SpuFix):
-        logits = fix.fix(features, logits)
-    elif fix is not None:
-        logits = features @ fix.weight.T + fix.bias
-    drawings: Drawings = getattr(collections, name)
-    return float((logits.argmax(1) == drawings.objects).mean())
+def accuracies(
+    seen: Studied, collections: Collections, fix: SpuFix | Refit | None = None
+) -> dict[str, float]:
+    """Accuracy on each collection of TESTS, repaired or not."""
+    found = {}
+    for name in TESTS:
+        features, logits = seen.features[name], seen.logits(name)
+        if isinstance(fix, SpuFix):
+            logits = fix.fix(features, logits)
+        elif fix is not None:
+            logits = features @ fix.weight.T + fix.bias
+        drawings: Drawings = getattr(collections, name)
+        found[name] = float((logits.argmax(1) == drawings.objects).mean())
+    return found
 
 
-def _gains(seen: Studied, collections: Collections, fix: SpuFix | Refit) -> dict[str, float]:
-    before = {split: accuracy(seen, split, collections) for split in TESTS}
-    after = {split: accuracy(seen, split, collections, fix) for split in TESTS}
+def _gains(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
     lost = before["neutral"] - before["crossed"]
     return {
         "recovered": (after["crossed"] - before["crossed"]) / lost,
@@ -315,12 +317,6 @@ def _refitted(
         mined_for,
         **options,
     )
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(1, keepdims=True)
-    return probabilities
 
 
 def _ratio(rows: Sequence[dict[str, float]], part: str, whole: str) -> float:
