@@ -184,9 +184,12 @@ def evidence(finding: Finding) -> list[str]:
     if started:
         before = sum(g.p_start or 0.0 for g in started) / len(started)
         after = sum(g.p_class or 0.0 for g in started) / len(started)
+        if percent(before) == percent(after):
+            effect = f"left the mean {name} probability at {percent(after)}"
+        else:
+            effect = f"moved the mean {name} probability from {percent(before)} to {percent(after)}"
         sentences.append(
-            f"Raising this feature in {amount(len(started), 'generated image')} moved the mean "
-            f"{name} probability from {percent(before)} to {percent(after)}."
+            f"Raising this feature in {amount(len(started), 'generated image')} {effect}."
         )
     for column, sentence in EVIDENCE.items():
         if column in finding.evidence:

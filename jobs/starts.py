@@ -38,8 +38,9 @@ SCHEMA = pa.schema(
         ("chosen", pa.bool_()),
     ]
 )
-# Prompts come plainest first: a later one must say the class clearly more.
+# Prompts come plainest first: among those that say the class, a later one must say it clearly more.
 NEARLY_BEST = 0.9
+SAYS = 0.5
 Key = tuple[int, int]
 """Class index and component of a finding."""
 
@@ -118,9 +119,9 @@ def starts(
     """The stage: the prompt of each finding, by class and component.
 
     Of plain images of each prompt, those that the classifier most calls the class decide, the
-    plainer prompt where two are nearly equal. No prompt names the class where the feature has a
-    name, so it is the feature that speaks. (DiG-IN starts its neurons from the word that activates
-    them most.)
+    plainer prompt where two that say it are nearly equal. No prompt names the class where the
+    feature has a name, so it is the feature that speaks. (DiG-IN starts its neurons from the word
+    that activates them most.)
     """
     if not findings:
         return {}
@@ -164,7 +165,8 @@ class Chooser:
         """Try the unit's prompts; how many."""
         scores = [self.score(unit, prompt) for prompt in unit.prompts]
         p_class = np.array([p for _, p in scores])
-        chosen = int(np.flatnonzero(p_class >= NEARLY_BEST * p_class.max())[0])
+        best = p_class.max()
+        chosen = int(np.flatnonzero(p_class >= max(NEARLY_BEST * best, min(best, SAYS)))[0])
         rows = [
             {
                 "class_index": unit.class_index,

@@ -62,10 +62,16 @@ def test_captions_that_name_the_feature_alone_are_tried_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plain", "chosen"), [(0.4, "a Flag on sand"), (0.75, "a photo of a flag")]
+    ("plain", "bias", "chosen"),
+    [
+        (0.4, 0.0, "a Flag on sand"),
+        (0.75, 0.0, "a photo of a flag"),
+        # Nearly as good as the best, which does not say the class: there every bit counts.
+        (0.78, -5.0, "a Flag on sand"),
+    ],
 )
 def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
-    plain: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: float, bias: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brightness = {"a photo of flag": 0.2, "a photo of a flag": plain, "a Flag on sand": 0.8}
 
@@ -74,7 +80,7 @@ def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
         return torch.stack([torch.full((3, 4, 4), brightness[p]) for p in prompts])
 
     classifier = SimpleNamespace(
-        head=Head(torch.tensor([[0.0] * 3, [1.0] * 3]), torch.zeros(2)),
+        head=Head(torch.tensor([[0.0] * 3, [1.0] * 3]), torch.tensor([0.0, bias])),
         features=lambda images: images.mean((2, 3)),
     )
 
@@ -106,4 +112,4 @@ def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
     for row in rows:
         level = round(255 * brightness[row["prompt"]]) / 255
         assert row["alpha"] == pytest.approx(3 * level - 0.5, abs=1e-5)
-        assert row["p_class"] == pytest.approx(1 / (1 + np.exp(-3 * level)), abs=1e-5)
+        assert row["p_class"] == pytest.approx(1 / (1 + np.exp(-3 * level - bias)), abs=1e-5)
