@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,10 @@ from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import work_through
 from whylens.runs import Run
+
+if TYPE_CHECKING:
+    from whylens.images.collection import ImageCollection
+    from whylens.neural_pca import ClassComponents
 
 FINDINGS, TABLE, MINED = "findings", "exemplars", "mined"
 
@@ -58,24 +62,21 @@ class FindingUnit:
 
 
 def exemplars(run: Run, lineage: Lineage, settings: ExemplarSettings, placement: Placement) -> None:
-    """Rank the findings, then draw exemplars and mined images of each; one unit a finding."""
-    if not run.table(FINDINGS).done("all"):
-        rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
-        truth = planted_truth(str(lineage.setting("images")), str(lineage.setting("classifier")))
-        for row in rows:
-            if truth is not None:
-                feature = truth.get(row["class_name"], "")
-                row["truth"] = feature if feature and feature in row["guess"][:1] else ""
-        run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
-    rows = run.table(FINDINGS).read().to_pylist()
-    work_through(
-        run,
-        TABLE,
-        [FindingUnit(f"finding-{row['rank']:05d}", row) for row in rows],
-        Exhibitor,
-        (run, lineage, settings, placement.device),
-        placement,
-    )
+    """Find, draw exemplars and mined images of each finding (a unit), then rank the findings."""
+    rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
+    units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
+    arguments = (run, lineage, settings, placement.device)
+    work_through(run, TABLE, units, Exhibitor, arguments, placement)
+    if run.table(FINDINGS).done("all"):
+        return
+    truth = planted_truth(str(lineage.setting("images")), str(lineage.setting("classifier")))
+    for row in rows:
+        if truth is not None:
+            feature = truth.get(row["class_name"], "")
+            row["truth"] = feature if feature and feature in row["guess"][:1] else ""
+    shown = run.table(TABLE).read(["class_index", "component", "heat_on_object", "object_area"])
+    rows = ranked(rows, shown.to_pylist())
+    run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[dict[str, Any]]:
@@ -98,8 +99,33 @@ def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[d
             continue
         seen |= keys
         kept = {name: row[name] for name in SCHEMA.names if name in row}
-        rows.append({**kept, "rank": len(rows) + 1, "guess": row["words"], "truth": None})
+        rows.append({**kept, "guess": row["words"], "truth": None})
     return rows
+
+
+def ranked(
+    findings: list[dict[str, Any]], exemplars: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The findings with ranks, and how much of their exemplars' heat lies on the object.
+
+    They come by suspicion; where masks are known, it is lowered by the share of the heat that lies
+    on the object, beyond what the object's area explains: such a feature may be a part of it.
+    """
+    rows = []
+    for found in findings:
+        key = found["class_index"], found["component"]
+        mine = [e for e in exemplars if (e["class_index"], e["component"]) == key]
+        known = [e for e in mine if e["heat_on_object"] is not None]
+        names = ("heat_on_object", "object_area")
+        means = {name: float(np.mean([e[name] for e in known])) for name in names if known}
+        rows.append({**found, **means})
+
+    def standing(row: Mapping[str, Any]) -> float:
+        excess = row.get("heat_on_object", 0.0) - row.get("object_area", 0.0)
+        return float(row["suspicion"] * (1 - max(0.0, excess)))
+
+    rows.sort(key=standing, reverse=True)
+    return [{**row, "rank": place} for place, row in enumerate(rows, 1)]
 
 
 def planted_truth(images: str, classifier: str) -> dict[str, str] | None:
@@ -122,6 +148,8 @@ SCHEMA = pa.schema(
         ("suspicious", pa.bool_()),
         *((n, pa.float64()) for n in ("sufficiency_share", "sufficiency_mean_p", "lift")),
         *((n, pa.float64()) for n in ("variance_share", "logit_share")),
+        # Over the exemplars whose masks are known.
+        *((n, pa.float64()) for n in ("heat_on_object", "object_area")),
         ("guess", pa.list_(pa.string())),
         ("truth", pa.string()),
         ("mined_ids", pa.list_(pa.string())),
@@ -136,6 +164,9 @@ SHOWN = pa.schema(
         ("label", pa.int32()),
         ("alpha", pa.float32()),
         ("p_class", pa.float32()),
+        # Shares of the positive heat, and of the pixels; null where no mask is known.
+        ("heat_on_object", pa.float32()),
+        ("object_area", pa.float32()),
         ("heatmap", pa.binary()),
         ("thumb", pa.binary()),
     ]
@@ -191,7 +222,12 @@ class Exhibitor:
         return len(shown)
 
     def _show(
-        self, collection: Any, ids: list[str], k: int, component: int, found: Any
+        self,
+        collection: ImageCollection,
+        ids: list[str],
+        k: int,
+        component: int,
+        found: ClassComponents,
     ) -> list[dict[str, Any]]:
         import torch
 
@@ -211,6 +247,7 @@ class Exhibitor:
             features = self.classifier.features(images)
             p_class = self.classifier.head(features).softmax(1)[:, k].cpu().numpy()
         alphas = found.alphas(features.float().cpu().numpy())[:, component]
+        masks = [_square_mask(collection.object_mask(records[name]), side) for name in ids]
         return [
             {
                 "class_index": k,
@@ -220,6 +257,7 @@ class Exhibitor:
                 "label": self._label(records[name].class_name),
                 "alpha": float(alphas[place]),
                 "p_class": float(p_class[place]),
+                **_overlap(heats[place], masks[place]),
                 "heatmap": to_png(overlay(pictures[place], heats[place])),
                 "thumb": thumbnail(pictures[place], 224),
             }
@@ -232,3 +270,25 @@ class Exhibitor:
         if class_name is None:
             return -1
         return match_classes([class_name], self.classifier.class_names).get(class_name, -1)
+
+
+def _square_mask(mask: np.ndarray | None, side: int) -> np.ndarray | None:
+    """A mask [H, W] as the picture is cut and resized, [side, side]."""
+    from whylens.images.tensors import square
+
+    if mask is None:
+        return None
+    return square(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255, side)[..., 0] > 127
+
+
+def _overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None]:
+    """The columns heat_on_object and object_area of one image; None where nobody knows."""
+    import torch
+
+    from whylens.neural_pca.heatmap import share_inside
+
+    if mask is None:
+        return {"heat_on_object": None, "object_area": None}
+    share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
+    # Where nothing raises the component there is no heat to share out.
+    return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}

@@ -33,6 +33,9 @@ EVIDENCE: dict[str, Callable[[str, float], str]] = {
     "variance_share": lambda name, value: (
         f"It accounts for {percent(value)} of the variance of the features weighted for {name}."
     ),
+    "heat_on_object": lambda name, value: (
+        f"On {name} images that show it most, {percent(value)} of its heat lies on the object."
+    ),
 }
 
 

@@ -230,7 +230,7 @@ def moments(count: int, longest: float, seed: int) -> list[float]:
 def kill_again_and_again(work: Path, count: int, seed: int, say=lambda line: None) -> Result:
     """Kill runs `count` times; each run is gone on with until it ends, and is then compared.
 
-    Moments are counted from the command's start, and in turn from its first new part, so that
+    Moments are counted from the command's first new part, and in turn from its start, so that
     half of the kills at least meet a stage at work however slow a start is. A run that ends before
     its next kill leaves that kill to a new run.
     """
@@ -244,7 +244,7 @@ def kill_again_and_again(work: Path, count: int, seed: int, say=lambda line: Non
     )
     out = work / "killed-0"
     for number, drawn in enumerate(moments(count, undisturbed, seed)):
-        at_work = number % 2 == 1
+        at_work = number % 2 == 0
         while True:
             before = parts(out)
             began = time.monotonic()

@@ -55,6 +55,10 @@ class ImageCollection(ABC):
             If it is corrupt, truncated, empty, too large, or no image.
         """
 
+    def object_mask(self, record: ImageRecord) -> NDArray[np.bool_] | None:
+        """Where an image shows the object of its class, [H, W]; None where nobody knows."""
+        return None
+
     def part(self, which: slice) -> Self:
         """The collection of a slice of the records: all that a worker needs to load those."""
         part = copy.copy(self)

@@ -48,3 +48,7 @@ class PlantedCollection(ImageCollection):
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
         return draw(self.scene(record)).image
+
+    def object_mask(self, record: ImageRecord) -> NDArray[np.bool_] | None:
+        scene = self.scene(record)
+        return None if scene.object is None else draw(scene).masks["object"]
