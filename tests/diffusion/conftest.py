@@ -19,12 +19,25 @@ class Tiny(NamedTuple):
     reference: Any
 
 
-@pytest.fixture(scope="session", params=["v_prediction", "epsilon"])
-def pipeline(request, tmp_path_factory):
-    folder = tiny["save_pipeline"](tmp_path_factory.mktemp(request.param), request.param)
-    return Tiny(
-        folder,
-        load_sampler(str(folder)),
-        load_sampler(str(folder), dtype=torch.float64),
-        tiny["reference_pipeline"](folder),
-    )
+@pytest.fixture(scope="session")
+def one_of(tmp_path_factory):
+    """The pipeline of a family by its name."""
+    made = {}
+
+    def made_once(family):
+        if family not in made:
+            folder = tiny["save_pipeline"](tmp_path_factory.mktemp(family), family)
+            made[family] = Tiny(
+                folder,
+                load_sampler(str(folder)),
+                load_sampler(str(folder), dtype=torch.float64),
+                tiny["reference_pipeline"](folder),
+            )
+        return made[family]
+
+    return made_once
+
+
+@pytest.fixture(params=tiny["FAMILIES"])
+def pipeline(request, one_of):
+    return one_of(request.param)

@@ -1,11 +1,16 @@
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from whylens.diffusion import Conditioning, condition, invert, run_chain, sample
+from whylens.diffusion import Conditioning, Sampler, condition, invert, run_chain, sample
+from whylens.diffusion.chain import chain_step, schedule, segments
+from whylens.errors import UsageError
 
+PeakMemory = runpy.run_path(str(Path(__file__).parent / "peak_memory.py"))["PeakMemory"]
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]
 
 
@@ -23,29 +28,54 @@ def problem(sampler, steps, seed=0, size=0.3):
     return latents, replace(plain, text_delta=deltas[0], null_delta=deltas[1])
 
 
+def added(sampler, pooled):
+    """What the U-Net of SDXL takes beside the text."""
+    if pooled is None:
+        return None
+    sizes = torch.tensor([[16, 16, 0, 0, 16, 16]], dtype=sampler.dtype)
+    return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+
+
 def textbook_chain(sampler, latents, conditioning, steps, scale):
     """(latents after it, x0 predicted at it) of each step: a plain loop around diffusers' step."""
-    scheduler = DDIMScheduler.from_config(sampler.scheduler.config, clip_sample=False)
+    config = sampler.scheduler.config
+    if isinstance(sampler.scheduler, EulerDiscreteScheduler):
+        # Its step rounds to float32: Karras et al. 2022, algorithm 1 without noise, written out.
+        scheduler = EulerDiscreteScheduler.from_config(config)
+    else:
+        scheduler = DDIMScheduler.from_config(config, clip_sample=False)
     scheduler.set_timesteps(steps)
+    sigmas = getattr(scheduler, "sigmas", torch.zeros(steps + 1)).double()
+    latents = latents * (sigmas[0] ** 2 + 1).sqrt()
     trail = []
     for index, time in enumerate(scheduler.timesteps):
         text = conditioning.text + conditioning.text_delta[index]
         null = conditioning.null + conditioning.null_delta[index]
-        with_text = sampler.unet(latents, time, text).sample
-        without = sampler.unet(latents, time, null).sample
-        out = scheduler.step(without + scale * (with_text - without), time, latents)
-        latents = out.prev_sample
-        trail.append((latents, out.pred_original_sample))
+        sigma, after = sigmas[index], sigmas[index + 1]
+        seen = latents / (sigma**2 + 1).sqrt()
+        with_text = sampler.unet(
+            seen, time, text, added_cond_kwargs=added(sampler, conditioning.pooled)
+        ).sample
+        without = sampler.unet(
+            seen, time, null, added_cond_kwargs=added(sampler, conditioning.null_pooled)
+        ).sample
+        out = without + scale * (with_text - without)
+        if isinstance(scheduler, EulerDiscreteScheduler):
+            x0 = latents - sigma * out
+            latents = latents + (after - sigma) * out
+        else:
+            latents, x0 = scheduler.step(out, time, latents, return_dict=False)
+        trail.append((latents, x0))
     return trail
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-@pytest.mark.parametrize("steps", [4, 7])
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("steps", [1, 4, 7])
 def test_a_plain_sample_is_what_diffusers_makes(pipeline, guidance_scale, steps):
     images = sample(pipeline.sampler, PROMPTS, [3, 4], steps=steps, guidance_scale=guidance_scale)
     expected = pipeline.reference(
         PROMPTS,
-        latents=pipeline.sampler.initial_latents([3, 4]),
+        generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
         num_inference_steps=steps,
         guidance_scale=guidance_scale,
         output_type="pt",
@@ -55,8 +85,40 @@ def test_a_plain_sample_is_what_diffusers_makes(pipeline, guidance_scale, steps)
     torch.testing.assert_close(images.clone(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_gradients_through_the_chain_are_the_finite_differences(pipeline, guidance_scale):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"timestep_spacing": spacing, **more}
+        for spacing in ("leading", "trailing", "linspace")
+        for more in ({"steps_offset": 1}, {"set_alpha_to_one": False})
+    ]
+    + [{"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}],
+)
+@pytest.mark.parametrize("family", ["v_prediction", "xl"])
+def test_the_schedules_own_settings_are_honoured(one_of, family, changes):
+    pipeline = one_of(family)
+    reference = pipeline.reference
+    scheduler = reference.scheduler
+    try:
+        reference.scheduler = type(scheduler).from_config(scheduler.config, **changes)
+        sampler = Sampler("changed", reference)
+        images = sample(sampler, PROMPTS, [3, 4], steps=6)
+        expected = reference(
+            PROMPTS,
+            generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
+            num_inference_steps=6,
+            guidance_scale=3.0,
+            output_type="pt",
+        ).images
+    finally:
+        reference.scheduler = scheduler
+    torch.testing.assert_close(images.clone(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("guidance_scale", "held_steps"), [(0.0, 1), (3.0, 2)])
+def test_gradients_through_the_chain_are_the_finite_differences(
+    pipeline, guidance_scale, held_steps
+):
     sampler, steps = pipeline.double, 4
     latents, conditioning = problem(sampler, steps)
     variables = {
@@ -64,7 +126,7 @@ def test_gradients_through_the_chain_are_the_finite_differences(pipeline, guidan
         "text_delta": conditioning.text_delta,
         "null_delta": conditioning.null_delta,
     }
-    if guidance_scale == 1.0:
+    if guidance_scale == 0:
         del variables["null_delta"]
     weights = torch.randn(2, *latents.shape, generator=torch.Generator().manual_seed(9)).double()
 
@@ -77,6 +139,7 @@ def test_gradients_through_the_chain_are_the_finite_differences(pipeline, guidan
             steps=steps,
             guidance_scale=guidance_scale,
             keep_last=2,
+            held_steps=held_steps,
         )
         return (torch.stack(predictions) * weights).sum()
 
@@ -95,15 +158,22 @@ def test_gradients_through_the_chain_are_the_finite_differences(pipeline, guidan
             assert slope == pytest.approx(float(ahead - behind) / (2 * h), rel=1e-5), name
 
 
+@pytest.mark.parametrize("held_steps", [None, 1, 2])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale):
+def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale, held_steps):
     sampler, steps = pipeline.double, 5
     latents, conditioning = problem(sampler, steps, seed=1)
     inputs = [latents, conditioning.text_delta]
     if guidance_scale != 1.0:
         inputs.append(conditioning.null_delta)
     found = run_chain(
-        sampler, latents, conditioning, steps=steps, guidance_scale=guidance_scale, keep_last=3
+        sampler,
+        latents,
+        conditioning,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        keep_last=3,
+        held_steps=held_steps,
     )
     trail = textbook_chain(sampler, latents, conditioning, steps, guidance_scale)
     expected = [trail[2][1], trail[3][1], trail[4][0]]
@@ -119,30 +189,97 @@ def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale
         torch.testing.assert_close(value, true, rtol=1e-5, atol=1e-5 * float(true.abs().max()))
 
 
-def kept_by_autograd(forward):
-    """Elements that autograd keeps of a forward pass."""
-    count = 0
+def test_truncated_gradients_take_earlier_predictions_for_constants(pipeline):
+    sampler, steps = pipeline.double, 5
+    latents, conditioning = problem(sampler, steps, seed=1)
+    options = {"steps": steps, "guidance_scale": 3.0, "keep_last": 2}
+    inputs = [latents, conditioning.text_delta, conditioning.null_delta]
+    weights = torch.randn(2, *latents.shape, generator=torch.Generator().manual_seed(2)).double()
 
-    def keep(tensor):
-        nonlocal count
-        count += tensor.numel()
-        return tensor
+    def gradients(predictions):
+        return torch.autograd.grad((torch.stack(predictions) * weights).sum(), inputs)
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return count
+    exact = run_chain(sampler, latents, conditioning, **options)
+    found = run_chain(sampler, latents, conditioning, **options, gradient_steps=3)
+    torch.testing.assert_close(torch.stack(found), torch.stack(exact), rtol=0, atol=0)
+    by_latents, by_text, by_null = gradients(found)
+    _, true_text, true_null = gradients(exact)
+    for value, true in ((by_text, true_text), (by_null, true_null)):
+        assert not value[:2].any()
+        assert true[:2].abs().max() > 0
+        torch.testing.assert_close(value[2:], true[2:])
+    # The last three steps from where the first two lead, which move in proportion to their start.
+    first, second = schedule(sampler, steps)[:2]
+    rows = [conditioning.text_delta, conditioning.null_delta]
+    with torch.no_grad():
+        middle = latents
+        for index, step in enumerate((first, second)):
+            text, null = conditioning.text + rows[0][index], conditioning.null + rows[1][index]
+            middle, _ = chain_step(
+                sampler, middle, text, null, *step, 3.0, conditioning.pooled,
+                conditioning.null_pooled,
+            )  # fmt: skip
+    middle.requires_grad_()
+    now = middle
+    kept = []
+    for index, step in enumerate(schedule(sampler, steps)[2:], start=2):
+        text, null = conditioning.text + rows[0][index], conditioning.null + rows[1][index]
+        now, x0 = chain_step(
+            sampler, now, text, null, *step, 3.0, conditioning.pooled, conditioning.null_pooled
+        )
+        kept.append(x0)
+    (by_middle,) = torch.autograd.grad((torch.stack([kept[-2], now]) * weights).sum(), middle)
+    ratio = (by_latents / by_middle).flatten()
+    assert ratio.min() > 0
+    torch.testing.assert_close(ratio, ratio.median().expand_as(ratio), rtol=1e-6, atol=0)
 
 
-def test_memory_holds_one_steps_activations(pipeline):
-    sampler = pipeline.sampler
+def test_segments_end_where_the_chain_ends():
+    assert segments(0, 10, 4) == [(0, 2), (2, 6), (6, 10)]
+    assert segments(3, 5, 1) == [(3, 4), (4, 5)]
+    assert segments(0, 4, 9) == [(0, 4)]
+    assert segments(0, 25) == [(0, 5), (5, 15), (15, 25)]
 
-    def saved(steps):
-        start = problem(sampler, steps)
-        return kept_by_autograd(lambda: run_chain(sampler, *start, steps=steps, guidance_scale=3.0))
 
-    start = problem(sampler, 1)
-    kept_by_one = kept_by_autograd(lambda: textbook_chain(sampler, *start, 1, 3.0))
-    assert (saved(8) - saved(4)) / 4 < kept_by_one / 10
+def peak_of_backward(sampler, steps, **options):
+    """Largest size in MB of what lives at once, of a chain and its backward pass."""
+    latents, conditioning = problem(sampler, steps)
+    with PeakMemory() as peak:
+        (out,) = run_chain(
+            sampler, latents, conditioning, steps=steps, guidance_scale=3.0, **options
+        )
+        torch.autograd.grad(out.sum(), [latents, conditioning.text_delta])
+    return peak.megabytes
+
+
+def test_memory_grows_as_the_root_of_the_steps_or_not_at_all(one_of):
+    sampler = one_of("v_prediction").sampler
+    plain = {steps: peak_of_backward(sampler, steps, held_steps=steps) for steps in (2, 6)}
+    step = (plain[6] - plain[2]) / 4
+    assert step > plain[2] / 4
+    # Twice the root of 4 and of 16 is 4 and 8.
+    rooted = {steps: peak_of_backward(sampler, steps) for steps in (4, 16)}
+    assert rooted[16] - rooted[4] < 5 * step
+    assert rooted[16] < plain[6] + 3 * step
+    least = {steps: peak_of_backward(sampler, steps, held_steps=1) for steps in (2, 16)}
+    assert least[16] - least[2] < step
+    cut = {steps: peak_of_backward(sampler, steps, gradient_steps=2) for steps in (4, 16)}
+    assert cut[16] - cut[4] < step / 2
+
+
+@pytest.mark.parametrize(("family", "steps"), [("v_prediction", 1001), ("epsilon", 1000)])
+def test_more_steps_than_the_schedule_has_is_a_usage_error(one_of, family, steps):
+    with pytest.raises(UsageError, match=f"{steps} steps are too many.*trained on 1000"):
+        schedule(one_of(family).sampler, steps)
+
+
+@pytest.mark.parametrize("family", ["v_prediction", "turbo"])
+def test_a_trailing_schedule_has_as_many_steps_as_were_asked_for(one_of, family):
+    # 61 is one of the counts for which diffusers has a step too many, at time -1.
+    found = schedule(one_of(family).sampler, 61)
+    assert [step.time for step in found] == sorted({step.time for step in found}, reverse=True)
+    assert (len(found), found[0].time, found[-1].alpha_bar_after) == (61, 999, 1)
+    assert all(one.alpha_bar_after > one.alpha_bar for one in found)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -163,8 +300,9 @@ def test_an_inverted_image_comes_back_exactly(pipeline, guidance_scale):
     assert (edited - latents).abs().max() > 1e-3
 
 
-def test_inversion_goes_the_way_of_ddim_backwards(pipeline):
-    sampler = pipeline.double
+@pytest.mark.parametrize("family", ["v_prediction", "epsilon"])
+def test_inversion_goes_the_way_of_ddim_backwards(one_of, family):
+    sampler = one_of(family).double
     latents = sampler.initial_latents([1, 2]) * 0.5
     conditioning = condition(sampler, PROMPTS)
     noise, _ = invert(sampler, latents, conditioning, steps=5, guidance_scale=3.0)

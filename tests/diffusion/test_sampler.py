@@ -1,10 +1,12 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from whylens.diffusion import load_sampler
+from whylens.diffusion import condition, load_sampler, run_chain, sample
 from whylens.errors import UsageError
 
 
@@ -27,10 +29,25 @@ def test_its_networks_are_frozen(pipeline):
 
 def test_prompts_are_encoded_as_diffusers_does(pipeline):
     prompts = ["a photo of a boat on grass", "", "a moon " * 30]
+    encode = pipeline.reference.encode_prompt
+    options = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": True}
+    expected, null, *pooled = encode(prompts, **options)
+    large = "text_encoder_2" in pipeline.reference.components
     found = pipeline.sampler.encode_prompts(prompts)
-    expected, _ = pipeline.reference.encode_prompt(prompts, "cpu", 1, False)
-    assert found.shape == (3, 16, 16)
+    assert found.shape == (3, 16, 32 if large else 16)
     torch.testing.assert_close(found, expected)
+    conditioning = condition(pipeline.sampler, prompts)
+    torch.testing.assert_close(conditioning.text, expected)
+    torch.testing.assert_close(conditioning.null, null)
+    assert len(pooled) == (2 if large else 0)
+    if large:
+        torch.testing.assert_close(conditioning.pooled, pooled[0])
+        torch.testing.assert_close(conditioning.null_pooled, pooled[1])
+        # What force_zeros_for_empty_prompt in the pipeline's configuration says.
+        assert not conditioning.null.any()
+        assert conditioning.pooled.any()
+    else:
+        assert conditioning.pooled is conditioning.null_pooled is None
 
 
 def test_images_are_encoded_and_decoded_as_the_autoencoder_does(pipeline):
@@ -71,6 +88,92 @@ def test_initial_latents_are_standard_normal_and_each_seeds_own(pipeline):
     assert not torch.equal(many[0], many[1])
 
 
+@pytest.mark.parametrize("family", ["v_prediction", "xl"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_of_the_networks_only(one_of, family, dtype):
+    whole = one_of(family).sampler
+    half = load_sampler(f"{whole.name}?dtype={dtype}")
+    assert half.unet.dtype == getattr(torch, dtype)
+    assert half.dtype == half.vae.dtype == torch.float32
+    prompts, options = ["a photo of a boat", "a moon"], {"steps": 3, "guidance_scale": 3.0}
+    images = sample(half, prompts, [1, 2], **options)
+    assert images.dtype == torch.float32
+    difference = (images - sample(whole, prompts, [1, 2], **options)).abs()
+    assert 0 < difference.max() < 0.05
+
+
+@pytest.mark.parametrize("family", ["v_prediction", "xl"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_small_gradients_survive_half_precision(one_of, family, dtype):
+    whole = one_of(family).sampler
+    half = load_sampler(f"{whole.name}?dtype={dtype}")
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, *whole.latent_shape, generator=generator)
+    # A batch's problems may have gradients of very different sizes, all far from float16's.
+    weights *= torch.tensor([1e-12, 1e6]).view(2, 1, 1, 1)
+
+    def gradients(sampler):
+        conditioning = condition(sampler, ["a photo of a boat", "a moon"])
+        deltas = torch.zeros(3, *conditioning.text.shape, requires_grad=True)
+        latents = sampler.initial_latents([1, 2]).requires_grad_()
+        (out,) = run_chain(
+            sampler,
+            latents,
+            replace(conditioning, text_delta=deltas),
+            steps=3,
+            guidance_scale=3.0,
+        )
+        by_latents, by_deltas = torch.autograd.grad((out * weights).sum(), [latents, deltas])
+        return [by_latents, by_deltas.transpose(0, 1)]
+
+    for found, true in zip(gradients(half), gradients(whole), strict=True):
+        for value, other in zip(found, true, strict=True):
+            assert other.abs().max() > 0
+            assert (value - other).norm() < 0.1 * other.norm()
+
+
+def test_the_size_of_its_images_can_be_chosen(one_of):
+    small = one_of("xl").sampler
+    large = load_sampler(f"{small.name}?image_size=24")
+    assert (large.image_size, large.latent_shape) == (24, (3, 12, 12))
+    images = sample(large, ["a moon"], [1], steps=2)
+    expected = (
+        one_of("xl")
+        .reference(
+            ["a moon"],
+            generator=[torch.Generator().manual_seed(1)],
+            height=24,
+            width=24,
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            output_type="pt",
+        )
+        .images
+    )
+    torch.testing.assert_close(images.clone(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("dtype=int8", "unknown dtype 'int8'; there are float32, bfloat16"),
+        ("size=24", "unknown option 'size'; dtype and image_size"),
+        ("image_size=large", "image_size is a number of pixels, not 'large'"),
+        ("image_size=17", "can't make images of 17 px: .* a multiple of 2"),
+        ("image_size=0", "can't make images of 0 px"),
+    ],
+)
+def test_options_that_do_not_fit_are_usage_errors(one_of, options, said):
+    with pytest.raises(UsageError, match=said):
+        load_sampler(f"{one_of('epsilon').folder}?{options}")
+
+
+def test_images_of_another_size_are_a_usage_error(one_of):
+    sampler = one_of("epsilon").sampler
+    with pytest.raises(UsageError, match=r"images of 8 x 12 px don't fit.*takes 16 x 16"):
+        sampler.encode(torch.zeros(2, 3, 12, 8))
+
+
 @pytest.mark.parametrize("name", ["no-such-sampler", "./nowhere", "/nowhere/at-all"])
 def test_an_unknown_sampler_is_a_usage_error(name):
     with pytest.raises(UsageError, match=rf"no sampler '{name}'.*model_index\.json"):
@@ -78,8 +181,8 @@ def test_an_unknown_sampler_is_a_usage_error(name):
 
 
 @pytest.fixture
-def copied(pipeline, tmp_path):
-    shutil.copytree(pipeline.folder, tmp_path / "pipeline")
+def copied(one_of, tmp_path):
+    shutil.copytree(one_of("epsilon").folder, tmp_path / "pipeline")
     return tmp_path / "pipeline"
 
 
@@ -89,14 +192,43 @@ def edited(file, **changes):
 
 def test_a_broken_pipeline_folder_is_a_usage_error(copied):
     shutil.rmtree(copied / "unet")
-    with pytest.raises(UsageError, match="can't be loaded as a StableDiffusionPipeline"):
+    with pytest.raises(UsageError, match="can't be loaded by diffusers"):
         load_sampler(str(copied))
 
 
-@pytest.mark.parametrize("kind", ["StableDiffusionXLPipeline", "StableDiffusionImg2ImgPipeline"])
+@pytest.mark.parametrize("kind", ["StableDiffusionImg2ImgPipeline", "FluxPipeline"])
 def test_a_pipeline_of_another_kind_is_a_usage_error(copied, kind):
     edited(copied / "model_index.json", _class_name=kind)
-    with pytest.raises(UsageError, match=f"is a {kind}: only a StableDiffusionPipeline"):
+    with pytest.raises(UsageError, match=f"is a {kind}: only a StableDiffusionPipeline.*SDXL"):
+        load_sampler(str(copied))
+
+
+def test_a_pipeline_that_lacks_a_part_is_a_usage_error(copied):
+    edited(copied / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(UsageError, match="has no tokenizer_2, which a StableDiffusionXLPipeline"):
+        load_sampler(str(copied))
+
+
+def test_a_latent_consistency_model_is_a_usage_error(copied):
+    shutil.rmtree(copied / "unet")
+    unet = UNet2DConditionModel(
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        time_cond_proj_dim=8,
+    )
+    unet.save_pretrained(copied / "unet")
+    with pytest.raises(UsageError, match="takes the guidance scale as an input"):
+        load_sampler(str(copied))
+
+
+def test_a_schedule_of_another_kind_is_a_usage_error(copied):
+    FlowMatchEulerDiscreteScheduler().save_pretrained(copied / "scheduler")
+    index = json.loads((copied / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+    (copied / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler, which neither DDIM"):
         load_sampler(str(copied))
 
 

@@ -1,4 +1,4 @@
-"""A StableDiffusionPipeline folder with random weights, small enough to differentiate by hand."""
+"""Pipeline folders with random weights, small enough to differentiate by hand; one a family."""
 
 from pathlib import Path
 from typing import Any
@@ -7,35 +7,56 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from whylens.planted.pipeline import CAPTION_LENGTH, build_scheduler, build_tokenizer
 
 WIDTH = 16
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+# The schedulers of the folders of: Stable Diffusion 1.4; the planted world, which predicts v as
+# Stable Diffusion 2.x; SDXL; SDXL-Turbo; SD-Turbo.
+SCHEDULERS = {
+    "epsilon": lambda: PNDMScheduler(
+        **BETAS, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
+    ),
+    "v_prediction": build_scheduler,
+    "xl": lambda: EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1),
+    "xl_turbo": lambda: EulerAncestralDiscreteScheduler(**BETAS, timestep_spacing="trailing"),
+    "turbo": lambda: EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing", steps_offset=1),
+}
+FAMILIES = tuple(SCHEDULERS)
 
 
-def scheduler_of(prediction: str) -> Any:
-    """The planted world's scheduler for v, that of Stable Diffusion 1.4's folder for epsilon."""
-    if prediction == "v_prediction":
-        return build_scheduler()
-    return PNDMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=prediction,
+def text_encoder(tokenizer: Any, kind: Any, layers: int) -> Any:
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            max_position_embeddings=CAPTION_LENGTH,
+            projection_dim=WIDTH,
+        )
     )
 
 
-def save_pipeline(folder: Path, prediction: str, *, seed: int = 0) -> Path:
+def save_pipeline(folder: Path, family: str, *, seed: int = 0) -> Path:
     """Write a pipeline of 16 x 16 images and 3 x 8 x 8 latents; the folder."""
     tokenizer = build_tokenizer(folder / "words")
+    large = family.startswith("xl")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vae = AutoencoderKL(
@@ -49,6 +70,12 @@ def save_pipeline(folder: Path, prediction: str, *, seed: int = 0) -> Path:
             # Latents of about unit deviation, as a trained pipeline has.
             scaling_factor=5.0,
         )
+        sizes = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": WIDTH + 6 * 4,
+            "use_linear_projection": True,
+        }
         unet = UNet2DConditionModel(
             sample_size=8,
             in_channels=3,
@@ -57,40 +84,38 @@ def save_pipeline(folder: Path, prediction: str, *, seed: int = 0) -> Path:
             layers_per_block=1,
             down_block_types=("CrossAttnDownBlock2D",),
             up_block_types=("UpBlock2D",),
-            cross_attention_dim=WIDTH,
+            cross_attention_dim=2 * WIDTH if large else WIDTH,
             attention_head_dim=2,
             norm_num_groups=4,
+            **(sizes if large else {}),
         )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                hidden_size=WIDTH,
-                intermediate_size=2 * WIDTH,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                max_position_embeddings=CAPTION_LENGTH,
+        parts = {
+            "vae": vae,
+            "unet": unet,
+            "scheduler": SCHEDULERS[family](),
+            "tokenizer": tokenizer,
+            "text_encoder": text_encoder(tokenizer, CLIPTextModel, 2 if large else 1),
+        }
+        if large:
+            second = text_encoder(tokenizer, CLIPTextModelWithProjection, 2)
+            pipeline = StableDiffusionXLPipeline(
+                **parts, tokenizer_2=tokenizer, text_encoder_2=second
             )
-        )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler_of(prediction),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+        else:
+            pipeline = StableDiffusionPipeline(
+                **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
     pipeline.save_pretrained(folder / "pipeline")
     return folder / "pipeline"
 
 
 def reference_pipeline(folder: Path) -> Any:
-    """diffusers' own pipeline of such a folder, with its own DDIM scheduler."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    """diffusers' own pipeline of such a folder, with its own deterministic scheduler."""
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    config = pipeline.scheduler.config
+    if "Euler" in type(pipeline.scheduler).__name__:
+        pipeline.scheduler = EulerDiscreteScheduler.from_config(config)
+    else:
+        pipeline.scheduler = DDIMScheduler.from_config(config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

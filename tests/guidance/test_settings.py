@@ -13,12 +13,18 @@ def test_the_defaults_go_together():
     [
         ({"learning_rte": 0.1}, "learning_rte"),
         ({"steps": 0}, "steps"),
-        ({"guidance_scale": 0.5}, "guidance_scale"),
+        ({"guidance_scale": -0.5}, "guidance_scale"),
+        ({"held_steps": 0}, "held_steps"),
+        ({"gradient_steps": 2, "last_predictions": 3}, "last_predictions is 3.*last 2 steps"),
         ({"cutout_min": 1.5}, "cutout_min"),
         ({"steps": 2, "last_predictions": 3}, "last_predictions is 3.*has 2 steps"),
         ({"latents_factor": 0, "text_factor": 0, "null_factor": 0}, "nothing is left to optimise"),
         (
             {"latents_factor": 0, "text_factor": 0, "guidance_scale": 1},
+            "nothing is left to optimise",
+        ),
+        (
+            {"latents_factor": 0, "text_factor": 0, "guidance_scale": 0},
             "nothing is left to optimise",
         ),
     ],

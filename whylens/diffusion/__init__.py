@@ -6,7 +6,8 @@ from whylens.lazy import lazily
 
 if TYPE_CHECKING:
     from whylens.diffusion.chain import Conditioning, condition, invert, run_chain, sample
-    from whylens.diffusion.sampler import Sampler, load_sampler
+    from whylens.diffusion.loading import load_sampler
+    from whylens.diffusion.sampler import Sampler
 
 __all__ = [
     "Conditioning",
@@ -22,6 +23,7 @@ __getattr__ = lazily(
     __name__,
     {
         **dict.fromkeys(("Conditioning", "condition", "invert", "run_chain", "sample"), "chain"),
-        **dict.fromkeys(("Sampler", "load_sampler"), "sampler"),
+        "load_sampler": "loading",
+        "Sampler": "sampler",
     },
 )

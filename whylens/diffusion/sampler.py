@@ -1,49 +1,71 @@
 """A sampler: a diffusers text-to-image pipeline as differentiable maps between tensors."""
 
 import importlib
-import logging
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from whylens.diffusion.half import in_range
 from whylens.errors import UsageError
-
-logger = logging.getLogger(__name__)
-
-PLANTED = Path(__file__).parent.parent / "planted" / "weights" / "pipeline"
 
 
 class Sampler:
-    """The parts of a StableDiffusionPipeline, frozen, with a deterministic DDIM schedule.
+    """The parts of a Stable Diffusion pipeline, frozen, with a deterministic schedule.
+
+    Latents, images and conditioning are float32, and so is all arithmetic of the schedule, where
+    the U-Net and the text encoders are half; so has to be the autoencoder, which overflows in
+    float16 (SDXL). A float64 pipeline is float64 throughout.
+
+    Latents are those of DDIM, z = sqrt(a) x0 + sqrt(1 - a) noise, for every schedule. An Euler
+    schedule is another choice of times: with sigma^2 = (1 - a) / a, its latents are
+    z sqrt(1 + sigma^2), what it gives the U-Net is z, and its step, taken in z, is the DDIM step
+    (Song et al. 2021, section 4.3; Karras et al. 2022, appendix B.2).
 
     Attributes
     ----------
     name
         What `load_sampler` was given.
-    unet, vae, scheduler
-        The pipeline's own modules and a DDIMScheduler of its configuration.
+    unet, vae
+        The pipeline's own modules.
+    scheduler
+        An EulerDiscreteScheduler of the pipeline's configuration where it has an Euler schedule
+        (ancestral ones lose their noise), else a DDIMScheduler. Predictions of x0 are not clipped.
     latent_shape
         (channels, height, width) of one image's latents.
     image_size
         Side of its square images in pixels.
     """
 
-    def __init__(self, name: str, pipeline: Any) -> None:
+    def __init__(self, name: str, pipeline: Any, *, image_size: int | None = None) -> None:
         diffusers = importlib.import_module("diffusers")
         self.name = name
         self.unet, self.vae = pipeline.unet, pipeline.vae
-        self._tokenizer, self._text_encoder = pipeline.tokenizer, pipeline.text_encoder
-        self.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
-        for module in (self.unet, self.vae, self._text_encoder):
-            module.requires_grad_(False)
-            module.eval()
-        side = int(self.unet.config.sample_size)
+        self._pipeline = pipeline
+        euler = isinstance(
+            pipeline.scheduler,
+            diffusers.EulerDiscreteScheduler | diffusers.EulerAncestralDiscreteScheduler,
+        )
+        kind = diffusers.EulerDiscreteScheduler if euler else diffusers.DDIMScheduler
+        self.scheduler = kind.from_config(pipeline.scheduler.config)
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                module.requires_grad_(False)
+                module.eval()
+        factor = int(pipeline.vae_scale_factor)
+        own = int(self.unet.config.sample_size) * factor
+        self.image_size = own if image_size is None else image_size
+        if self.image_size < factor or self.image_size % factor:
+            raise UsageError(
+                f"the sampler {name!r} can't make images of {self.image_size} px: the side has to "
+                f"be a multiple of {factor}"
+            )
+        side = self.image_size // factor
         self.latent_shape = (int(self.unet.config.in_channels), side, side)
-        self.image_size = side * int(pipeline.vae_scale_factor)
         self._scale = float(self.vae.config.scaling_factor)
+        self._noise_scale = _noise_scale(self.scheduler)
 
     @property
     def device(self) -> torch.device:
@@ -52,90 +74,112 @@ class Sampler:
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.unet.dtype
-        return dtype
+        """Of latents, images and conditioning; the U-Net's own may be half of it."""
+        return wide(self.unet.dtype)
 
     @property
     def prediction(self) -> Any:
         """What the U-Net predicts: "epsilon" or "v_prediction"."""
         return self.scheduler.config.prediction_type
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> conditioning [B, L, C]."""
-        tokens = self._tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self._tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        text: Tensor = self._text_encoder(tokens.to(self.device))[0]
-        return text.to(self.dtype)
+        return self.embed_prompts(prompts)[0]
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """(text [B, L, C], pooled [B, P] where the U-Net takes it (SDXL), else None)."""
+        text, _, *pooled = self._pipeline.encode_prompt(
+            prompt=list(prompts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+        )
+        return text.to(self.dtype), pooled[0].to(self.dtype) if pooled else None
+
+    @torch.no_grad()
+    def embed_null(self) -> tuple[Tensor, Tensor | None]:
+        """As `embed_prompts`, [1, L, C] and [1, P], of what guidance leads away from.
+
+        The empty prompt, or zeros where the pipeline's configuration says so (SDXL).
+        """
+        _, null, *pooled = self._pipeline.encode_prompt(
+            prompt=[""],
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+        )
+        return null.to(self.dtype), pooled[1].to(self.dtype) if pooled else None
 
     def initial_latents(self, seeds: Sequence[int]) -> Tensor:
-        """Standard normal latents [B, c, h, w], one CPU generator a seed: the same in any batch."""
+        """Normal latents [B, c, h, w], one CPU generator a seed: the same in any batch.
+
+        They are standard normal for DDIM; Euler schedules take off the little that the signal has
+        of the variance at the noisiest time.
+        """
         rows = [
             torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed))
             for seed in seeds
         ]
-        return torch.stack(rows).to(device=self.device, dtype=self.dtype)
+        return torch.stack(rows).to(device=self.device, dtype=self.dtype) * self._noise_scale
+
+    def predict(
+        self, latents: Tensor, time: float, text: Tensor, pooled: Tensor | None = None
+    ) -> Tensor:
+        """The U-Net's prediction [B, c, h, w] at latents and a time of the training schedule."""
+        dtype = self.unet.dtype
+
+        def network(z: Tensor, embedding: Tensor) -> Tensor:
+            added = None
+            if pooled is not None:
+                added = {"text_embeds": pooled.to(dtype), "time_ids": self._sizes(len(z), dtype)}
+            out: Tensor = self.unet(
+                z.to(dtype), time, embedding.to(dtype), added_cond_kwargs=added
+            ).sample
+            return out
+
+        if dtype == torch.float16:
+            return in_range(network, latents, text)
+        return network(latents, text)
+
+    def _sizes(self, count: int, dtype: torch.dtype) -> Tensor:
+        """SDXL's "time ids" [B, 6]: original size, corner of the crop, size."""
+        side = self.image_size
+        ids = torch.tensor([side, side, 0, 0, side, side], dtype=dtype, device=self.device)
+        return ids.expand(count, -1)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, S, S] in [0, 1] -> latents [B, c, h, w], scaled."""
+        """Images [B, 3, S, S] in [0, 1] -> latents [B, c, h, w], scaled.
+
+        Raises
+        ------
+        UsageError
+            If the images are of another size.
+        """
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            height, width = images.shape[-2:]
+            raise UsageError(
+                f"images of {width} x {height} px don't fit the sampler {self.name!r}, which takes "
+                f"{self.image_size} x {self.image_size}: scale them, or load the sampler with "
+                "?image_size=PIXELS"
+            )
         out: Tensor = self.vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
         return out * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, c, h, w] -> images [B, 3, S, S] in [0, 1]."""
-        out: Tensor = self.vae.decode(latents / self._scale).sample
+        out: Tensor = self.vae.decode(latents.to(self.dtype) / self._scale).sample
         return (out / 2 + 0.5).clamp(0, 1)
 
 
-def load_sampler(
-    name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Sampler:
-    """A sampler by name: "planted", a diffusers pipeline folder, or a name on the Hub.
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of what goes in and comes out of networks of this dtype."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
-    Raises
-    ------
-    UsageError
-        If there is no such pipeline, or it is of a kind that is not supported.
-    """
-    diffusers = importlib.import_module("diffusers")
-    # A bar of half a second for every worker is noise.
-    for library in ("diffusers", "transformers"):
-        importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
-    source = str(PLANTED) if name == "planted" else name
-    if (
-        name != "planted"
-        and ("/" not in name or name.startswith((".", "/")))
-        and not (Path(name) / "model_index.json").is_file()
-    ):
-        raise UsageError(
-            f"no sampler {name!r}: name 'planted', a diffusers pipeline folder (with a "
-            "model_index.json), or a Hub name such as owner/name"
-        )
-    try:
-        # The class that the folder names: StableDiffusionPipeline itself would take any folder
-        # that has parts of the same names, an SDXL one too.
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            source, dtype=dtype, safety_checker=None, requires_safety_checker=False
-        )
-    except Exception as error:
-        raise UsageError(
-            f"the sampler {name!r} can't be loaded as a StableDiffusionPipeline "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
-    if not isinstance(pipeline, diffusers.StableDiffusionPipeline):
-        raise UsageError(
-            f"the sampler {name!r} is a {type(pipeline).__name__}: only a StableDiffusionPipeline "
-            "is supported"
-        )
-    sampler = Sampler(name, pipeline.to(device))
-    if sampler.prediction not in ("epsilon", "v_prediction"):
-        raise UsageError(
-            f"the sampler {name!r} predicts {sampler.prediction!r}: only a U-Net that predicts "
-            "epsilon or v_prediction is supported"
-        )
-    return sampler
+
+def _noise_scale(scheduler: Any) -> float:
+    """Deviation of the first latents z: that of diffusers' own, divided by sqrt(1 + sigma^2)."""
+    if not hasattr(scheduler, "sigmas"):
+        return 1.0
+    scheduler.set_timesteps(10)
+    return float(scheduler.init_noise_sigma) / math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)

@@ -121,6 +121,8 @@ def _optimise(
                 steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 keep_last=settings.last_predictions,
+                held_steps=settings.held_steps,
+                gradient_steps=settings.gradient_steps,
             )
             images = [sampler.decode(latents) for latents in predictions]
         values, plain = objective.value_and_gradient(images[-1].detach())
@@ -172,7 +174,7 @@ def _start(
     shape = (settings.steps, *base.text.shape)
     if settings.text_factor:
         variables["text_delta"] = latents.new_zeros(shape)
-    if settings.null_factor and settings.guidance_scale != 1.0:
+    if settings.null_factor and settings.guidance_scale > 1:
         variables["null_delta"] = latents.new_zeros(shape)
     return variables, base
 

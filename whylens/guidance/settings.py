@@ -14,8 +14,25 @@ class GuidanceSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(10, ge=1, le=1000, description="DDIM steps of the chain.")
-    guidance_scale: float = Field(3.0, ge=1, description="Classifier-free guidance scale.")
+    steps: int = Field(10, ge=1, le=1000, description="Steps of the chain (Turbo models: 1 to 4).")
+    guidance_scale: float = Field(
+        3.0,
+        ge=0,
+        description="Classifier-free guidance scale; 1 and below: no guidance (Turbo models: 0).",
+    )
+    held_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps whose activations are held at once; the chain is recomputed in segments "
+        "of this many. 1: least memory; as many as steps: nothing is recomputed; null: about twice "
+        "the square root of the steps. It changes no result.",
+    )
+    gradient_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Differentiate the U-Net in this many last steps only, with memory that does "
+        "not grow with the steps; the gradient is then biased. null: in all, exactly.",
+    )
     optimisation_steps: int = Field(20, ge=0, description="Optimisation steps an image.")
     learning_rate: float = Field(0.02, gt=0, description="Adam's learning rate.")
     latents_factor: float = Field(
@@ -50,11 +67,16 @@ class GuidanceSettings(BaseModel):
             raise ValueError(
                 f"last_predictions is {self.last_predictions}, but the chain has {self.steps} steps"
             )
-        null_factor = self.null_factor if self.guidance_scale != 1.0 else 0.0
+        if self.gradient_steps is not None and self.last_predictions > self.gradient_steps:
+            raise ValueError(
+                f"last_predictions is {self.last_predictions}, but only the last "
+                f"{self.gradient_steps} steps are differentiated (gradient_steps)"
+            )
+        null_factor = self.null_factor if self.guidance_scale > 1 else 0.0
         if self.optimisation_steps and not (self.latents_factor or self.text_factor or null_factor):
             raise ValueError(
                 "nothing is left to optimise: latents_factor, text_factor and null_factor are 0 "
-                "(the null text has no effect at guidance_scale 1); set one of them, or "
+                "(the null text has no effect at guidance_scale 1 and below); set one of them, or "
                 "optimisation_steps to 0"
             )
         return self

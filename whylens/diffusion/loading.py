@@ -1,0 +1,136 @@
+"""`load_sampler`: a diffusers pipeline by a URI-like name."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+
+from whylens.diffusion.sampler import Sampler, wide
+from whylens.errors import UsageError
+
+PLANTED = Path(__file__).parent.parent / "planted" / "weights" / "pipeline"
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+OPTIONS = ("dtype", "image_size")
+TEXT_PARTS = {
+    "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
+    "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+}
+SUPPORTED = (
+    "a StableDiffusionPipeline (1.x, 2.x, SD-Turbo) or a StableDiffusionXLPipeline (SDXL, "
+    "SDXL-Turbo) is supported"
+)
+
+
+def load_sampler(
+    name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Sampler:
+    """A sampler by name: "planted", a diffusers pipeline folder, or a name on the Hub.
+
+    Parameters
+    ----------
+    name
+        May end with options: NAME?dtype=bfloat16&image_size=512. `dtype` is that of the U-Net and
+        the text encoders (see `Sampler`), `image_size` the side of the images in pixels, where it
+        isn't to be the pipeline's own.
+    dtype
+        As the option, which it overrides; float32 where neither is given.
+
+    Raises
+    ------
+    UsageError
+        If there is no such pipeline, it is of a kind that is not supported, or an option is wrong.
+    """
+    path, _, query = name.partition("?")
+    options = _options(name, query)
+    if dtype is None:
+        dtype = DTYPES[options.get("dtype", "float32")]
+    size = int(options["image_size"]) if "image_size" in options else None
+    return Sampler(name, _load(name, path, dtype).to(device), image_size=size)
+
+
+def _options(name: str, query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise UsageError(
+            f"{name}: unknown option {unknown[0]!r}; {' and '.join(OPTIONS)} go with a sampler"
+        )
+    if options.get("dtype", "float32") not in DTYPES:
+        raise UsageError(
+            f"{name}: unknown dtype {options['dtype']!r}; there are {', '.join(DTYPES)}"
+        )
+    if not options.get("image_size", "1").isdecimal():
+        raise UsageError(f"{name}: image_size is a number of pixels, not {options['image_size']!r}")
+    return options
+
+
+def _load(name: str, path: str, dtype: torch.dtype) -> Any:
+    """The pipeline, of a kind that is supported."""
+    diffusers = importlib.import_module("diffusers")
+    # A bar of half a second for every worker is noise.
+    for library in ("diffusers", "transformers"):
+        importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+    if (
+        path != "planted"
+        and ("/" not in path or path.startswith((".", "/")))
+        and not (Path(path) / "model_index.json").is_file()
+    ):
+        raise UsageError(
+            f"no sampler {name!r}: name 'planted', a diffusers pipeline folder (with a "
+            "model_index.json), or a Hub name such as owner/name"
+        )
+    source = str(PLANTED) if path == "planted" else path
+    try:
+        kind = str(diffusers.DiffusionPipeline.load_config(source).get("_class_name"))
+        if kind not in TEXT_PARTS:
+            # Said before gigabytes are read.
+            raise UsageError(f"the sampler {name!r} is a {kind}: only {SUPPORTED}")
+        safety = "XL" not in kind
+        pipeline = getattr(diffusers, kind).from_pretrained(
+            source,
+            dtype={"default": dtype, "vae": wide(dtype)},
+            **({"safety_checker": None, "requires_safety_checker": False} if safety else {}),
+        )
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"the sampler {name!r} can't be loaded by diffusers "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+    _check(name, pipeline, TEXT_PARTS[kind])
+    return pipeline
+
+
+def _check(name: str, pipeline: Any, text_parts: tuple[str, ...]) -> None:
+    """UsageError where a part is missing, or one that would give wrong images."""
+    diffusers = importlib.import_module("diffusers")
+    for part in text_parts:
+        if getattr(pipeline, part) is None:
+            raise UsageError(
+                f"the sampler {name!r} has no {part}, which a {type(pipeline).__name__} needs"
+            )
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        raise UsageError(
+            f"the sampler {name!r} has a U-Net that takes the guidance scale as an input (a latent "
+            f"consistency model): only {SUPPORTED}"
+        )
+    if diffusers.DDIMScheduler not in pipeline.scheduler.compatibles:
+        raise UsageError(
+            f"the sampler {name!r} has a {type(pipeline.scheduler).__name__}, which neither DDIM "
+            f"nor Euler can stand in for: only {SUPPORTED} whose noise is theirs"
+        )
+    prediction = pipeline.scheduler.config.prediction_type
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UsageError(
+            f"the sampler {name!r} predicts {prediction!r}: only a U-Net that predicts "
+            "epsilon or v_prediction is supported"
+        )
