@@ -309,6 +309,38 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifie
         assert_same(one, other)
 
 
+def test_a_single_problem_that_is_too_large_is_recomputed_step_by_step(sampler, monkeypatch):
+    objective = PixelDistance(torch.full((1, 3, 16, 16), 0.3))
+    expected = optimise(sampler, PROBLEMS[:1], objective, QUICK)
+    held = []
+
+    def small(*arguments, held_steps, **options):
+        held.append(held_steps)
+        if held_steps != 1 and len(held) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return run_chain(*arguments, held_steps=held_steps, **options)
+
+    monkeypatch.setattr(module, "run_chain", small)
+    (found,) = optimise(sampler, PROBLEMS[:1], objective, QUICK)
+    assert held == [None, None, 1, 1, 1, 1, 1]
+    assert_same(found, expected[0])
+
+
+def test_truncated_gradients_lower_the_loss_nearly_as_much(sampler):
+    objective = PixelDistance(torch.full((2, 3, 16, 16), 0.3))
+
+    def gains(**settings):
+        solutions = optimise(
+            sampler, PROBLEMS[:2], objective, QUICK.model_copy(update={"steps": 4, **settings})
+        )
+        return [s.loss_trajectory[0] - min(s.loss_trajectory) for s in solutions]
+
+    for exact, truncated in zip(gains(), gains(gradient_steps=2), strict=True):
+        assert exact > 0
+        assert exact / 2 < truncated
+        assert truncated != pytest.approx(exact, rel=1e-3)
+
+
 def test_a_single_problem_that_is_too_large_says_so(sampler, classifier, monkeypatch):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("no memory")

@@ -74,13 +74,17 @@ def optimise(
     """Solve a batch of problems; each gets the result that it would get alone.
 
     A problem that is finished, or whose numbers stop being finite, leaves the batch. Where the
-    device's memory is too small, the batch is halved.
+    device's memory is too small, the batch is halved; a single problem is recomputed step by step.
     """
     try:
         return _optimise(sampler, problems, objective, settings, on_step)
     except torch.OutOfMemoryError:
-        if len(problems) == 1:
+        if len(problems) == 1 and settings.held_steps == 1:
             raise
+    if len(problems) == 1:
+        logger.warning("out of memory with one problem; going on with held_steps = 1")
+        least = settings.model_copy(update={"held_steps": 1})
+        return optimise(sampler, problems, objective, least, on_step)
     half = len(problems) // 2
     logger.warning("out of memory with %d problems at once; going on with %d", len(problems), half)
     rows = torch.arange(len(problems))
