@@ -186,13 +186,15 @@ class Changer:
         import torch
 
         from whylens.guidance.counterfactuals import counterfactual
-        from whylens.images.tensors import to_tensor
+        from whylens.guidance.optimiser import Solution
+        from whylens.images.tensors import to_tensor, too_small
 
         names = self.classifier.class_names
         records = [self.records[change.image_id] for change in unit.changes]
-        images = torch.stack(
-            [to_tensor(self.collection.load(r), self.sampler.image_size) for r in records]
-        ).to(self.sampler.device)
+        size = self.sampler.image_size
+        pictures = [self.collection.load(record) for record in records]
+        images = torch.stack([to_tensor(p, size) for p in pictures]).to(self.sampler.device)
+        failed = [too_small(picture, size) for picture in pictures]
         prompts = [
             prompt_pair(
                 record.caption,
@@ -202,16 +204,21 @@ class Changer:
             )
             for record, change in zip(records, unit.changes, strict=True)
         ]
-        solutions = counterfactual(
-            self.sampler,
-            images,
-            [before for before, _ in prompts],
-            [after for _, after in prompts],
-            torch.tensor([change.target for change in unit.changes], device=images.device),
-            self.classifier,
-            self.spec.guidance,
-            seeds=[change.seed for change in unit.changes],
-        )
+        fit = [place for place, reason in enumerate(failed) if reason is None]
+        solutions = [Solution(failed=reason) for reason in failed]
+        if fit:
+            solved = counterfactual(
+                self.sampler,
+                images[fit],
+                [prompts[place][0] for place in fit],
+                [prompts[place][1] for place in fit],
+                torch.tensor([unit.changes[place].target for place in fit], device=images.device),
+                self.classifier,
+                self.spec.guidance,
+                seeds=[unit.changes[place].seed for place in fit],
+            )
+            for place, solution in zip(fit, solved, strict=True):
+                solutions[place] = solution
         rows = [
             {**self.row(*triple), "prompt_before": pair[0], "prompt_after": pair[1]}
             for *triple, pair in zip(unit.changes, images, solutions, prompts, strict=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from whylens.images.tensors import square, thumbnail, to_pixels, to_png, to_tensor
+from whylens.images.tensors import square, thumbnail, to_pixels, to_png, to_tensor, too_small
 
 from .conftest import noisy
 
@@ -71,3 +71,10 @@ def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged(
     assert picture.format == "WEBP"
     assert picture.size == size
     assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - (200, 100, 50)).max() < 6
+
+
+def test_an_image_of_less_than_half_the_size_is_too_small():
+    assert too_small(np.zeros((32, 90, 3), np.uint8), 64) is None
+    assert too_small(np.zeros((200, 300, 3), np.uint8), 64) is None
+    assert "90 x 31 px" in too_small(np.zeros((31, 90, 3), np.uint8), 64)
+    assert "at least 113 px" in too_small(np.zeros((9, 9, 3), np.uint8), 225)

@@ -236,6 +236,24 @@ def test_counterfactual_rows_tell_of_their_own_pictures(run: Run, optimiser: Cal
         assert np.abs(pixels(row["difference"]) - shown).max() < 0.01
 
 
+def test_an_image_that_is_too_small_is_recorded_and_the_others_go_on(
+    run: Run, optimiser: Call
+) -> None:
+    for file in (Path(run.folder).parent / "images" / "fish").iterdir():
+        Image.new("RGB", (20, 3)).save(file)
+    rows = changed(run, CounterfactualSpec(images=4))
+    assert [row["source_class"] for row in rows] == [0, 1, 2, 0]
+    for row in rows:
+        if row["source_class"] == 0:
+            assert "20 x 3 px, too small" in row["failed"]
+            assert "at least 4 px" in row["failed"]
+            assert (row["after"], row["flipped"]) == (None, False)
+        else:
+            assert row["failed"] is None
+            assert row["after"] is not None
+    assert optimiser.seeds == [1, 2]
+
+
 def test_the_target_and_the_classes_can_be_named(run: Run, optimiser: Call) -> None:
     rows = changed(run, CounterfactualSpec(images=9, classes=["heart", "sea fish"], target="ring"))
     assert {row["source_class"] for row in rows} == {0, 1}

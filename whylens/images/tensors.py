@@ -26,6 +26,20 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
+def too_small(image: NDArray[np.uint8], size: int) -> str | None:
+    """Why [H, W, 3] can't be shown at size x size; None where it can.
+
+    Enlarging its centre square more than twice would make an image of blur.
+    """
+    height, width = image.shape[:2]
+    if 2 * min(height, width) >= size:
+        return None
+    return (
+        f"the image is {width} x {height} px, too small to be shown at {size} px: "
+        f"at least {-(-size // 2)} px a side are needed"
+    )
+
+
 def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
     """[H, W, 3] uint8 -> [3, H, W] float32 in [0, 1]; with `size`, of the centre square."""
     import torch
