@@ -31,7 +31,9 @@ class InvestigateSpec(EmbedSpec):
         None, description="A second classifier, to find images on which the two disagree."
     )
     sampler: str = Field(
-        "planted", description='"planted", a diffusers pipeline folder, or a Hub name.'
+        "planted",
+        description='"planted", a diffusers pipeline folder, or a Hub name; options go behind it: '
+        "NAME?dtype=bfloat16&image_size=512.",
     )
     components: ComponentSettings = Field(
         default_factory=lambda: ComponentSettings(), description="How components are found."
@@ -97,7 +99,7 @@ def run(spec: InvestigateSpec) -> Run:
     run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
     lineage = Lineage(run)
     placement = spec.placement
-    if spec.sampler == "planted" and not spec.images.startswith("planted:"):
+    if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
         run.warn(
             "The planted sampler was trained on drawings, not on photographs: what it generates "
             "and changes shows how the tool works, not what the classifier relies on. Name a "

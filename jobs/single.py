@@ -28,7 +28,9 @@ from whylens.runs import Run
 
 class _Guided(JobSpec):
     sampler: str = Field(
-        "planted", description='"planted", a diffusers pipeline folder, or a Hub name.'
+        "planted",
+        description='"planted", a diffusers pipeline folder, or a Hub name; options go behind it: '
+        "NAME?dtype=bfloat16&image_size=512.",
     )
 
 
