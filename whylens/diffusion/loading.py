@@ -38,8 +38,8 @@ def load_sampler(
     ----------
     name
         May end with options: NAME?dtype=bfloat16&image_size=512. `dtype` is that of the U-Net and
-        the text encoders (see `Sampler`), `image_size` the side of the images in pixels, where it
-        isn't to be the pipeline's own.
+        the text encoders (see `Sampler`; half is for GPUs, a CPU is slower at it). `image_size` is
+        the side of the images in pixels, where it isn't to be the pipeline's own.
     dtype
         As the option, which it overrides; float32 where neither is given.
 
