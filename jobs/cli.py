@@ -67,7 +67,13 @@ JOBS = {
         "single",
         "DisagreementsJobSpec",
         "run_disagreements",
-        "Images on which two classifiers disagree most.",
+        "Images on which classifiers disagree most.",
+    ),
+    "neurons": Job(
+        "single",
+        "NeuronsJobSpec",
+        "run_neurons",
+        "What single features respond to, and images in which they rise or fall.",
     ),
     "score": Job(
         "score", "ScoreSpec", "run", "How much classifiers rely on known spurious features."
@@ -357,15 +363,44 @@ def planted_check(
             "them, on classifiers trained for it; half an hour on a laptop.",
         ),
     ] = False,
+    disagreements: Annotated[
+        bool,
+        typer.Option(
+            "--disagreements",
+            help="Check instead whether images on which planted classifiers disagree show how "
+            "they fail; some minutes.",
+        ),
+    ] = False,
+    neurons: Annotated[
+        bool,
+        typer.Option(
+            "--neurons",
+            help="Check instead whether images of neurons show what they respond to; some minutes.",
+        ),
+    ] = False,
     work: Annotated[
-        str, typer.Option(help="Folder for what --discovery trains; gone on with.")
+        str,
+        typer.Option(
+            help="Folder for what --discovery trains (gone on with), and for pictures of the "
+            "other checks."
+        ),
     ] = "out/discovery",
 ) -> None:
     """Measure the shipped weights; prints JSON."""
     import json
     from pathlib import Path
 
-    if discovery:
+    if sum((discovery, disagreements, neurons)) > 1:
+        raise UsageError("one check at a time: --discovery, --disagreements or --neurons")
+    if disagreements:
+        module = importlib.import_module("whylens.planted.disagreement_check")
+        record = module.check_disagreements(Path(work))
+        typer.echo(f"Look at the pictures in {work}", err=True)
+    elif neurons:
+        module = importlib.import_module("whylens.planted.neuron_check")
+        record = module.check_neurons(Path(work))
+        typer.echo(f"Look at the pictures in {work}", err=True)
+    elif discovery:
         module = importlib.import_module("whylens.planted.discovery")
         record = module.check_discovery(Path(work))
         figure = importlib.import_module("whylens.planted.discovery_figure")

@@ -13,6 +13,7 @@ from whylens.jobs import embed as embed_job
 from whylens.jobs import exemplars as exemplars_job
 from whylens.jobs import generate as generate_job
 from whylens.jobs import index as index_job
+from whylens.jobs import neurons as neurons_job
 from whylens.jobs import visualisations as visualisations_job
 from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentsSpec
@@ -82,6 +83,19 @@ class DisagreementsJobSpec(_Starting):
     disagreements: disagreements_job.DisagreementSpec = Field(
         default_factory=lambda: disagreements_job.DisagreementSpec(),
         description="On which classes, and how.",
+    )
+
+
+class NeuronsJobSpec(_Guided):
+    """What single features of a classifier respond to."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: list[str] = Field(
+        default_factory=list, description="Other classifiers, whose view is noted too."
+    )
+    neurons: neurons_job.NeuronSpec = Field(
+        default_factory=lambda: neurons_job.NeuronSpec(),
+        description="Which neurons are shown, and how.",
     )
 
 
@@ -217,6 +231,25 @@ def run_disagreements(spec: DisagreementsJobSpec) -> Run:
             prompts,
             sampler=spec.sampler,
             classifier=spec.classifier,
+            against=spec.against,
+            placement=spec.placement,
+        )
+    return _finished(run)
+
+
+def run_neurons(spec: NeuronsJobSpec) -> Run:
+    lineage = Lineage(Run.open(spec.source))
+    classifier = str(lineage.setting("classifier"))
+    (explained, *_) = check_names(classifiers=[classifier, *spec.against], sampler=spec.sampler)
+    neurons_job.check(spec.neurons, explained)
+    run = _start(spec, "neurons", spec.source)
+    with session():
+        neurons_job.neurons(
+            run,
+            Lineage(run),
+            spec.neurons,
+            sampler=spec.sampler,
+            classifier=classifier,
             against=spec.against,
             placement=spec.placement,
         )

@@ -91,7 +91,6 @@ def neighbours(
     UsageError
         If the index has no such image, or its features another size than the components.
     """
-    faiss = importlib.import_module("faiss")
     row = index.row_of(image_id)
     rows = np.arange(len(index.ids)) if among is None else np.unique(np.asarray(among, np.int64))
     rows = np.setdiff1d(rows, [row] if without is None else np.append(without, row))
@@ -100,17 +99,42 @@ def neighbours(
         raise UsageError(
             f"the components are of {directions.shape[1]} features, the index holds {index.size}"
         )
+    return _nearest(index, index.features(np.asarray([row])), rows, count, directions)
 
-    def seen(part: NDArray[np.int64]) -> NDArray[np.float32]:
-        features = index.features(part)
+
+def nearest(index: Searchable, features: NDArray[np.floating], count: int) -> Found:
+    """The images nearest in phi to an image that is not in the index, of features [D].
+
+    Raises
+    ------
+    UsageError
+        If the index holds features of another size.
+    """
+    if features.shape != (index.size,):
+        raise UsageError(f"features of shape {features.shape}, but the index holds {index.size}")
+    at = np.asarray(features, np.float32)[None]
+    return _nearest(index, at, np.arange(len(index.ids)), count, None)
+
+
+def _nearest(
+    index: Searchable,
+    at: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    count: int,
+    directions: NDArray[np.float32] | None,
+) -> Found:
+    """Rows nearest to features `at` [1, D], read block by block; in alphas, given directions."""
+    faiss = importlib.import_module("faiss")
+
+    def placed(features: NDArray[np.float32]) -> NDArray[np.float32]:
         return features if directions is None else np.ascontiguousarray(features @ directions.T)
 
-    at = seen(np.asarray([row]))
     best = np.zeros(0, np.int64)
     distances = np.zeros(0)
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
-        squared, places = faiss.knn(at, seen(part), min(count, len(part)))
+        seen = placed(index.features(part))
+        squared, places = faiss.knn(placed(at), seen, min(count, len(part)))
         distances = np.concatenate([distances, np.sqrt(np.maximum(squared[0], 0))])
         best = np.concatenate([best, part[places[0]]])
         order = np.argsort(distances, kind="stable")[:count]

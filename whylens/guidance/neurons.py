@@ -1,0 +1,108 @@
+"""Neurons: an objective on single features, and real images in which one rises or falls.
+
+("DiG-IN", section 6: neuron visualisations and neuron counterfactuals.)
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from whylens.classifiers import Classifier
+from whylens.diffusion.chain import condition, invert
+from whylens.diffusion.sampler import Sampler
+from whylens.guidance.objectives import LocalObjective, Objective, PixelDistance
+from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
+from whylens.guidance.settings import GuidanceSettings
+
+
+class FeatureObjective(LocalObjective):
+    """-sign * phi_n / scale, with -w log p_k beside it (DiG-IN, section 6).
+
+    features [B] are the indices n, signs [B] are 1 to raise and -1 to lower; phi_n is divided by
+    `scale` [B], its standard deviation over a collection, say, so that neurons weigh alike.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        features: Tensor,
+        signs: Tensor,
+        scale: Tensor,
+        *,
+        weight_log_p: float = 0.0,
+        classes: Tensor | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.features, self.signs, self.scale = features, signs, scale
+        self.weight_log_p, self.classes = weight_log_p, classes
+
+    def loss(self, images: Tensor) -> Tensor:
+        phi = self.classifier.features(images)
+        values = -self.signs * phi.gather(1, self.features[:, None])[:, 0] / self.scale
+        if self.weight_log_p and self.classes is not None:
+            logits = self.classifier.head(phi)
+            crossed = F.cross_entropy(logits, self.classes, reduction="none")
+            values = values + self.weight_log_p * crossed
+        return values
+
+    def select(self, rows: Tensor) -> Objective:
+        return FeatureObjective(
+            self.classifier,
+            self.features[rows],
+            self.signs[rows],
+            self.scale[rows],
+            weight_log_p=self.weight_log_p,
+            classes=None if self.classes is None else self.classes[rows],
+        )
+
+
+def neuron_counterfactual(
+    sampler: Sampler,
+    images: Tensor,
+    prompts_before: Sequence[str],
+    prompts_after: Sequence[str],
+    objective: FeatureObjective,
+    settings: GuidanceSettings,
+    *,
+    seeds: Sequence[int] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Solution]:
+    """Raise or lower a feature of images [B, 3, S, S] in [0, 1], and change little else.
+
+    The objective's signs say which; `settings.keep` weighs the squared distance to the image.
+    `prompts_before` say what the images show, `prompts_after` what they should show: the same,
+    where only the neuron is to say what changes.
+
+    Raises
+    ------
+    ValueError
+        If prompts, features or seeds are not as many as the images.
+    """
+    seeds = range(len(images)) if seeds is None else seeds
+    for name, given in (
+        ("prompts_before", prompts_before),
+        ("prompts_after", prompts_after),
+        ("objective.features", objective.features),
+        ("seeds", seeds),
+    ):
+        if len(given) != len(images):
+            raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
+    with torch.no_grad():
+        noise, conditioning = invert(
+            sampler,
+            sampler.encode(images),
+            condition(sampler, list(prompts_before)),
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+        )
+    offsets = conditioning.offsets
+    assert offsets is not None
+    problems = [
+        Problem(prompt, seed, noise[row], offsets[:, row])
+        for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
+    ]
+    return optimise(
+        sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
+    )
