@@ -14,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs import closest, opinions, trajectory
 from whylens.jobs.classes import same_class
-from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_pair
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
+from whylens.jobs.targets import RUNNER_UP, Targets
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -23,10 +26,9 @@ if TYPE_CHECKING:
 
     from whylens.classifiers import Classifier
     from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run, Table
+    from whylens.runs import Run
 
 TABLE = "counterfactuals"
-RUNNER_UP = "runner-up"
 PROBABILITIES = tuple(
     f"{who}{side}_{when}"
     for who in ("p_", "against_")
@@ -51,6 +53,9 @@ SCHEMA = pa.schema(
         ("failed", pa.string()),
         ("prompt_before", pa.string()),
         ("prompt_after", pa.string()),
+        *trajectory.FIELDS,
+        opinions.FIELD,
+        closest.FIELD,
     ]
 )
 
@@ -65,7 +70,19 @@ class CounterfactualSpec(BaseModel):
         default_factory=list, description="Take images of these classes only; empty: of all."
     )
     target: str = Field(
-        RUNNER_UP, description="Class to change them to: a name, a number, or runner-up."
+        RUNNER_UP,
+        description="Class to change them to: a name, a number, runner-up, true (misclassified "
+        "images, to their label), or near (the class most alike).",
+    )
+    tree: str | None = Field(
+        None,
+        description="JSON file with a tree of labels, by which near is meant; none: by the rows "
+        "of the classifier's head.",
+    )
+    prompts: dict[str, str] = Field(
+        default_factory=dict,
+        description="What images show, by id, each with the word of its class; only these images "
+        "are changed then.",
     )
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
@@ -78,9 +95,14 @@ class CounterfactualSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Change:
-    """One image to change: from its class to another, both as the classifier's class indices."""
+    """One image to change, its classes as the classifier's class indices.
+
+    source is what the classifier says, shown is what the image shows (its label), target what the
+    classifier is to say.
+    """
 
     image_id: str
+    shown: int
     source: int
     target: int
     seed: int
@@ -97,25 +119,30 @@ class CounterfactualUnit:
 def plan(
     images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
 ) -> list[CounterfactualUnit]:
-    """The units: rightly classified images, the classes in turn, in an order drawn from the seed.
+    """The units: images that the target is for, the classes in turn, in an order of the seed.
 
-    `images` are rows of the run's images table (id, label, top5_classes). UsageError
-    where a class is unknown or no image is left.
+    `images` are rows of the run's images table (id, label, top5_classes).
+
+    Raises
+    ------
+    UsageError
+        Where a class or an image is unknown, a prompt does not name its image's class, or no image
+        is left.
     """
     wanted = {classifier.class_index(name) for name in spec.classes}
-    fixed = None if spec.target == RUNNER_UP else classifier.class_index(spec.target)
-    by_class: dict[int, list[tuple[str, int, int]]] = {}
+    aim = Targets(spec.target, spec.tree, classifier)
+    check_prompts(images, classifier, spec)
+    by_class: dict[int, list[tuple[str, int, int, int]]] = {}
     for row in images:
-        label, top = row["label"], list(row["top5_classes"] or ())
-        if label < 0 or top[:1] != [label]:
+        label = row["label"]
+        if (wanted and label not in wanted) or (spec.prompts and row["id"] not in spec.prompts):
             continue
-        target = fixed if fixed is not None else next((k for k in top if k != label), None)
-        if target is None or target == label or (wanted and label not in wanted):
-            continue
-        by_class.setdefault(label, []).append((row["id"], label, target))
+        if (pair := aim(label, list(row["top5_classes"] or ()))) is not None:
+            by_class.setdefault(label, []).append((row["id"], label, *pair))
     if not by_class:
+        which = "misclassified" if spec.target == "true" else "classified rightly"
         raise UsageError(
-            "No image to change: of the wanted classes none is labelled and classified rightly. "
+            f"No image to change: of the wanted classes none is labelled and {which}. "
             "Name other classes, or a collection whose folders are named by class."
         )
     rng = np.random.default_rng(spec.seed)
@@ -128,30 +155,49 @@ def plan(
         order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
     ]
     changes = [
-        Change(image_id, source, target, spec.seed + place)
-        for place, (image_id, source, target) in enumerate(turns[: spec.images])
+        Change(image_id, shown, source, target, spec.seed + place)
+        for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
     ]
     return [CounterfactualUnit(*named) for named in in_batches(changes, spec.batch, spec)]
 
 
+def check_prompts(
+    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+) -> None:
+    """Refuse a user's prompt whose image isn't there, or that doesn't name the image's class.
+
+    The word of the class is what the edit swaps, and where the object is looked for.
+    """
+    labels = {row["id"]: row["label"] for row in images if row["id"] in spec.prompts}
+    for image_id, prompt in spec.prompts.items():
+        if image_id not in labels:
+            raise UsageError(f"prompts: there is no image {image_id!r} in the main collection")
+        label = labels[image_id]
+        name = classifier.class_names[label] if label >= 0 else None
+        if name is not None and not names(prompt, name):
+            raise UsageError(
+                f"the prompt {prompt!r} of the image {image_id!r} lacks the word of its class, "
+                f"{plain_name(name)!r}, which would become the target's: put it in"
+            )
+
+
 def counterfactuals(
     run: Run,
+    lineage: Lineage,
     spec: CounterfactualSpec,
-    embedded: Table,
     *,
-    images: str,
     sampler: str,
     classifier: str,
-    against: str | None,
+    against: Sequence[str],
     placement: Placement,
 ) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
     from whylens.classifiers import load_classifier
 
-    table = embedded.read(["id", "label", "top5_classes", "collection"])
+    table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
     main = table.filter(pc.equal(table["collection"], "main"))
     units = plan(main.to_pylist(), load_classifier(classifier), spec)
-    arguments = (run, spec, images, sampler, classifier, against, placement.device)
+    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     work_through(run, TABLE, units, Changer, arguments, placement)
 
 
@@ -161,11 +207,11 @@ class Changer:
     def __init__(
         self,
         run: Run,
+        lineage: Lineage,
         spec: CounterfactualSpec,
-        images: str,
         sampler: str,
         classifier: str,
-        against: str | None,
+        against: Sequence[str],
         device: str,
     ) -> None:
         """Open the collection and load sampler and classifiers by name onto the device."""
@@ -175,11 +221,15 @@ class Changer:
 
         self.run = run
         self.spec = spec
-        self.collection = open_collection(images)
+        self.collection = open_collection(str(lineage.setting("images")))
         self.records = {record.id: record for record in self.collection.records}
         self.sampler = load_sampler(sampler, device)
         self.classifier = load_classifier(classifier, device)
-        self.against = load_classifier(against, device) if against else None
+        others = {name: load_classifier(name, device) for name in against}
+        self.classifiers = {classifier: self.classifier, **others}
+        # The first of them has columns of its own.
+        self.against = next(iter(others.values()), None)
+        self.closest = closest.Closest(lineage, self.classifier)
 
     def __call__(self, unit: CounterfactualUnit) -> int:
         """Change the unit's images; how many."""
@@ -197,13 +247,14 @@ class Changer:
         failed = [too_small(picture, size) for picture in pictures]
         prompts = [
             prompt_pair(
-                record.caption,
+                self.spec.prompts.get(record.id, record.caption),
                 self.spec.prompt_template,
-                names[change.source],
+                names[change.shown],
                 names[change.target],
             )
             for record, change in zip(records, unit.changes, strict=True)
         ]
+        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
         fit = [place for place, reason in enumerate(failed) if reason is None]
         solutions = [Solution(failed=reason) for reason in failed]
         if fit:
@@ -216,12 +267,20 @@ class Changer:
                 self.classifier,
                 self.spec.guidance,
                 seeds=[unit.changes[place].seed for place in fit],
+                on_step=way.on_step,
             )
             for place, solution in zip(fit, solved, strict=True):
                 solutions[place] = solution
         rows = [
-            {**self.row(*triple), "prompt_before": pair[0], "prompt_after": pair[1]}
-            for *triple, pair in zip(unit.changes, images, solutions, prompts, strict=True)
+            {
+                **self.row(change, before, solution),
+                **way.columns(solution),
+                "prompt_before": pair[0],
+                "prompt_after": pair[1],
+            }
+            for change, before, solution, pair in zip(
+                unit.changes, images, solutions, prompts, strict=True
+            )
         ]
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
@@ -241,13 +300,19 @@ class Changer:
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "flipped": False,
             "failed": solution.failed,
+            "probabilities": opinions.opinions(
+                self.classifiers,
+                [names[change.source], names[change.target]],
+                before,
+                solution.image,
+            ),
             **self.measures(change, before, "before"),
         }
         if solution.image is None:
             return row
         gap = stored(solution.image) - stored(before)
         _, was = measured(self.classifier, before)
-        _, probabilities = measured(self.classifier, solution.image)
+        features, probabilities = measured(self.classifier, solution.image)
         return row | {
             "after": png(solution.image),
             "difference": png(difference(before, solution.image)),
@@ -255,6 +320,7 @@ class Changer:
             "l2": float(gap.square().sum().sqrt()),
             # A photograph may look like the target already at the sampler's size: that's no flip.
             "flipped": int(was.argmax()) != change.target == int(probabilities.argmax()),
+            "closest": self.closest(features.float().cpu().numpy()),
             **self.measures(change, solution.image, "after"),
         }
 

@@ -1,10 +1,15 @@
-"""The disagreements job: images that one classifier calls a class and another does not."""
+"""The disagreements job: images that one classifier calls a class and another does not.
+
+Optimisation is spent where it is worth it: plain images of every class's prompts are shown to every
+classifier first, and the pairs of classifiers and classes on which they differ most are taken.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs import closest, opinions, trajectory
 from whylens.jobs.classes import same_class
+from whylens.jobs.lineage import Lineage
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
 from whylens.jobs.working import in_batches, work_through
 
@@ -22,10 +29,23 @@ if TYPE_CHECKING:
     from whylens.runs import Run
 
 TABLE = "disagreements"
+SCOUTED = "scouted"
+SCOUTED_SCHEMA = pa.schema(
+    [
+        ("class_name", pa.string()),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("image", pa.binary()),
+        ("classifier", pa.string()),
+        ("p", pa.float32()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("class_index", pa.int32()),
         ("class_name", pa.string()),
+        ("classifier_a", pa.string()),
+        ("classifier_b", pa.string()),
         ("place", pa.int32()),
         ("image", pa.binary()),
         ("start_image", pa.binary()),
@@ -37,19 +57,37 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("losses", pa.list_(pa.float32())),
         ("failed", pa.string()),
+        ("difference", pa.binary()),
+        *trajectory.FIELDS,
+        opinions.FIELD,
+        closest.FIELD,
     ]
 )
 
 
 class DisagreementSpec(BaseModel):
-    """On which classes the two classifiers are pulled apart, and how."""
+    """On which classes classifiers are pulled apart, and how."""
 
     model_config = ConfigDict(extra="forbid")
 
     classes: list[str] = Field(
-        default_factory=list, description="Classes, by name or number; empty: those with findings."
+        default_factory=list,
+        description="Classes, by name or number; empty: those with findings, or all.",
     )
-    most_classes: int = Field(4, ge=1, description="Take at most this many classes.")
+    pairs: Literal["first", "every"] = Field(
+        "first",
+        description="first: the first classifier says the class, another does not; every: any "
+        "says it, any other does not.",
+    )
+    scout: int = Field(
+        4,
+        ge=1,
+        description="Plain images a prompt, by which the classes and starts that are worth "
+        "looking at are found.",
+    )
+    most_classes: int = Field(
+        4, ge=1, description="Take at most this many classes (with every: of each pair)."
+    )
     images: int = Field(3, ge=1, description="Images a class.")
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
@@ -64,6 +102,8 @@ class DisagreementSpec(BaseModel):
 class DisagreementTask:
     """One image to make: the class as either classifier counts it."""
 
+    a: str
+    b: str
     class_a: int
     class_b: int
     class_name: str
@@ -80,80 +120,232 @@ class DisagreementUnit:
     tasks: tuple[DisagreementTask, ...]
 
 
-def plan(
+@dataclass(frozen=True)
+class ScoutUnit:
+    """A class and the prompts of which plain images are made."""
+
+    name: str
+    class_name: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A plain image of a class's prompt, and each classifier's probability of the class."""
+
+    prompt: str
+    seed: int
+    p: Mapping[str, float]
+
+
+def scouting(
     findings: Sequence[Mapping[str, Any]],
     prompts: Mapping[tuple[int, int], str],
-    a: Classifier,
-    b: Classifier,
+    classifiers: Mapping[str, Classifier],
     spec: DisagreementSpec,
-) -> list[DisagreementUnit]:
-    """The units: the classes asked for, else those of the findings by rank, if both know them.
+) -> list[ScoutUnit]:
+    """One unit a class: those asked for, else those of the findings by rank, else all.
 
-    An image starts from the prompt of the feature that was found for its class, where one was:
-    there the classifiers are most likely to part. `prompts` are by class index and component.
+    A class is scouted by the prompt of the feature that was found for it, where one was (there the
+    classifiers are most likely to part), else by its own. `prompts` are by class index of the first
+    classifier and component.
 
-    UsageError where a named class is unknown to the first classifier, or where the second knows
-    none of the classes.
+    Raises
+    ------
+    UsageError
+        Where a named class is unknown to the first classifier, or no other knows any of them.
     """
-    first: dict[int, Mapping[str, Any]] = {}
+    (_, first), *others = classifiers.items()
+    ranked: dict[int, Mapping[str, Any]] = {}
     for row in sorted(findings, key=lambda row: row["rank"]):
-        first.setdefault(int(row["class_index"]), row)
-    wanted = [a.class_index(name) for name in spec.classes] or list(first)
-    pairs = [(k, same_class(a.class_names[k], b)) for k in wanted]
-    shared = [(k, other) for k, other in pairs if other is not None][: spec.most_classes]
-    if wanted and not shared:
+        ranked.setdefault(int(row["class_index"]), row)
+    wanted = [first.class_index(name) for name in spec.classes] or list(ranked)
+    wanted = wanted or list(range(len(first.class_names)))
+    names = [first.class_names[k] for k in dict.fromkeys(wanted)]
+    shared = [
+        name for name in names if any(same_class(name, other) is not None for _, other in others)
+    ]
+    if not shared:
         raise UsageError(
-            "The second classifier knows none of the classes "
-            f"{', '.join(a.class_names[k] for k in wanted[:5])}: name one with the same classes."
+            "No second classifier knows any of the classes "
+            f"{', '.join(names[:5])}: name one with the same classes."
         )
     starting = {
-        k: prompts[key] for k, row in first.items() if (key := (k, row["component"])) in prompts
+        first.class_names[k]: prompts[key]
+        for k, row in ranked.items()
+        if (key := (k, row["component"])) in prompts
     }
-    tasks = [
-        DisagreementTask(
-            class_a=k,
-            class_b=other,
-            class_name=a.class_names[k],
-            place=place,
-            prompt=starting.get(k, prompt_for(spec.prompt_template, a.class_names[k])),
-            seed=spec.seed + place,
-        )
-        for k, other in shared
-        for place in range(spec.images)
-    ]
-    return [DisagreementUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
+    units = []
+    for name in shared:
+        prompt = starting.get(name, prompt_for(spec.prompt_template, name))
+        ((unit, _),) = in_batches([name], 1, _Scouted(name=name, prompt=prompt, spec=spec))
+        units.append(ScoutUnit(unit, name, (prompt,)))
+    return units
+
+
+class _Scouted(BaseModel):
+    """What tells a scouting unit from any other: so that a run goes on with the same settings."""
+
+    name: str
+    prompt: str
+    spec: DisagreementSpec
+
+
+def plan(
+    plain: Mapping[str, Sequence[Plain]],
+    classifiers: Mapping[str, Classifier],
+    spec: DisagreementSpec,
+) -> list[DisagreementUnit]:
+    """The units: for each pair of classifiers the classes on which plain images part them most.
+
+    A class counts by the mean difference of p over as many of its plain images as will be made, the
+    best ones, from whose seeds those start (and from new seeds, where more are wanted than there
+    are). `plain` are each class's images, by the first classifier's name of it.
+    """
+    names = list(classifiers)
+    pairs = [(a, b) for a, b in itertools.permutations(names, 2)]
+    if spec.pairs == "first":
+        pairs = [(a, b) for a, b in pairs if a == names[0]]
+    grouped: list[tuple[str, str, list[DisagreementTask]]] = []
+    for a, b in pairs:
+        scored = []
+        for name, images in plain.items():
+            class_a, class_b = (same_class(name, classifiers[one]) for one in (a, b))
+            usable = [one for one in images if {a, b} <= set(one.p)]
+            if class_a is None or class_b is None or not usable:
+                continue
+            best = sorted(usable, key=lambda one: one.p[b] - one.p[a])[: spec.images]
+            gap = sum(one.p[a] - one.p[b] for one in best) / len(best)
+            starts = [(one.prompt, one.seed) for one in best]
+            fresh = itertools.count(max(one.seed for one in usable) + 1)
+            starts += [(best[0].prompt, next(fresh)) for _ in range(spec.images - len(best))]
+            scored.append((gap, name, class_a, class_b, starts))
+        scored.sort(key=lambda one: -one[0])
+        tasks = [
+            DisagreementTask(a, b, class_a, class_b, name, place, *start)
+            for _, name, class_a, class_b, starts in scored[: spec.most_classes]
+            for place, start in enumerate(starts)
+        ]
+        grouped.append((a, b, tasks))
+    units = []
+    for place, (a, b, tasks) in enumerate(grouped):
+        mark = _Pair(a=a, b=b, spec=spec)
+        units += [
+            DisagreementUnit(f"{place:03d}-{name}", some)
+            for name, some in in_batches(tasks, spec.batch, mark)
+        ]
+    return units
+
+
+class _Pair(BaseModel):
+    """What tells a pair's units from any other's."""
+
+    a: str
+    b: str
+    spec: DisagreementSpec
 
 
 def disagreements(
     run: Run,
+    lineage: Lineage,
     spec: DisagreementSpec,
     findings: Sequence[Mapping[str, Any]],
     prompts: Mapping[tuple[int, int], str],
     *,
     sampler: str,
     classifier: str,
-    against: str,
+    against: Sequence[str],
     placement: Placement,
 ) -> None:
-    """The stage: what is missing of the table disagreements, for rows of the table findings."""
+    """The stages scouted and disagreements: what is missing of both tables."""
     from whylens.classifiers import load_classifier
 
-    a, b = load_classifier(classifier), load_classifier(against)
-    units = plan(findings, prompts, a, b, spec)
-    arguments = (run, spec, sampler, classifier, against, placement.device)
-    work_through(run, TABLE, units, Divider, arguments, placement)
+    named = tuple(dict.fromkeys((classifier, *against)))
+    classifiers = {name: load_classifier(name) for name in named}
+    if len(classifiers) < 2:
+        raise UsageError(f"two different classifiers can disagree; {classifier} is one")
+    scouts = scouting(findings, prompts, classifiers, spec)
+    arguments: tuple[Any, ...] = (run, spec, sampler, named, placement.device)
+    work_through(run, SCOUTED, scouts, Scout, arguments, placement)
+    plain = scouted(run, [unit.name for unit in scouts])
+    arguments = (run, lineage, spec, sampler, named, placement.device)
+    work_through(run, TABLE, plan(plain, classifiers, spec), Divider, arguments, placement)
 
 
-class Divider:
-    """A worker: holds sampler and both classifiers, makes one unit's images, writes its part."""
+def scouted(run: Run, units: Sequence[str]) -> dict[str, list[Plain]]:
+    """The plain images of each class, in the units' order; a class whose unit failed has none."""
+    table, found = run.table(SCOUTED), dict[str, list[Plain]]()
+    for unit in units:
+        if not table.done(unit):
+            continue
+        rows = table.read(["class_name", "prompt", "seed", "classifier", "p"], [unit]).to_pylist()
+        seen: dict[tuple[str, int], dict[str, float]] = {}
+        for row in rows:
+            seen.setdefault((row["prompt"], row["seed"]), {})[row["classifier"]] = row["p"]
+        found[rows[0]["class_name"]] = [Plain(*key, p) for key, p in seen.items()]
+    return found
+
+
+class Scout:
+    """A worker: makes plain images of a class's prompts, asks every classifier, writes its part."""
 
     def __init__(
         self,
         run: Run,
         spec: DisagreementSpec,
         sampler: str,
-        classifier: str,
-        against: str,
+        classifiers: Sequence[str],
+        device: str,
+    ) -> None:
+        """Load sampler and classifiers by name onto the device."""
+        from whylens.classifiers import load_classifier
+        from whylens.diffusion import load_sampler
+
+        self.run, self.spec = run, spec
+        self.sampler = load_sampler(sampler, device)
+        self.classifiers = {name: load_classifier(name, device) for name in classifiers}
+
+    def __call__(self, unit: ScoutUnit) -> int:
+        """Make the unit's plain images; how many."""
+        from whylens.diffusion import sample
+        from whylens.jobs.pictures import measured, png
+
+        seeds = [self.spec.seed + place for place in range(self.spec.scout)]
+        starts = [(prompt, seed) for prompt in unit.prompts for seed in seeds]
+        images = sample(
+            self.sampler,
+            [prompt for prompt, _ in starts],
+            [seed for _, seed in starts],
+            steps=self.spec.guidance.steps,
+            guidance_scale=self.spec.guidance.guidance_scale,
+        )
+        rows = [
+            {
+                "class_name": unit.class_name,
+                "prompt": prompt,
+                "seed": seed,
+                "image": png(image),
+                "classifier": name,
+                "p": float(measured(classifier, image)[1][k]),
+            }
+            for (prompt, seed), image in zip(starts, images, strict=True)
+            for name, classifier in self.classifiers.items()
+            if (k := same_class(unit.class_name, classifier)) is not None
+        ]
+        self.run.table(SCOUTED).write(unit.name, pa.Table.from_pylist(rows, schema=SCOUTED_SCHEMA))
+        return len(starts)
+
+
+class Divider:
+    """A worker: holds sampler and classifiers, makes one unit's images, writes its part."""
+
+    def __init__(
+        self,
+        run: Run,
+        lineage: Lineage,
+        spec: DisagreementSpec,
+        sampler: str,
+        classifiers: Sequence[str],
         device: str,
     ) -> None:
         """Load sampler and classifiers by name onto the device."""
@@ -163,8 +355,12 @@ class Divider:
         self.run = run
         self.spec = spec
         self.sampler = load_sampler(sampler, device)
-        self.a = load_classifier(classifier, device)
-        self.b = load_classifier(against, device)
+        self.classifiers = {name: load_classifier(name, device) for name in classifiers}
+        # Only the run's own images can be near, in the features that they were embedded with.
+        self.embedded_by = str(lineage.setting("classifier"))
+        self.closest = None
+        if lineage.has("images") and self.embedded_by in self.classifiers:
+            self.closest = closest.Closest(lineage, self.classifiers[self.embedded_by])
 
     def __call__(self, unit: DisagreementUnit) -> int:
         """Make the unit's images; how many."""
@@ -175,29 +371,38 @@ class Divider:
 
         tasks, device = unit.tasks, self.sampler.device
         objective = Disagreement(
-            self.a,
-            self.b,
+            self.classifiers[tasks[0].a],
+            self.classifiers[tasks[0].b],
             torch.tensor([task.class_a for task in tasks], device=device),
             torch.tensor([task.class_b for task in tasks], device=device),
         )
         problems = [Problem(prompt=task.prompt, seed=task.seed) for task in tasks]
-        solutions = optimise(self.sampler, problems, objective, self.spec.guidance)
-        rows = [self.row(task, solution) for task, solution in zip(tasks, solutions, strict=True)]
+        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
+        solutions = optimise(self.sampler, problems, objective, self.spec.guidance, way.on_step)
+        rows = [
+            {**self.row(task, solution), **way.columns(solution)}
+            for task, solution in zip(tasks, solutions, strict=True)
+        ]
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
     def row(self, task: DisagreementTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.pictures import measured, png
+        from whylens.jobs.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "class_index": task.class_a,
             "class_name": task.class_name,
+            "classifier_a": task.a,
+            "classifier_b": task.b,
             "place": task.place,
             "prompt": task.prompt,
             "seed": task.seed,
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "failed": solution.failed,
+            "probabilities": opinions.opinions(
+                self.classifiers, [task.class_name], solution.start_image, solution.image
+            ),
         }
         for image, name, suffix in (
             (solution.image, "image", ""),
@@ -205,6 +410,14 @@ class Divider:
         ):
             if image is not None:
                 row[name] = png(image)
-                row[f"p_a{suffix}"] = float(measured(self.a, image)[1][task.class_a])
-                row[f"p_b{suffix}"] = float(measured(self.b, image)[1][task.class_b])
+                for who, classifier, k in (
+                    ("a", self.classifiers[task.a], task.class_a),
+                    ("b", self.classifiers[task.b], task.class_b),
+                ):
+                    row[f"p_{who}{suffix}"] = float(measured(classifier, image)[1][k])
+        if solution.image is not None and solution.start_image is not None:
+            row["difference"] = png(difference(solution.start_image, solution.image))
+            if self.closest is not None:
+                features, _ = measured(self.classifiers[self.embedded_by], solution.image)
+                row["closest"] = self.closest(features.float().cpu().numpy())
         return row

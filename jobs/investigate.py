@@ -11,13 +11,14 @@ from pydantic import Field
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
 from whylens.jobs.components import ComponentSettings, components, read_components
-from whylens.jobs.counterfactuals import RUNNER_UP, CounterfactualSpec, counterfactuals
+from whylens.jobs.counterfactuals import CounterfactualSpec, counterfactuals
 from whylens.jobs.disagreements import DisagreementSpec, disagreements
 from whylens.jobs.embed import EmbedSpec, embed
 from whylens.jobs.exemplars import ExemplarSettings, exemplars
 from whylens.jobs.generate import GenerateSpec, generate
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.starts import StartSettings, starts
+from whylens.jobs.targets import RULES
 from whylens.jobs.visualisations import VisualisationSpec, visualisations
 from whylens.runs import Run
 
@@ -75,7 +76,7 @@ def check(spec: InvestigateSpec) -> None:
         *(spec.counterfactuals.classes if spec.counterfactuals else []),
         *for_both,
     ]
-    if spec.counterfactuals and spec.counterfactuals.target != RUNNER_UP:
+    if spec.counterfactuals and spec.counterfactuals.target not in RULES:
         named.append(spec.counterfactuals.target)
     guided = spec.generate or spec.counterfactuals or (spec.disagreements and spec.against)
     _, *others = check_names(
@@ -147,28 +148,29 @@ def run(spec: InvestigateSpec) -> Run:
         if spec.counterfactuals:
             counterfactuals(
                 run,
+                lineage,
                 spec.counterfactuals,
-                run.table("images"),
-                images=spec.images,
                 sampler=spec.sampler,
                 classifier=spec.classifier,
-                against=spec.against,
+                against=[spec.against] if spec.against else [],
                 placement=placement,
             )
-        if spec.disagreements and spec.against:
+        named = spec.disagreements.classes if spec.disagreements else []
+        if spec.disagreements and spec.against and (findings or named):
             try:
                 disagreements(
                     run,
+                    lineage,
                     spec.disagreements,
                     findings,
                     prompts,
                     sampler=spec.sampler,
                     classifier=spec.classifier,
-                    against=spec.against,
+                    against=[spec.against],
                     placement=placement,
                 )
             except UsageError as error:
-                if spec.disagreements.classes:
+                if named:
                     raise
                 run.warn(f"disagreements: {error}")
     run.finish()

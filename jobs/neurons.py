@@ -260,7 +260,8 @@ def to_change(neuron: Neuron, embedded: Embedded, spec: NeuronSpec) -> Iterator[
     """Real images whose neuron falls ("down") or rises ("up"): kind and image id.
 
     Down: the images that are called the neuron's class and activate it most. Up: images that are
-    not, drawn from the half that activates it least.
+    not, drawn from the half that activates it least; where it is exactly 0 (behind a ReLU) there is
+    no gradient to follow, so those come last.
     """
     activations = embedded.features[:, neuron.index]
     order = np.argsort(-activations, kind="stable")
@@ -270,7 +271,9 @@ def to_change(neuron: Neuron, embedded: Embedded, spec: NeuronSpec) -> Iterator[
     quiet = order[len(order) // 2 :]
     quiet = quiet[embedded.predicted[quiet] != neuron.class_index]
     rng = np.random.default_rng((spec.seed, neuron.index))
-    for row in rng.permutation(quiet)[: spec.changed]:
+    quiet = rng.permutation(quiet)
+    followed = activations[quiet] != 0
+    for row in [*quiet[followed], *quiet[~followed]][: spec.changed]:
         yield "up", embedded.ids[int(row)]
 
 
@@ -296,9 +299,9 @@ def plan(
             float(activations.std()) or 1.0,
         )
         if neuron.index in best:
-            word, prompt = best[neuron.index]
+            task = replace(task, word=best[neuron.index][0])
             made += [
-                replace(task, place=place, seed=spec.seed + place, word=word, prompt=prompt)
+                replace(task, place=place, seed=spec.seed + place, prompt=best[neuron.index][1])
                 for place in range(spec.images)
             ]
         changes += [
@@ -345,8 +348,7 @@ def neurons(
     work_through(run, WORDS, words, WordTrier, arguments, placement)
     rows = run.table(WORDS).read().to_pylist() if run.table(WORDS).units() else []
     best = {row["neuron"]: (row["word"], row["prompt"]) for row in rows if row["chosen"]}
-    images = str(lineage.setting("images"))
-    arguments = (run, lineage, spec, images, sampler, classifier, tuple(against), placement.device)
+    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     work_through(run, TABLE, plan(chosen, best, embedded, spec), Activator, arguments, placement)
 
 
@@ -408,7 +410,6 @@ class Activator:
         run: Run,
         lineage: Lineage,
         spec: NeuronSpec,
-        images: str,
         sampler: str,
         classifier: str,
         against: Sequence[str],
@@ -420,7 +421,7 @@ class Activator:
         from whylens.images import open_collection
 
         self.run, self.spec = run, spec
-        self.collection = open_collection(images)
+        self.collection = open_collection(str(lineage.setting("images")))
         self.records = {record.id: record for record in self.collection.records}
         self.sampler = load_sampler(sampler, device)
         self.classifier = load_classifier(classifier, device)
@@ -464,7 +465,7 @@ class Activator:
         """Real images: (as they were, their prompts, solutions)."""
         import torch
 
-        from whylens.guidance.neurons import neuron_counterfactual
+        from whylens.guidance.neurons import leave_out, neuron_counterfactual
         from whylens.images.tensors import to_tensor
 
         records = [self.records[str(task.image_id)] for task in tasks]
@@ -475,17 +476,24 @@ class Activator:
             record.caption or prompt_for(self.spec.prompt_template, record.class_name or "thing")
             for record in records
         ]
+        # The class's own word stays: the question is whether the class is said without the feature.
+        after = [
+            leave_out(prompt, task.word)
+            if task.kind == "down" and task.word and task.word != record.class_name
+            else prompt
+            for prompt, task, record in zip(prompts, tasks, records, strict=True)
+        ]
         solutions = neuron_counterfactual(
             self.sampler,
             images,
             prompts,
-            prompts,
+            after,
             self.objective(tasks, 0.0),
             self.spec.guidance,
             seeds=[task.seed for task in tasks],
             on_step=way.on_step,
         )
-        return images, prompts, solutions
+        return images, after, solutions
 
     def objective(self, tasks: Sequence[NeuronTask], weight_log_p: float) -> Any:
         """-phi_n where a neuron is to rise, phi_n where it is to fall, in standard deviations."""

@@ -28,6 +28,8 @@ TABLES = (
     "generated",
     "counterfactuals",
     "disagreements",
+    "neuron_words",
+    "neurons",
     "labels",
 )
 
@@ -128,6 +130,34 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Near:
+    """An image of the run that a generated one is close to."""
+
+    image_id: str
+    distance: float | None
+    thumb: bytes | None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a classifier says of an image before and after it was changed."""
+
+    classifier: str
+    class_name: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """What an optimisation passed through, who says what of it, and what it came close to."""
+
+    trajectory: tuple[tuple[int, bytes], ...] = ()
+    opinions: tuple[Opinion, ...] = ()
+    closest: tuple[Near, ...] = ()
+
+
+@dataclass(frozen=True)
 class Counterfactual:
     """A real image, and what had to change for the classifier to say the target class."""
 
@@ -147,11 +177,15 @@ class Counterfactual:
     failed: str | None
     losses: tuple[float, ...]
     against: Mapping[str, float]
+    way: Way = Way()
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An image made so that classifier A says the class and classifier B does not."""
+    """An image made so that classifier A says the class and classifier B does not.
+
+    `a` and `b` are their names; None in a run of two only.
+    """
 
     class_name: str
     prompt: str
@@ -164,6 +198,64 @@ class Disagreement:
     p_b_start: float | None
     losses: tuple[float, ...]
     failed: str | None
+    a: str | None = None
+    b: str | None = None
+    way: Way = Way()
+
+
+@dataclass(frozen=True)
+class NeuronWord:
+    """A word of a neuron's exemplars, plain images of it, and their mean activation."""
+
+    word: str
+    prompt: str
+    images: tuple[bytes, ...]
+    activation: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class NeuronImage:
+    """An image in which a neuron was raised or lowered; `kind` is image, up or down."""
+
+    kind: str
+    image_id: str | None
+    prompt: str
+    before: bytes | None
+    after: bytes | None
+    difference: bytes | None
+    activation_before: float | None
+    activation_after: float | None
+    failed: str | None
+    way: Way = Way()
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A feature phi_n: its words and its images; `mean` and `deviation` over the run's images."""
+
+    index: int
+    class_name: str
+    rank: int | None
+    share: float | None
+    mean: float | None
+    deviation: float | None
+    words: tuple[NeuronWord, ...]
+    images: tuple[NeuronImage, ...]
+
+    @property
+    def word(self) -> str | None:
+        """The word that raises it most."""
+        return next((word.word for word in self.words if word.chosen), None)
+
+    @property
+    def top(self) -> float:
+        """The highest activation that is shown, > 0: the length of a full bar."""
+        levels = [one.activation for one in self.words]
+        levels += [
+            level for i in self.images for level in (i.activation_before, i.activation_after)
+        ]
+        return max((level for level in levels if level is not None and level > 0), default=1.0)
 
 
 @dataclass(frozen=True)
@@ -196,6 +288,7 @@ class RunData:
     findings: tuple[Finding, ...] = ()
     counterfactuals: tuple[Counterfactual, ...] = ()
     disagreements: tuple[Disagreement, ...] = ()
+    neurons: tuple[Neuron, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     stages: frozenset[str] = frozenset()
 
@@ -225,6 +318,7 @@ def load_run(folder: str) -> RunData:
         findings=load_findings(run),
         counterfactuals=load_counterfactuals(run, names),
         disagreements=load_disagreements(run),
+        neurons=load_neurons(run),
         rejected=load_rejected(run),
         stages=stages,
     )
@@ -345,6 +439,7 @@ def load_counterfactuals(
                 for name, raw in row.items()
                 if name.startswith("against_") and (value := number(raw)) is not None
             },
+            way=_way(row),
         )
         for row in rows_of(run, "counterfactuals")
     )
@@ -365,8 +460,83 @@ def load_disagreements(run: Lineage) -> tuple[Disagreement, ...]:
             p_b_start=number(row.get("p_b_start")),
             losses=_losses(row),
             failed=row.get("failed") or None,
+            a=row.get("classifier_a"),
+            b=row.get("classifier_b"),
+            way=_way(row),
         )
         for row in rows_of(run, "disagreements")
+    )
+
+
+def load_neurons(run: Lineage) -> tuple[Neuron, ...]:
+    """The neurons, in the order of the findings that they carry, then by number."""
+    words: dict[int, list[dict[str, Any]]] = {}
+    for row in rows_of(run, "neuron_words"):
+        words.setdefault(int(row["neuron"]), []).append(row)
+    images: dict[int, list[dict[str, Any]]] = {}
+    for row in rows_of(run, "neurons"):
+        images.setdefault(int(row["neuron"]), []).append(row)
+    found = []
+    for index in sorted({*words, *images}):
+        of_words, of_images = words.get(index, []), images.get(index, [])
+        head = (of_words or of_images)[0]
+        scale = of_images[0] if of_images else {}
+        found.append(
+            Neuron(
+                index=index,
+                class_name=str(head.get("class_name") or head.get("class_index")),
+                rank=head.get("rank"),
+                share=number(head.get("share")),
+                mean=number(scale.get("mean")),
+                deviation=number(scale.get("deviation")),
+                words=tuple(
+                    NeuronWord(
+                        word=str(row.get("word") or ""),
+                        prompt=str(row.get("prompt") or ""),
+                        images=tuple(row.get("images") or ()),
+                        activation=number(row.get("activation")),
+                        chosen=bool(row.get("chosen")),
+                    )
+                    for row in of_words
+                ),
+                images=tuple(_neuron_image(row) for row in of_images),
+            )
+        )
+    return tuple(sorted(found, key=lambda one: (one.rank is None, one.rank or 0, one.index)))
+
+
+def _neuron_image(row: Mapping[str, Any]) -> NeuronImage:
+    return NeuronImage(
+        kind=str(row.get("kind")),
+        image_id=row.get("image_id"),
+        prompt=str(row.get("prompt") or ""),
+        before=row.get("before"),
+        after=row.get("after"),
+        difference=row.get("difference"),
+        activation_before=number(row.get("activation_before")),
+        activation_after=number(row.get("activation_after")),
+        failed=row.get("failed") or None,
+        way=_way(row),
+    )
+
+
+def _way(row: Mapping[str, Any]) -> Way:
+    images, steps = row.get("trajectory") or (), row.get("trajectory_steps") or ()
+    return Way(
+        trajectory=tuple(zip(steps, images, strict=False)),
+        opinions=tuple(
+            Opinion(
+                str(one.get("classifier")),
+                str(one.get("class_name")),
+                number(one.get("before")),
+                number(one.get("after")),
+            )
+            for one in row.get("probabilities") or ()
+        ),
+        closest=tuple(
+            Near(str(one.get("image_id")), number(one.get("distance")), one.get("thumb"))
+            for one in row.get("closest") or ()
+        ),
     )
 
 

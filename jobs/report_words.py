@@ -13,6 +13,8 @@ from whylens.jobs.report_data import (
     Finding,
     Generated,
     Label,
+    Neuron,
+    Opinion,
     RunData,
 )
 
@@ -98,6 +100,8 @@ def article(noun: str) -> str:
 
 def headline(data: RunData) -> str:
     """The report's one sentence."""
+    if data.neurons and not data.findings:
+        return f"What {amount(len(data.neurons), 'neuron')} of the classifier {_respond(data)} to"
     if "findings" not in data.stages and not data.findings:
         return "No findings yet: the search for spurious features has not finished"
     relying = _classes(data.findings, Verdict.RELIES)
@@ -274,13 +278,58 @@ def disagreement_summary(rows: Sequence[Disagreement]) -> str:
     )
 
 
+def _listed_names(value: Any) -> str | None:
+    """One name, or several."""
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+def _respond(data: RunData) -> str:
+    return "responds" if len(data.neurons) == 1 else "respond"
+
+
+def neuron_summary(neuron: Neuron) -> list[str]:
+    """What was seen of a neuron, in sentences."""
+    sentences = []
+    if neuron.share is not None:
+        where = (
+            f"on images that show finding {neuron.rank}"
+            if neuron.rank is not None
+            else "where it is strong"
+        )
+        sentences.append(
+            f"It adds {neuron.share:.2f} to the {neuron.class_name} score {where}, above the mean "
+            "of all images."
+        )
+    for kind, verb in (("down", "Lowering"), ("up", "Raising")):
+        seen = [
+            opinion
+            for image in neuron.images
+            if image.kind == kind
+            for opinion in image.way.opinions[:1]
+            if opinion.before is not None and opinion.after is not None
+        ]
+        if seen:
+            before = sum(one.before or 0.0 for one in seen) / len(seen)
+            after = sum(one.after or 0.0 for one in seen) / len(seen)
+            sentences.append(
+                f"{verb} it in {amount(len(seen), 'real image')} moved the mean "
+                f"{neuron.class_name} probability from {percent(before)} to {percent(after)}."
+            )
+    return sentences
+
+
+def others(opinions: Sequence[Opinion]) -> list[Opinion]:
+    """What classifiers other than the explained one, which comes first, say."""
+    return [one for one in opinions if one.classifier != opinions[0].classifier]
+
+
 def facts(data: RunData) -> list[tuple[str, str]]:
     """What was investigated: label and value, for the head of the report."""
     spec, manifest = data.spec, data.manifest
     second = _collection(data, spec.get("second"), "second")
     rows = [
         ("Classifier", spec.get("classifier")),
-        ("Second classifier", spec.get("against")),
+        ("Other classifiers", _listed_names(spec.get("against"))),
         ("Images", _collection(data, spec.get("images"), "main")),
         ("Searched for the feature alone", second),
         ("Sampler", spec.get("sampler")),

@@ -65,7 +65,9 @@ class CounterfactualsJobSpec(_Guided):
     """Counterfactuals of images that were embedded."""
 
     source: str = Field(description="Run folder of an embed or investigate job.")
-    against: str | None = Field(None, description="A second classifier, whose view is noted too.")
+    against: list[str] = Field(
+        default_factory=list, description="Other classifiers, whose view is noted too."
+    )
     counterfactuals: counterfactuals_job.CounterfactualSpec = Field(
         default_factory=lambda: counterfactuals_job.CounterfactualSpec(),
         description="Which images are changed, and how.",
@@ -73,13 +75,13 @@ class CounterfactualsJobSpec(_Guided):
 
 
 class DisagreementsJobSpec(_Starting):
-    """Images on which two classifiers disagree."""
+    """Images on which classifiers disagree."""
 
     source: str | None = Field(
         None, description="Run folder of an exemplars or investigate job, for its findings."
     )
     classifier: str = Field(description="The classifier that says the class.")
-    against: str = Field(description="The classifier that does not.")
+    against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
     disagreements: disagreements_job.DisagreementSpec = Field(
         default_factory=lambda: disagreements_job.DisagreementSpec(),
         description="On which classes, and how.",
@@ -177,15 +179,14 @@ def run_generate(spec: GenerateJobSpec) -> Run:
 
 
 def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
-    check_names(classifiers=[spec.against], sampler=spec.sampler)
+    check_names(classifiers=spec.against, sampler=spec.sampler)
     run = _start(spec, "counterfactuals", spec.source)
     lineage = Lineage(run)
     with session():
         counterfactuals_job.counterfactuals(
             run,
+            lineage,
             spec.counterfactuals,
-            lineage.table("images"),
-            images=str(lineage.setting("images")),
             sampler=spec.sampler,
             classifier=str(lineage.setting("classifier")),
             against=spec.against,
@@ -195,10 +196,8 @@ def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
 
 
 def run_disagreements(spec: DisagreementsJobSpec) -> Run:
-    if not spec.source and not spec.disagreements.classes:
-        raise UsageError("name classes (--set disagreements.classes=[...]) or a --source run")
     check_names(
-        classifiers=[spec.classifier, spec.against],
+        classifiers=[spec.classifier, *spec.against],
         sampler=spec.sampler,
         classes=spec.disagreements.classes,
     )
@@ -226,6 +225,7 @@ def run_disagreements(spec: DisagreementsJobSpec) -> Run:
         )
         disagreements_job.disagreements(
             run,
+            lineage,
             spec.disagreements,
             findings,
             prompts,

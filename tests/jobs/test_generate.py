@@ -21,6 +21,8 @@ from whylens.jobs import counterfactuals, disagreements, generate
 from whylens.jobs.counterfactuals import CounterfactualSpec
 from whylens.jobs.disagreements import DisagreementSpec
 from whylens.jobs.generate import GenerateSpec
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.targets import Targets
 from whylens.runs import Run
 
 NAMES = ("fish, sea fish", "heart", "ring")
@@ -40,8 +42,13 @@ class MeanColour:
                 return index
         raise UsageError(f"no class {name!r}")
 
+    fingerprint = "mean-colour"
+
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3))
+
+    def probabilities(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images)).softmax(-1)
 
 
 @dataclass
@@ -50,6 +57,7 @@ class Call:
 
     prompts: list[str] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    sampled: list[tuple[str, int]] = field(default_factory=list)
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -67,14 +75,22 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
             return Solution(failed="not finite at step 0")
         return Solution(picture(seed + 100), picture(seed), [2.0, 1.0], 1)
 
-    def optimise(sampler: Any, problems: Any, objective: Any, settings: Any) -> list[Solution]:
+    def optimise(
+        sampler: Any, problems: Any, objective: Any, settings: Any, on_step: Any = None
+    ) -> list[Solution]:
         call.prompts += [problem.prompt for problem in problems]
         call.seeds += [problem.seed for problem in problems]
         return [solution(problem.seed) for problem in problems]
 
+    def sample(
+        sampler: Any, prompts: Any, seeds: Any, *, steps: int, guidance_scale: float
+    ) -> torch.Tensor:
+        call.sampled += [(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return torch.stack([picture(seed) for seed in seeds])
+
     def counterfactual(
         sampler: Any, images: Any, before: Any, after: Any, targets: Any, classifier: Any,
-        settings: Any, *, seeds: Any,
+        settings: Any, *, seeds: Any, on_step: Any,
     ) -> list[Solution]:  # fmt: skip
         call.prompts += [f"{b} -> {a}" for b, a in zip(before, after, strict=True)]
         call.seeds += list(seeds)
@@ -84,6 +100,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: sampler)
+    monkeypatch.setattr("whylens.diffusion.sample", sample)
     monkeypatch.setattr("whylens.guidance.optimiser.optimise", optimise)
     monkeypatch.setattr("whylens.guidance.counterfactuals.counterfactual", counterfactual)
     return call
@@ -101,7 +118,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     for module in (generate, counterfactuals, disagreements):
         monkeypatch.setattr(module, "work_through", in_process)
-    run = Run.start(str(tmp_path / "run"), "investigate", {})
+    spec = {"images": str(tmp_path / "images"), "classifier": "a"}
+    run = Run.start(str(tmp_path / "run"), "investigate", spec)
     findings = [
         {"rank": 2, "class_index": 1, "class_name": "heart", "component": 0},
         {"rank": 1, "class_index": 0, "class_name": "fish, sea fish", "component": 4},
@@ -115,8 +133,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         Image.new("RGB", (10, 8), (20 * index, 100, 50)).save(path)
         top = [index % 3, (index + 1) % 3] if index < 9 else [(index + 2) % 3, index % 3]
         images.append({"id": f"{name}/{index}.png", "label": index % 3, "top5_classes": top,
-                       "collection": "main" if index != 3 else "second"})  # fmt: skip
-    run.table("images").write("0", pa.Table.from_pylist(images))
+                       "collection": "main" if index != 3 else "second", "class_name": name,
+                       "caption": "", "thumb": bytes([index])})  # fmt: skip
+    colours = [component for index in range(12) for component in (20 * index / 255, 0.4, 0.2)]
+    features = pa.FixedSizeListArray.from_arrays(pa.array(np.float16(colours)), 3)
+    table = pa.Table.from_pylist(images)
+    run.table("images").write("0", table.append_column("features", features))
     return run
 
 
@@ -131,6 +153,18 @@ PROMPTS = {(0, 4): "a photo of water", (1, 0): "a photo of a cup"}
 
 def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)), dtype=np.float64) / 255
+
+
+def pixels_of(seed: int) -> np.ndarray:
+    return picture(seed).permute(1, 2, 0).double().numpy()
+
+
+def nearest_of(run: Run, content: bytes) -> list[str]:
+    """The main collection's images in order of their distance in mean colour, the first four."""
+    rows = [r for r in run.table("images").read().to_pylist() if r["collection"] == "main"]
+    colour = pixels(content).mean((0, 1))
+    distances = [np.linalg.norm(np.asarray(r["features"], float) - colour) for r in rows]
+    return [rows[i]["id"] for i in np.argsort(distances)[:4]]
 
 
 def chances(image: np.ndarray, classifier: MeanColour) -> np.ndarray:
@@ -190,18 +224,16 @@ def test_a_failed_image_is_a_row_with_a_reason(run: Run, optimiser: Call) -> Non
 
 def test_nothing_found_is_nothing_to_generate(tmp_path: Path) -> None:
     assert generate.plan([], {}, {}, GenerateSpec()) == []
-    assert disagreements.plan([], {}, MeanColour(), MeanColour(), DisagreementSpec()) == []
 
 
 def changed(run: Run, spec: CounterfactualSpec) -> list[dict[str, Any]]:
     counterfactuals.counterfactuals(
         run,
+        Lineage(run),
         spec,
-        run.table("images"),
-        images=str(Path(run.folder).parent / "images"),
         sampler="s",
         classifier="a",
-        against="b",
+        against=["b"],
         placement=Placement(),
     )
     return run.table("counterfactuals").read().to_pylist()
@@ -234,6 +266,14 @@ def test_counterfactual_rows_tell_of_their_own_pictures(run: Run, optimiser: Cal
         assert row["l2"] == pytest.approx(np.sqrt(((after - before) ** 2).sum()), abs=1e-4)
         shown = np.clip(2.5 * np.abs(after - before), 0, 1)
         assert np.abs(pixels(row["difference"]) - shown).max() < 0.01
+        said = {(o["classifier"], o["class_name"]): o["after"] for o in row["probabilities"]}
+        assert said["b", row["target_name"]] == row["against_target_after"]
+        assert len(said) == 4
+        assert row["trajectory"][-1] == row["after"]
+        assert row["trajectory_steps"] == [1]
+        assert nearest_of(run, row["after"]) == [one["image_id"] for one in row["closest"]]
+        number = int(row["closest"][0]["image_id"].split("/")[1].split(".")[0])
+        assert row["closest"][0]["thumb"] == bytes([number])
 
 
 def test_an_image_that_is_too_small_is_recorded_and_the_others_go_on(
@@ -264,41 +304,151 @@ def test_the_target_and_the_classes_can_be_named(run: Run, optimiser: Call) -> N
         changed(run, CounterfactualSpec(classes=["ring"], target="ring"))
 
 
+def test_misclassified_images_are_led_to_the_truth(run: Run, optimiser: Call) -> None:
+    rows = changed(run, CounterfactualSpec(images=9, target="true"))
+    # 9, 10 and 11 are taken for the class before their own.
+    assert {(r["image_id"], r["source_class"], r["target_class"]) for r in rows} == {
+        ("fish/9.png", 2, 0), ("heart/10.png", 0, 1), ("ring/11.png", 1, 2),
+    }  # fmt: skip
+    # What such an image shows is its label, before and after.
+    assert {r["prompt_before"] for r in rows} == {
+        "a photo of a fish", "a photo of a heart", "a photo of a ring",
+    }  # fmt: skip
+    assert all(r["prompt_before"] == r["prompt_after"] for r in rows)
+
+
+def test_near_is_by_the_heads_rows_or_by_a_tree(run: Run, tmp_path: Path) -> None:
+    four = MeanColour(("fish", "heart", "ring", "cat"))
+    four.head = Head(
+        torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.9, 0.1, 0], [0, 0.8, 0.2]]), torch.zeros(4)
+    )
+    near = {k: Targets("near", None, four)(k, [k]) for k in range(4)}
+    assert near == {0: (0, 2), 1: (1, 3), 2: (2, 0), 3: (3, 1)}
+    tree = tmp_path / "tree.json"
+    tree.write_text('{"alive": {"in water": ["fish"], "on land": ["cat"]}, "things": ["heart"]}')
+    aim = Targets("near", str(tree), four)
+    assert [aim(k, [k]) for k in (0, 3, 2)] == [(0, 3), (3, 0), None]
+    # Nothing shares a branch with the heart: the head decides.
+    assert aim(1, [1]) == (1, 3)
+    tree.write_text('{"alive": ["fisch"]}')
+    with pytest.raises(UsageError, match=r"tree.json: no class 'fisch'"):
+        Targets("near", str(tree), four)
+    tree.write_text("{")
+    with pytest.raises(UsageError, match=r"tree.json can't be read as JSON"):
+        Targets("near", str(tree), four)
+    with pytest.raises(UsageError, match="tree is for the target 'near'"):
+        Targets("ring", str(tree), four)
+
+
+def test_a_users_prompt_must_name_the_class(run: Run, optimiser: Call) -> None:
+    told = {"fish/0.png": "my fish at home", "heart/1.png": "a Heart of glass"}
+    rows = changed(run, CounterfactualSpec(target="ring", prompts=told))
+    assert {(r["prompt_before"], r["prompt_after"]) for r in rows} == {
+        ("my fish at home", "my ring at home"), ("a Heart of glass", "a ring of glass"),
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"'my pet' of the image 'fish/0.png' lacks .* 'fish'"):
+        changed(run, CounterfactualSpec(prompts={"fish/0.png": "my pet"}))
+    with pytest.raises(UsageError, match="there is no image 'fish/99"):
+        changed(run, CounterfactualSpec(prompts={"fish/99.png": "my fish"}))
+
+
 def pulled(run: Run, spec: DisagreementSpec) -> list[dict[str, Any]]:
     disagreements.disagreements(
         run,
+        Lineage(run),
         spec,
         findings_of(run),
         {(0, 4): "a photo of water"},
         sampler="s",
         classifier="a",
-        against="b",
+        against=["b"],
         placement=Placement(),
     )
     return run.table("disagreements").read().to_pylist()
 
 
 def test_disagreements_follow_the_findings(run: Run, optimiser: Call) -> None:
-    rows = pulled(run, DisagreementSpec(images=2))
-    assert [row["class_name"] for row in rows] == [NAMES[0]] * 2 + ["heart"] * 2
+    rows = pulled(run, DisagreementSpec(images=2, scout=3))
     # Of the second class's finding no prompt is known: it starts from the class.
-    assert optimiser.prompts == ["a photo of water"] * 2 + ["a photo of a heart"] * 2
-    for row in rows:
-        for image, suffix in ((row["image"], ""), (row["start_image"], "_start")):
-            k, other = row["class_index"], {0: 3, 1: 1}[row["class_index"]]
-            a = chances(pixels(image), MeanColour())[k]
-            b = chances(pixels(image), MeanColour(("ring", "heart", "other", "sea fish")))[other]
-            assert row[f"p_a{suffix}"] == pytest.approx(a, abs=1e-6)
-            assert row[f"p_b{suffix}"] == pytest.approx(b, abs=1e-6)
+    prompts = {NAMES[0]: "a photo of water", "heart": "a photo of a heart"}
+    assert optimiser.sampled == [(p, seed) for p in prompts.values() for seed in range(3)]
+    a, b = MeanColour(), MeanColour(("ring", "heart", "other", "sea fish"))
+    in_b = {0: 3, 1: 1}
+    gaps = {
+        k: sorted(
+            (
+                chances(pixels_of(seed), a)[k] - chances(pixels_of(seed), b)[in_b[k]]
+                for seed in range(3)
+            ),
+            reverse=True,
+        )[:2]
+        for k in (0, 1)
+    }
+    first, second = sorted((0, 1), key=lambda k: -sum(gaps[k]))
+    assert [row["class_index"] for row in rows] == [first] * 2 + [second] * 2
+    for place, row in enumerate(rows):
+        k = row["class_index"]
+        assert row["prompt"] == prompts[row["class_name"]]
+        assert (row["classifier_a"], row["classifier_b"]) == ("a", "b")
+        # It starts from the plain image on which the two differ most.
+        start = row["p_a_start"] - row["p_b_start"]
+        assert start == pytest.approx(gaps[k][place % 2], abs=1e-2)
+        for image, suffix, when in ((row["image"], "", "after"), (row["start_image"], "_start",
+                                                                "before")):  # fmt: skip
+            p_a, p_b = chances(pixels(image), a)[k], chances(pixels(image), b)[in_b[k]]
+            assert row[f"p_a{suffix}"] == pytest.approx(p_a, abs=1e-6)
+            assert row[f"p_b{suffix}"] == pytest.approx(p_b, abs=1e-6)
+            said = {one["classifier"]: one[when] for one in row["probabilities"]}
+            assert said == {"a": row[f"p_a{suffix}"], "b": row[f"p_b{suffix}"]}
+        assert nearest_of(run, row["image"]) == [one["image_id"] for one in row["closest"]]
+    assert [row["seed"] for row in rows] == optimiser.seeds
 
 
-def test_disagreements_need_a_shared_class() -> None:
+def test_every_pair_of_any_number_of_classifiers_is_looked_at() -> None:
+    three = {"a": MeanColour(), "b": MeanColour(), "c": MeanColour(("ring", "cat"))}
+    plain = {
+        NAMES[0]: [disagreements.Plain("p", 0, {"a": 0.9, "b": 0.1})],
+        "heart": [disagreements.Plain("p", 0, {"a": 0.2, "b": 0.8})],
+        "ring": [disagreements.Plain("p", 0, {"a": 0.5, "b": 0.6, "c": 0.7})],
+    }
+
+    def pairs(spec: DisagreementSpec) -> list[tuple[str, str, str]]:
+        units = disagreements.plan(plain, three, spec)
+        return [(t.a, t.b, t.class_name) for unit in units for t in unit.tasks]
+
+    spec = DisagreementSpec(images=1, most_classes=1)
+    assert pairs(spec) == [("a", "b", NAMES[0]), ("a", "c", "ring")]
+    every = spec.model_copy(update={"pairs": "every"})
+    assert pairs(every) == [
+        ("a", "b", NAMES[0]),
+        ("a", "c", "ring"),
+        ("b", "a", "heart"),
+        ("b", "c", "ring"),
+        ("c", "a", "ring"),
+        ("c", "b", "ring"),
+    ]
+
+
+def test_more_images_than_were_scouted_start_from_new_seeds() -> None:
+    two = {"a": MeanColour(), "b": MeanColour()}
+    plain = {"ring": [disagreements.Plain("p", seed, {"a": seed / 10, "b": 0}) for seed in (0, 1)]}
+    (unit,) = disagreements.plan(plain, two, DisagreementSpec(images=4))
+    assert [task.seed for task in unit.tasks] == [1, 0, 2, 3]
+
+
+def test_disagreements_need_a_shared_class_and_two_classifiers(run: Run, optimiser: Call) -> None:
     spec = DisagreementSpec(classes=["ring"], images=1)
-    stranger = MeanColour(("dog", "cat"))
-    with pytest.raises(UsageError, match="knows none of the classes ring"):
-        disagreements.plan([], {}, MeanColour(), stranger, spec)
-    (unit,) = disagreements.plan([], {}, MeanColour(), MeanColour(("cat", "ring")), spec)
-    assert [(task.class_a, task.class_b) for task in unit.tasks] == [(2, 1)]
+    stranger = {"a": MeanColour(), "b": MeanColour(("dog", "cat"))}
+    with pytest.raises(UsageError, match="knows any of the classes ring"):
+        disagreements.scouting([], {}, stranger, spec)
+    other = {"a": MeanColour(), "b": MeanColour(("cat", "ring"))}
+    (scout,) = disagreements.scouting([], {}, other, spec)
+    assert (scout.class_name, scout.prompts) == ("ring", ("a photo of a ring",))
+    with pytest.raises(UsageError, match="two different classifiers"):
+        disagreements.disagreements(
+            run, Lineage(run), spec, [], {}, sampler="s", classifier="a", against=["a"],
+            placement=Placement(),
+        )  # fmt: skip
 
 
 def test_specs_are_checked_before_any_work() -> None:

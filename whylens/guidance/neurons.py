@@ -3,6 +3,7 @@
 ("DiG-IN", section 6: neuron visualisations and neuron counterfactuals.)
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -72,8 +73,8 @@ def neuron_counterfactual(
     """Raise or lower a feature of images [B, 3, S, S] in [0, 1], and change little else.
 
     The objective's signs say which; `settings.keep` weighs the squared distance to the image.
-    `prompts_before` say what the images show, `prompts_after` what they should show: the same,
-    where only the neuron is to say what changes.
+    `prompts_before` say what the images show, `prompts_after` what they should show: the same, or
+    without what a falling neuron sees (`leave_out`).
 
     Raises
     ------
@@ -106,3 +107,14 @@ def neuron_counterfactual(
     return optimise(
         sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
     )
+
+
+def leave_out(caption: str, word: str) -> str:
+    """The caption without a thing that it names, and without the preposition before it.
+
+    "a fish on sea with a flag", "flag" -> "a fish on sea". A prompt that still named what a falling
+    neuron sees would pull it back. The caption as it is, where the word is all of it or not in it.
+    """
+    thing = rf"\s*\b((on|with|in|at|by|near|and|of)\s+)?((an?|the)\s+)?\b{re.escape(word)}\b"
+    left = re.sub(thing, "", caption, count=1, flags=re.IGNORECASE).strip()
+    return left or caption

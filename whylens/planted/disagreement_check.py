@@ -38,7 +38,7 @@ BATCH = 16
 # Images a class, and plain images a prompt among which their starts are found.
 LINK_IMAGES, LINK_SEEDS = 3, 3
 SHAPE_IMAGES, SHAPE_SEEDS = 2, 6
-ERROR_IMAGES, ERROR_CAPTIONS = 4, 200
+ERROR_IMAGES, ERROR_CAPTIONS = 3, 160
 DRAWN_SEED = 77_100
 DRAWN = 600
 SEARCH_SEED = 500
@@ -70,10 +70,12 @@ def check_disagreements(work: Path) -> dict[str, Any]:
     difference: mean p of biased minus p of balanced over the planted classes' images;
     feature_without_object: share of planted classes most of whose images show the planted feature
     and not the class's object, as judges see it. shape_bias: see `whylens.planted.shape_bias`, of
-    robust on drawn hybrids, and balanced beside it; shape_kept, detail_kept: how often a judge
-    finds the class on the coarse and on the fine part of the images that robust calls the class and
-    balanced does not. zero_shot_errors: how many patterns of the CLIP-like model's errors, guessed
-    from generated images, drawn images confirm.
+    robust on drawn hybrids, and balanced beside it. Of the images that robust calls the class and
+    balanced does not: shape_kept, how often robust still says it of the coarse part alone;
+    detail_kept, how often balanced still says it of the fine part alone; a judge's view of both, of
+    the whole (shape_object_judged), and the same of the plain images (*_plain). zero_shot_errors:
+    how many patterns of the CLIP-like model's errors, guessed from generated images, drawn images
+    confirm.
     """
     sampler = load_sampler("planted")
     biased, balanced, robust, clip = (
@@ -149,17 +151,15 @@ def check_shape(
         "shape_bias": bias["robust"].shape_bias,
         "shape_bias_balanced": bias["balanced"].shape_bias,
         "shape_difference": _mean(pulled.p_a - pulled.p_b),
-        "shape_kept": _found(judge, coarse(pulled.images), pulled.classes),
-        "shape_kept_starts": _found(judge, coarse(pulled.starts), pulled.classes),
-        "shape_kept_drawn": _found(judge, coarse(images), labels),
-        "detail_kept": _found(judge, fine(pulled.images), pulled.classes),
-        "detail_kept_starts": _found(judge, fine(pulled.starts), pulled.classes),
-        "detail_kept_drawn": _found(judge, fine(images), labels),
-        "detail_balanced": _found(balanced, fine(pulled.images), pulled.classes),
-        "detail_balanced_starts": _found(balanced, fine(pulled.starts), pulled.classes),
-        "shape_balanced": _found(balanced, coarse(pulled.images), pulled.classes),
-        "shape_robust": _found(robust, coarse(pulled.images), pulled.classes),
-        "whole_judge": _found(judge, pulled.images, pulled.classes),
+        "shape_object_judged": _found(judge, pulled.images, pulled.classes),
+        "shape_kept": _found(robust, coarse(pulled.images), pulled.classes),
+        "shape_kept_plain": _found(robust, coarse(pulled.starts), pulled.classes),
+        "shape_kept_judged": _found(judge, coarse(pulled.images), pulled.classes),
+        "shape_kept_judged_plain": _found(judge, coarse(pulled.starts), pulled.classes),
+        "detail_kept": _found(balanced, fine(pulled.images), pulled.classes),
+        "detail_kept_plain": _found(balanced, fine(pulled.starts), pulled.classes),
+        "detail_kept_judged": _found(judge, fine(pulled.images), pulled.classes),
+        "detail_kept_judged_plain": _found(judge, fine(pulled.starts), pulled.classes),
     }
 
 

@@ -19,7 +19,7 @@ from whylens.classifiers import load_classifier
 from whylens.classifiers.classifier import Classifier
 from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler, load_sampler
-from whylens.guidance.neurons import FeatureObjective, neuron_counterfactual
+from whylens.guidance.neurons import FeatureObjective, leave_out, neuron_counterfactual
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
 from whylens.neural_pca.ranking import typical_words
@@ -31,13 +31,13 @@ from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
 logger = logging.getLogger(__name__)
 
 SHOWING = GuidanceSettings(steps=10, optimisation_steps=12, cutouts=3)
-REMOVING = GuidanceSettings(steps=10, optimisation_steps=25, cutouts=3, learning_rate=0.03)
+REMOVING = GuidanceSettings(steps=10, optimisation_steps=20, cutouts=3, learning_rate=0.03)
 BATCH = 16
 IMAGES, CHANGED = 3, 3
 # Drawings in which neurons are chosen, those that are changed, and exemplars that give words.
 CHOOSING_SEED, CHOOSING = 78_001, 4000
 CHANGED_SEED, CHANGEABLE = 78_002, 600
-EXEMPLARS, WORDS, SEEDS = 24, 4, 3
+EXEMPLARS, WORDS, SEEDS = 24, 4, 6
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Neuron:
     """A neuron known to respond to a link's feature.
 
     effect: difference of its means with and without the feature, in pooled standard deviations;
-    scale: its standard deviation over all drawings.
+    scale: its standard deviation over all drawings; seeds: of the best word's plain images, those
+    that raise it most.
     """
 
     link: Link
@@ -53,6 +54,7 @@ class Neuron:
     effect: float
     scale: float
     prompt: str
+    seeds: tuple[int, ...]
 
 
 def check_neurons(work: Path) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def check_neurons(work: Path) -> dict[str, Any]:
     feature_shown: share of generated images that show the planted feature, as judges see it (and
     word_shows, of plain images of the neuron's best word); feature_removed: share of drawn images
     with the feature in which the judge finds it before and not after the neuron was lowered.
+    The caption without the feature's word does a part of it (removed_by_prompt: nothing optimised).
     Beside it, object_kept, and the linked class's probability (class_before, class_after).
     """
     sampler, biased = load_sampler("planted"), load_classifier("planted:biased")
@@ -84,21 +87,24 @@ def choose(classifier: Classifier, sampler: Sampler, drawn: Drawings) -> list[Ne
         effect[[neuron.index for neuron in chosen]] = -np.inf
         best = int(effect.argmax())
         # The class's own images would give the class's word to many a neuron.
-        prompt = best_word(classifier, sampler, drawn.select(others), phi[others, best], best)
+        start = best_start(classifier, sampler, drawn.select(others), phi[others, best], best)
         scale = float(phi[:, best].std())
-        chosen.append(Neuron(link, best, round(float(effect[best]), 3), scale, prompt))
+        chosen.append(Neuron(link, best, round(float(effect[best]), 3), scale, *start))
         logger.info("neuron %s", chosen[-1])
     return chosen
 
 
-def best_word(
+def best_start(
     classifier: Classifier,
     sampler: Sampler,
     drawn: Drawings,
     activations: NDArray[np.floating],
     neuron: int,
-) -> str:
-    """The prompt, of words typical of the neuron's exemplars, whose plain images raise it most."""
+) -> tuple[str, tuple[int, ...]]:
+    """Of words typical of the neuron's exemplars, the prompt whose plain images raise it most.
+
+    With it the seeds of the best of these images, to start from.
+    """
     top = np.argsort(-activations)[:EXEMPLARS]
     weights = np.zeros(len(drawn))
     weights[top] = activations[top]
@@ -108,11 +114,15 @@ def best_word(
         f"a photo of snow with a {word}" if word in COMPANIONS else f"a photo of {word}"
         for word in words
     ]
-    means = []
-    for prompt in prompts:
-        images = _plain(sampler, [prompt] * SEEDS, list(range(SEEDS)))
-        means.append(float(features(classifier, images)[:, neuron].mean()))
-    return prompts[int(np.argmax(means))]
+    raised = np.stack(
+        [
+            features(classifier, _plain(sampler, [prompt] * SEEDS, list(range(SEEDS))))[:, neuron]
+            for prompt in prompts
+        ]
+    )
+    best = int(raised.mean(1).argmax())
+    seeds = np.argsort(-raised[best], kind="stable")[:IMAGES]
+    return prompts[best], tuple(seeds.tolist())
 
 
 def check_shown(
@@ -120,7 +130,7 @@ def check_shown(
 ) -> dict[str, Any]:
     """Optimise phi_n from each neuron's best word."""
     each = [neuron for neuron in neurons for _ in range(IMAGES)]
-    seeds = [seed for _ in neurons for seed in range(IMAGES)]
+    seeds = [seed for neuron in neurons for seed in neuron.seeds]
     starts, images = [], []
     for first in range(0, len(each), BATCH):
         rows = slice(first, first + BATCH)
@@ -170,24 +180,30 @@ def check_removed(
         each += [neuron] * len(there)
     before = to_batch(drawn.images, np.asarray(picked))
     captions = [drawn.captions[row] for row in picked]
-    after = []
+    after, edited = [], []
     for first in range(0, len(each), BATCH):
         rows = slice(first, first + BATCH)
         solutions = neuron_counterfactual(
             sampler,
             before[rows],
             captions[rows],
-            captions[rows],
+            [
+                leave_out(caption, neuron.link.feature)
+                for caption, neuron in zip(captions[rows], each[rows], strict=True)
+            ],
             _objective(classifier, each[rows], -1.0),
             REMOVING,
         )
-        after += [
-            s.image if s.image is not None else before[rows][i] for i, s in enumerate(solutions)
-        ]
+        for solution in solutions:
+            assert solution.image is not None, solution.failed
+            assert solution.start_image is not None
+            after.append(solution.image)
+            edited.append(solution.start_image)
         logger.info("neurons: %d of %d images changed", len(after), len(each))
     changed = torch.stack(after)
     save_pictures(_side_by_side(before, changed), work / "neurons_removed.png", 2 * CHANGED)
     was, now = _judged_showing(before, each), _judged_showing(changed, each)
+    by_prompt = ~_judged_showing(torch.stack(edited), each)
     kept = judged(changed).objects == drawn.objects[picked]
     column = torch.tensor([neuron.index for neuron in each])[:, None]
     classes = torch.tensor([OBJECTS.index(n.link.object) for n in each])[:, None]
@@ -195,6 +211,7 @@ def check_removed(
     fall = [features(classifier, made).gather(1, column)[:, 0] for made in (before, changed)]
     return {
         "feature_removed": _mean(~now[was]),
+        "removed_by_prompt": _mean(by_prompt[was]),
         "object_kept": _mean(kept),
         "class_before": _mean(p[0]),
         "class_after": _mean(p[1]),
