@@ -1,0 +1,118 @@
+"""Neuron objectives and counterfactuals, against numpy, finite differences, and single runs."""
+
+import pytest
+import torch
+
+from whylens.classifiers import load_classifier
+from whylens.guidance.neurons import FeatureObjective, leave_out, neuron_counterfactual
+from whylens.guidance.settings import GuidanceSettings
+
+
+@pytest.fixture(scope="module")
+def objective():
+    classifier = load_classifier("planted:biased").double()
+    return FeatureObjective(
+        classifier,
+        torch.tensor([62, 25, 57]),
+        torch.tensor([1.0, -1.0, -1.0]),
+        torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64),
+        weight_log_p=0.5,
+        classes=torch.tensor([3, 5, 1]),
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(
+        (3, 3, 64, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def test_the_loss_is_signed_and_scaled_and_adds_log_p(objective, images):
+    values, _ = objective.value_and_gradient(images)
+    phi = objective.classifier.features(images).detach()
+    logits = objective.classifier.logits(images).detach()
+    for row, (n, sign, scale, k) in enumerate(
+        [(62, 1, 0.5, 3), (25, -1, 2.0, 5), (57, -1, 1.0, 1)]
+    ):
+        log_p = logits[row, k] - torch.logsumexp(logits[row], 0)
+        assert float(values[row]) == pytest.approx(
+            float(-sign * phi[row, n] / scale - 0.5 * log_p), abs=1e-9
+        )
+
+
+def test_the_gradient_is_that_of_finite_differences(objective, images):
+    _, gradient = objective.value_and_gradient(images)
+    step = torch.randn(
+        images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    # So small a step that no ReLU's kink lies in it: one does at 3e-7 of the second image's way.
+    ahead, behind = (objective.value_and_gradient(images + e * step)[0] for e in (1e-8, -1e-8))
+    expected = (ahead - behind) / 2e-8
+    assert torch.allclose((gradient * step).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_selected_problems_are_the_same_as_alone(objective, images):
+    rows = torch.tensor([2, 0])
+    values, gradients = objective.value_and_gradient(images)
+    some, of_some = objective.select(rows).value_and_gradient(images[rows])
+    assert torch.allclose(some, values[rows])
+    assert torch.allclose(of_some, gradients[rows])
+
+
+def test_a_neuron_rises_and_falls_in_a_batch_as_alone(double_sampler, double_classifiers):
+    classifier, size = double_classifiers[0], double_sampler.image_size
+    images = torch.rand(
+        (2, 3, size, size), dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    phi = classifier.features(images)
+    neuron = int((phi[0] * phi[1]).argmax())  # one that is alive in both
+    settings = GuidanceSettings(
+        steps=2, optimisation_steps=4, cutouts=0, keep=0.0, learning_rate=0.05
+    )
+
+    def changed(rows, signs):
+        objective = FeatureObjective(
+            classifier,
+            torch.full((len(rows),), neuron),
+            torch.tensor(signs).double(),
+            torch.ones(len(rows)).double(),
+        )
+        prompts = ["a photo of a fish"] * len(rows)
+        return neuron_counterfactual(
+            double_sampler, images[rows], prompts, prompts, objective, settings, seeds=rows
+        )
+
+    together = changed([0, 1], [1.0, -1.0])
+    (up,), (down,) = changed([0], [1.0]), changed([1], [-1.0])
+    for alone, row in zip((up, down), together, strict=True):
+        assert torch.allclose(alone.image, row.image, atol=1e-9)
+    for solution, sign in zip(together, (1, -1), strict=True):
+        before, after = (
+            float(classifier.features(image[None])[0, neuron])
+            for image in (solution.start_image, solution.image)
+        )
+        assert sign * (after - before) > 0
+        # The first image is the inverted one, returned to.
+        assert solution.loss_trajectory[0] == pytest.approx(-sign * before, abs=1e-9)
+
+
+def test_inputs_must_be_as_many_as_images(sampler, objective):
+    images = torch.rand(2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"objective.features has 3 entries for 2 images"):
+        neuron_counterfactual(sampler, images, ["a"] * 2, ["a"] * 2, objective, GuidanceSettings())
+
+
+@pytest.mark.parametrize(
+    ("caption", "word", "left"),
+    [
+        ("a photo of a fish on sea with a flag", "flag", "a photo of a fish on sea"),
+        ("a photo of a fish on sea with a flag", "sea", "a photo of a fish with a flag"),
+        ("a photo of the Sea", "sea", "a photo"),
+        ("seaside", "sea", "seaside"),
+        ("sea", "sea", "sea"),
+        ("a dog, an apple and the ball", "ball", "a dog, an apple"),
+    ],
+)
+def test_a_word_is_left_out_with_its_preposition(caption, word, left):
+    assert leave_out(caption, word) == left
