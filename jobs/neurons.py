@@ -111,6 +111,11 @@ class NeuronSpec(BaseModel):
         description="Weight of the log probability of the neuron's class beside the neuron, in "
         "images from words.",
     )
+    leave_out_word: bool = Field(
+        False,
+        description="Leave a neuron's word out of the caption of an image in which it falls. The "
+        "edit of the caption then does most of the work, and says less of the neuron.",
+    )
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     feature_templates: FeatureTemplates = FEATURE_TEMPLATES
     seed: int = Field(0, ge=0, description="Seed of a neuron's first image; the next adds one.")
@@ -235,10 +240,11 @@ def suggested(
     neuron: Neuron, embedded: Embedded, class_names: Sequence[str], spec: NeuronSpec
 ) -> tuple[tuple[str, str], ...]:
     """Words of a neuron's exemplars with their prompts: of captions, and the commonest classes."""
+    from whylens.guidance.neurons import mixed_exemplars
     from whylens.neural_pca import typical_words
 
     activations = embedded.features[:, neuron.index]
-    top = np.argsort(-activations, kind="stable")[: spec.exemplars]
+    top = mixed_exemplars(activations, labels_used(embedded), spec.exemplars)
     weights = np.zeros(len(activations))
     weights[top] = np.maximum(activations[top], 0)
     counts = Counter(labels_used(embedded)[top].tolist())
@@ -479,7 +485,10 @@ class Activator:
         # The class's own word stays: the question is whether the class is said without the feature.
         after = [
             leave_out(prompt, task.word)
-            if task.kind == "down" and task.word and task.word != record.class_name
+            if self.spec.leave_out_word
+            and task.kind == "down"
+            and task.word
+            and task.word != record.class_name
             else prompt
             for prompt, task, record in zip(prompts, tasks, records, strict=True)
         ]

@@ -1,10 +1,16 @@
 """Neuron objectives and counterfactuals, against numpy, finite differences, and single runs."""
 
+import numpy as np
 import pytest
 import torch
 
 from whylens.classifiers import load_classifier
-from whylens.guidance.neurons import FeatureObjective, leave_out, neuron_counterfactual
+from whylens.guidance.neurons import (
+    FeatureObjective,
+    leave_out,
+    mixed_exemplars,
+    neuron_counterfactual,
+)
 from whylens.guidance.settings import GuidanceSettings
 
 
@@ -101,6 +107,17 @@ def test_inputs_must_be_as_many_as_images(sampler, objective):
     images = torch.rand(2, 3, 16, 16)
     with pytest.raises(ValueError, match=r"objective.features has 3 entries for 2 images"):
         neuron_counterfactual(sampler, images, ["a"] * 2, ["a"] * 2, objective, GuidanceSettings())
+
+
+def test_exemplars_are_of_many_classes():
+    activations, labels = (
+        np.array([9, 8, 7, 6, 5, 4, 3, 2.0]),
+        np.array([0, 0, 0, 1, -1, -1, -1, 1]),
+    )
+    # A sixth of six is one of each class; what has no class is not held back.
+    assert mixed_exemplars(activations, labels, 6).tolist() == [0, 3, 4, 5, 6]
+    assert mixed_exemplars(activations, labels, 12).tolist() == [0, 1, 3, 4, 5, 6, 7]
+    assert mixed_exemplars(activations, labels, 2).tolist() == [0, 3]
 
 
 @pytest.mark.parametrize(

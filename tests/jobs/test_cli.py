@@ -398,6 +398,7 @@ def test_help_lists_every_job(capsys, monkeypatch):
         ("generate", "--source --sampler --out"),
         ("counterfactuals", "--source --sampler --against --out"),
         ("disagreements", "--source --sampler --classifier --against --out"),
+        ("neurons", "--source --sampler --against --out"),
         ("score", "--classifiers --images --spurious --spurious-column --unit --batch --out"),
         ("investigate", "--images --second --classifier --against --sampler --unit --batch --out"),
     ],

@@ -189,3 +189,59 @@ def test_a_picture_that_cannot_be_read_is_left_blank() -> None:
 def test_settings_are_flattened() -> None:
     settings = json.loads('{"a": {"b": [1, 2], "c": {}}, "d": null}')
     assert flat(settings) == [("a.b", "1, 2"), ("a.c", "{}"), ("d", "none")]
+
+
+def neuron_part(folder: Path, *, failed: bool = False) -> None:
+    """One neuron: two words, one image lowered, seen by two classifiers."""
+    picture = synthetic["encoded"](synthetic["drawing"](None, "sea", "background", 1).image)
+    head = {"neuron": 62, "class_index": 3, "class_name": "fish"}
+    words = [("sea", 1.75, True), ("fish", 0.5, False)]
+    write_part(folder, "neuron_words", [
+        {**head, "rank": 1, "share": 0.52, "word": word, "prompt": f"a photo of {word}",
+         "images": [picture] * 2, "activation": level, "chosen": chosen}
+        for word, level, chosen in words
+    ])  # fmt: skip
+    said = [("planted:biased", 0.9, 0.1), ("planted:balanced", 0.8, 0.7)]
+    after = {} if failed else {
+        "after": picture, "difference": picture, "activation_after": 0.25,
+        "trajectory": [picture, picture], "trajectory_steps": [0, 5],
+        "closest": [{"image_id": "near-1", "distance": 0.5, "thumb": picture}],
+        "probabilities": [{"classifier": name, "class_name": "fish", "before": a, "after": b}
+                          for name, a, b in said],
+    }  # fmt: skip
+    write_part(folder, "neurons", [{
+        **head, "kind": "down", "place": 0, "image_id": "fish/00003.png", "word": "sea",
+        "prompt": "a photo of a fish on sea", "before": picture, "activation_before": 1.5,
+        "mean": 0.6, "deviation": 0.64, "failed": "not finite at step 0" if failed else None,
+        **after,
+    }])  # fmt: skip
+
+
+def test_a_neuron_is_shown_with_its_words_and_what_became_of_the_class(tmp_path: Path) -> None:
+    folder = build_run(tmp_path, without=("findings",))
+    neuron_part(folder)
+    text, page = page_of(folder)
+    assert "What 1 neuron of the classifier responds to" in page.text
+    assert "It adds 0.52 to the fish score on images that show finding 1" in page.text
+    assert (
+        "Lowering it in 1 real image moved the mean fish probability from 90% to 10%." in page.text
+    )
+    assert "planted:balanced: fish 80% → 70%" in page.text
+    assert "activation: 1.50 before, 0.25 after" in text
+    shown = [str(image["alt"]) for image in page.images]
+    assert "Close to the result: near-1" in shown
+    assert "Best image up to step 5" in shown
+    assert "#neurons" in page.links
+    assert shown.count("Plain image from “a photo of sea”") == 2
+
+
+def test_a_neurons_failed_image_says_why(tmp_path: Path) -> None:
+    folder = build_run(tmp_path)
+    neuron_part(folder, failed=True)
+    page = page_of(folder)[1]
+    assert "not finite at step 0" in page.text
+    assert "neurons" in page.ids
+
+
+def test_without_neurons_there_is_no_section_of_them(whole: tuple[str, Page]) -> None:
+    assert "neurons" not in whole[1].ids

@@ -6,7 +6,9 @@
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +18,9 @@ from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import LocalObjective, Objective, PixelDistance
 from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
+
+# No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
+MOST_OF_ONE_CLASS = 1 / 6
 
 
 class FeatureObjective(LocalObjective):
@@ -107,6 +112,29 @@ def neuron_counterfactual(
     return optimise(
         sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
     )
+
+
+def mixed_exemplars(
+    activations: NDArray[np.floating], labels: NDArray[np.integer], count: int
+) -> NDArray[np.int64]:
+    """The rows that activate a neuron most, of any one class a sixth of `count` at most.
+
+    activations [N], labels [N]; a label below 0 is of no class. Fewer than `count` where classes
+    are too few. A neuron whose strongest images are all of one class that shows two things would
+    else be given the words of both, and of nothing else that it responds to.
+    """
+    room = max(1, round(count * MOST_OF_ONE_CLASS))
+    taken: dict[int, int] = {}
+    rows = []
+    for row in np.argsort(-activations, kind="stable"):
+        label = int(labels[row])
+        if label >= 0 and taken.get(label, 0) == room:
+            continue
+        taken[label] = taken.get(label, 0) + 1
+        rows.append(int(row))
+        if len(rows) == count:
+            break
+    return np.array(rows, dtype=np.int64)
 
 
 def leave_out(caption: str, word: str) -> str:

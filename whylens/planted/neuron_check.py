@@ -19,7 +19,12 @@ from whylens.classifiers import load_classifier
 from whylens.classifiers.classifier import Classifier
 from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler, load_sampler
-from whylens.guidance.neurons import FeatureObjective, leave_out, neuron_counterfactual
+from whylens.guidance.neurons import (
+    FeatureObjective,
+    leave_out,
+    mixed_exemplars,
+    neuron_counterfactual,
+)
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
 from whylens.neural_pca.ranking import typical_words
@@ -36,8 +41,8 @@ BATCH = 16
 IMAGES, CHANGED = 3, 3
 # Drawings in which neurons are chosen, those that are changed, and exemplars that give words.
 CHOOSING_SEED, CHOOSING = 78_001, 4000
-CHANGED_SEED, CHANGEABLE = 78_002, 600
-EXEMPLARS, WORDS, SEEDS = 24, 4, 6
+CHANGED_SEED, CHANGEABLE = 78_003, 600
+EXEMPLARS, WORDS, SEEDS, FIRST_SEED = 24, 4, 6, 100
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,22 @@ def check_neurons(work: Path) -> dict[str, Any]:
 
     feature_shown: share of generated images that show the planted feature, as judges see it (and
     word_shows, of plain images of the neuron's best word); feature_removed: share of drawn images
-    with the feature in which the judge finds it before and not after the neuron was lowered.
-    The caption without the feature's word does a part of it (removed_by_prompt: nothing optimised).
+    with the feature in which the judge finds it before and not after the neuron was lowered, the
+    caption unchanged, so that the neuron alone does it. with_caption.*: the feature's word is left
+    out of the caption too, which needs no neuron (removed_by_caption: nothing optimised).
     Beside it, object_kept, and the linked class's probability (class_before, class_after).
     """
     sampler, biased = load_sampler("planted"), load_classifier("planted:biased")
     drawn = draw_many("unlinked", CHOOSING, CHOOSING_SEED)
     neurons = choose(biased, sampler, drawn)
     record = check_shown(sampler, biased, neurons, work)
-    record |= check_removed(sampler, biased, neurons, work)
+    # By the neuron alone, and with the caption's help: what the caption does is not the neuron's.
+    record |= check_removed(sampler, biased, neurons, work, leave_word_out=False)
+    helped = check_removed(sampler, biased, neurons, work, leave_word_out=True)
+    record |= {
+        f"with_caption.{name}": helped[name]
+        for name in ("feature_removed", "removed_by_caption", "object_kept", "class_after")
+    }
     return record
 
 
@@ -86,8 +98,7 @@ def choose(classifier: Classifier, sampler: Sampler, drawn: Drawings) -> list[Ne
         effect = (with_it.mean(0) - without.mean(0)) / spread
         effect[[neuron.index for neuron in chosen]] = -np.inf
         best = int(effect.argmax())
-        # The class's own images would give the class's word to many a neuron.
-        start = best_start(classifier, sampler, drawn.select(others), phi[others, best], best)
+        start = best_start(classifier, sampler, drawn, phi[:, best], best)
         scale = float(phi[:, best].std())
         chosen.append(Neuron(link, best, round(float(effect[best]), 3), scale, *start))
         logger.info("neuron %s", chosen[-1])
@@ -105,7 +116,7 @@ def best_start(
 
     With it the seeds of the best of these images, to start from.
     """
-    top = np.argsort(-activations)[:EXEMPLARS]
+    top = mixed_exemplars(activations, drawn.objects, EXEMPLARS)
     weights = np.zeros(len(drawn))
     weights[top] = activations[top]
     words = [word for word, _ in typical_words(drawn.captions, weights, top=WORDS)]
@@ -114,15 +125,16 @@ def best_start(
         f"a photo of snow with a {word}" if word in COMPANIONS else f"a photo of {word}"
         for word in words
     ]
+    seeds = list(range(FIRST_SEED, FIRST_SEED + SEEDS))
     raised = np.stack(
         [
-            features(classifier, _plain(sampler, [prompt] * SEEDS, list(range(SEEDS))))[:, neuron]
+            features(classifier, _plain(sampler, [prompt] * SEEDS, seeds))[:, neuron]
             for prompt in prompts
         ]
     )
     best = int(raised.mean(1).argmax())
-    seeds = np.argsort(-raised[best], kind="stable")[:IMAGES]
-    return prompts[best], tuple(seeds.tolist())
+    seeds = [seeds[place] for place in np.argsort(-raised[best], kind="stable")[:IMAGES]]
+    return prompts[best], tuple(seeds)
 
 
 def check_shown(
@@ -169,7 +181,12 @@ def check_shown(
 
 
 def check_removed(
-    sampler: Sampler, classifier: Classifier, neurons: list[Neuron], work: Path
+    sampler: Sampler,
+    classifier: Classifier,
+    neurons: list[Neuron],
+    work: Path,
+    *,
+    leave_word_out: bool,
 ) -> dict[str, Any]:
     """Lower phi_n in drawn images that show the feature."""
     drawn = draw_many("clear", CHANGEABLE, CHANGED_SEED)
@@ -188,7 +205,7 @@ def check_removed(
             before[rows],
             captions[rows],
             [
-                leave_out(caption, neuron.link.feature)
+                leave_out(caption, neuron.link.feature) if leave_word_out else caption
                 for caption, neuron in zip(captions[rows], each[rows], strict=True)
             ],
             _objective(classifier, each[rows], -1.0),
@@ -201,9 +218,13 @@ def check_removed(
             edited.append(solution.start_image)
         logger.info("neurons: %d of %d images changed", len(after), len(each))
     changed = torch.stack(after)
-    save_pictures(_side_by_side(before, changed), work / "neurons_removed.png", 2 * CHANGED)
+    save_pictures(
+        _side_by_side(before, changed),
+        work / ("neurons_removed_caption.png" if leave_word_out else "neurons_removed.png"),
+        2 * CHANGED,
+    )
     was, now = _judged_showing(before, each), _judged_showing(changed, each)
-    by_prompt = ~_judged_showing(torch.stack(edited), each)
+    by_caption = ~_judged_showing(torch.stack(edited), each)
     kept = judged(changed).objects == drawn.objects[picked]
     column = torch.tensor([neuron.index for neuron in each])[:, None]
     classes = torch.tensor([OBJECTS.index(n.link.object) for n in each])[:, None]
@@ -211,7 +232,7 @@ def check_removed(
     fall = [features(classifier, made).gather(1, column)[:, 0] for made in (before, changed)]
     return {
         "feature_removed": _mean(~now[was]),
-        "removed_by_prompt": _mean(by_prompt[was]),
+        "removed_by_caption": _mean(by_caption[was]),
         "object_kept": _mean(kept),
         "class_before": _mean(p[0]),
         "class_after": _mean(p[1]),
