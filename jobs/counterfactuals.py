@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
@@ -69,7 +69,11 @@ class CounterfactualSpec(BaseModel):
     classes: list[str] = Field(
         default_factory=list, description="Take images of these classes only; empty: of all."
     )
-    target: str = Field(
+    # YAML reads true and 3 as no words.
+    target: Annotated[
+        str,
+        BeforeValidator(lambda value: str(value).lower() if type(value) in (bool, int) else value),
+    ] = Field(
         RUNNER_UP,
         description="Class to change them to: a name, a number, runner-up, true (misclassified "
         "images, to their label), or near (the class most alike).",
@@ -181,6 +185,17 @@ def check_prompts(
             )
 
 
+def planned(
+    lineage: Lineage, classifier: str, spec: CounterfactualSpec
+) -> list[CounterfactualUnit]:
+    """The units for the main collection of the nearest table of images; raises as `plan`."""
+    from whylens.classifiers import load_classifier
+
+    table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
+    main = table.filter(pc.equal(table["collection"], "main"))
+    return plan(main.to_pylist(), load_classifier(classifier), spec)
+
+
 def counterfactuals(
     run: Run,
     lineage: Lineage,
@@ -192,11 +207,7 @@ def counterfactuals(
     placement: Placement,
 ) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
-    from whylens.classifiers import load_classifier
-
-    table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
-    main = table.filter(pc.equal(table["collection"], "main"))
-    units = plan(main.to_pylist(), load_classifier(classifier), spec)
+    units = planned(lineage, classifier, spec)
     arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     work_through(run, TABLE, units, Changer, arguments, placement)
 

@@ -153,9 +153,12 @@ def scouting(
     Raises
     ------
     UsageError
-        Where a named class is unknown to the first classifier, or no other knows any of them.
+        Where there is one classifier only, a named class is unknown to the first, or no other knows
+        any of them.
     """
-    (_, first), *others = classifiers.items()
+    (called, first), *others = classifiers.items()
+    if not others:
+        raise UsageError(f"two different classifiers can disagree; {called} is one")
     ranked: dict[int, Mapping[str, Any]] = {}
     for row in sorted(findings, key=lambda row: row["rank"]):
         ranked.setdefault(int(row["class_index"]), row)
@@ -262,8 +265,6 @@ def disagreements(
 
     named = tuple(dict.fromkeys((classifier, *against)))
     classifiers = {name: load_classifier(name) for name in named}
-    if len(classifiers) < 2:
-        raise UsageError(f"two different classifiers can disagree; {classifier} is one")
     scouts = scouting(findings, prompts, classifiers, spec)
     arguments: tuple[Any, ...] = (run, spec, sampler, named, placement.device)
     work_through(run, SCOUTED, scouts, Scout, arguments, placement)

@@ -180,6 +180,8 @@ def run_generate(spec: GenerateJobSpec) -> Run:
 
 def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
     check_names(classifiers=spec.against, sampler=spec.sampler)
+    source = Lineage(Run.open(spec.source))
+    counterfactuals_job.planned(source, str(source.setting("classifier")), spec.counterfactuals)
     run = _start(spec, "counterfactuals", spec.source)
     lineage = Lineage(run)
     with session():
@@ -196,11 +198,11 @@ def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
 
 
 def run_disagreements(spec: DisagreementsJobSpec) -> Run:
-    check_names(
-        classifiers=[spec.classifier, *spec.against],
-        sampler=spec.sampler,
-        classes=spec.disagreements.classes,
+    named = list(dict.fromkeys([spec.classifier, *spec.against]))
+    loaded = check_names(
+        classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
     )
+    disagreements_job.scouting([], {}, dict(zip(named, loaded, strict=True)), spec.disagreements)
     if spec.source:
         explained = Lineage(Run.open(spec.source)).setting("classifier")
         if explained != spec.classifier:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from whylens.jobs.cli import JOBS, main
@@ -159,6 +160,28 @@ def test_an_unknown_sampler_is_named(refused, tmp_path, job):
     assert message.startswith("no sampler './nowhere'")
     assert "model_index.json" in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("bote", "planted:biased has no class 'bote'"),
+        ("near", "the prompt 'my pet' of the image 'a' lacks the word of its class, 'fish'"),
+    ],
+)
+def test_a_counterfactual_that_is_asked_wrongly_leaves_no_run(refused, tmp_path, target, expected):
+    spec = {"images": IMAGES, "classifier": CLASSIFIER}
+    source = Run.start(str(tmp_path / "source"), "embed", spec)
+    rows = [{"id": "a", "label": 3, "top5_classes": [3, 1], "collection": "main"}]
+    source.table("images").write("0", pa.Table.from_pylist(rows))
+    code, message = refused(
+        "counterfactuals", "--source", source.folder, "--out", tmp_path / "run",
+        "--set", f"counterfactuals.target={target}",
+        "--set", "counterfactuals.prompts={a: my pet}",
+    )  # fmt: skip
+    assert code == 2
+    assert expected in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_options_are_named_as_they_are_typed(refused, tmp_path):

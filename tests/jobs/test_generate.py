@@ -305,7 +305,8 @@ def test_the_target_and_the_classes_can_be_named(run: Run, optimiser: Call) -> N
 
 
 def test_misclassified_images_are_led_to_the_truth(run: Run, optimiser: Call) -> None:
-    rows = changed(run, CounterfactualSpec(images=9, target="true"))
+    # As YAML reads it.
+    rows = changed(run, CounterfactualSpec(images=9, target=True))
     # 9, 10 and 11 are taken for the class before their own.
     assert {(r["image_id"], r["source_class"], r["target_class"]) for r in rows} == {
         ("fish/9.png", 2, 0), ("heart/10.png", 0, 1), ("ring/11.png", 1, 2),
