@@ -90,6 +90,8 @@ def swap_class(caption: str, source: str, target: str) -> str | None:
 
 def prompt_pair(caption: str | None, template: str, source: str, target: str) -> tuple[str, str]:
     """What an image shows and what it should show: its own caption where that names its class."""
+    if caption and source == target and names(caption, source):
+        return caption, caption
     if caption:
         swapped = swap_class(caption, source, target)
         if swapped is not None:

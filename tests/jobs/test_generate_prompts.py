@@ -36,3 +36,8 @@ def test_a_caption_without_the_class_falls_back_on_the_template() -> None:
 def test_a_template_must_have_a_place_for_the_class() -> None:
     with pytest.raises(ValidationError, match="class"):
         TypeAdapter(PromptTemplate).validate_python("a photo of a {name}")
+
+
+def test_an_image_that_is_led_to_what_it_shows_keeps_its_caption():
+    caption = "a photo of a arrow on sunset"
+    assert prompt_pair(caption, "a {class}", "arrow", "arrow") == (caption, caption)
