@@ -13,6 +13,7 @@ from whylens.jobs import embed as embed_job
 from whylens.jobs import exemplars as exemplars_job
 from whylens.jobs import generate as generate_job
 from whylens.jobs import index as index_job
+from whylens.jobs import neuron_plan
 from whylens.jobs import neurons as neurons_job
 from whylens.jobs import visualisations as visualisations_job
 from whylens.jobs.checking import check_names
@@ -95,8 +96,8 @@ class NeuronsJobSpec(_Guided):
     against: list[str] = Field(
         default_factory=list, description="Other classifiers, whose view is noted too."
     )
-    neurons: neurons_job.NeuronSpec = Field(
-        default_factory=lambda: neurons_job.NeuronSpec(),
+    neurons: neuron_plan.NeuronSpec = Field(
+        default_factory=neuron_plan.NeuronSpec,
         description="Which neurons are shown, and how.",
     )
 
@@ -243,7 +244,7 @@ def run_neurons(spec: NeuronsJobSpec) -> Run:
     lineage = Lineage(Run.open(spec.source))
     classifier = str(lineage.setting("classifier"))
     (explained, *_) = check_names(classifiers=[classifier, *spec.against], sampler=spec.sampler)
-    neurons_job.check(spec.neurons, explained)
+    neuron_plan.check(spec.neurons, explained)
     run = _start(spec, "neurons", spec.source)
     with session():
         neurons_job.neurons(

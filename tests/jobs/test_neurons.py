@@ -16,10 +16,10 @@ from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
-from whylens.jobs import neurons
+from whylens.jobs import neuron_plan, neurons
 from whylens.jobs.embed import Embedded
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.neurons import Neuron, NeuronSpec
+from whylens.jobs.neuron_plan import Neuron, NeuronSpec
 from whylens.runs import Run
 
 # Two classes, four features: feature 1 is the class 0's own, 2 a thing that its images show.
@@ -46,16 +46,16 @@ MAIN = embedded(
 def test_neurons_are_those_that_carry_the_findings() -> None:
     finding = {"rank": 1, "class_index": 0, "mined_ids": ["image-0", "image-4"]}
     # Against the mean [0.2, 1.2, 1.8, 1.1]: gains of 0.8 and 1.2 of the features 1 and 2.
-    (first,) = neurons.choose(MAIN, [MAIN], [finding], WEIGHT, NeuronSpec(most=1))
+    (first,) = neuron_plan.choose(MAIN, [MAIN], [finding], WEIGHT, NeuronSpec(most=1))
     assert (first.index, first.class_index, first.rank) == (2, 0, 1)
     assert first.share == pytest.approx(1.2)
     again = {**finding, "rank": 2}
-    two = neurons.choose(MAIN, [MAIN], [again, finding], WEIGHT, NeuronSpec(most=2))
+    two = neuron_plan.choose(MAIN, [MAIN], [again, finding], WEIGHT, NeuronSpec(most=2))
     assert [(n.index, n.rank) for n in two] == [(2, 1), (1, 2)]
 
 
 def test_without_findings_the_classes_stand_for_them() -> None:
-    found = neurons.choose(MAIN, [MAIN], [], WEIGHT, NeuronSpec(most=4))
+    found = neuron_plan.choose(MAIN, [MAIN], [], WEIGHT, NeuronSpec(most=4))
     # Class 1: feature 3, 2.5 - 1.1; class 0: feature 2, 3 - 1.8.
     assert [(n.index, n.class_index, n.rank) for n in found] == [(3, 1, None), (2, 0, None)]
     assert [n.share for n in found] == pytest.approx([1.4, 1.2])
@@ -63,15 +63,15 @@ def test_without_findings_the_classes_stand_for_them() -> None:
 
 def test_neurons_can_be_named_and_must_be_there() -> None:
     spec = NeuronSpec(neurons=[3, 0, 3])
-    assert [(n.index, n.class_index) for n in neurons.choose(MAIN, [], [], WEIGHT, spec)] == [
+    assert [(n.index, n.class_index) for n in neuron_plan.choose(MAIN, [], [], WEIGHT, spec)] == [
         (3, 1), (0, 1),
     ]  # fmt: skip
     with pytest.raises(UsageError, match="has 96 features, from 0 to 95: there is no 96"):
-        neurons.check(NeuronSpec(neurons=[5, 96]), load_classifier("planted:biased"))
+        neuron_plan.check(NeuronSpec(neurons=[5, 96]), load_classifier("planted:biased"))
 
 
 def test_words_are_those_of_exemplars_and_their_classes() -> None:
-    words = neurons.suggested(
+    words = neuron_plan.suggested(
         Neuron(2, 0, 1.0), MAIN, ("boat", "car"), NeuronSpec(exemplars=3, words=2)
     )
     assert words == (
@@ -80,13 +80,13 @@ def test_words_are_those_of_exemplars_and_their_classes() -> None:
 
 
 def test_images_to_lower_activate_most_and_images_to_raise_least() -> None:
-    changes = list(neurons.to_change(Neuron(2, 0, 1.0), MAIN, NeuronSpec(changed=2)))
+    changes = list(neuron_plan.to_change(Neuron(2, 0, 1.0), MAIN, NeuronSpec(changed=2)))
     assert changes[:2] == [("down", "image-4"), ("down", "image-1")]
     assert sorted(changes[2:]) == [("up", "image-2"), ("up", "image-3")]
     # Feature 3: image-4 has little of it, the others of class 0 nothing, which can't be followed.
     (up,) = [
         image_id
-        for kind, image_id in neurons.to_change(Neuron(3, 1, 1.0), MAIN, NeuronSpec(changed=1))
+        for kind, image_id in neuron_plan.to_change(Neuron(3, 1, 1.0), MAIN, NeuronSpec(changed=1))
         if kind == "up"
     ]
     assert up == "image-4"

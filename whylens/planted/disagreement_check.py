@@ -17,8 +17,9 @@ from torch import Tensor
 
 from whylens.classifiers import load_classifier
 from whylens.classifiers.classifier import Classifier
+from whylens.diffusion import load_sampler
 from whylens.diffusion.chain import sample
-from whylens.diffusion.sampler import Sampler, load_sampler
+from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import Disagreement
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
