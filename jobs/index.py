@@ -52,7 +52,8 @@ class IndexSettings(BaseModel):
 
     factory: str = Field(
         "Flat",
-        description="faiss factory string: Flat (exact), SQfp16, IVF1024,SQfp16, PQ64x4fs,RFlat...",
+        description="faiss factory string: Flat (exact), SQfp16, IVF1024,SQfp16, ...; for half a "
+        "million images and more PCAR384,IVF4096,PQ192x4fsr,Refine(SQfp16).",
     )
     shard: int = Field(
         100_000, ge=1, description="Images a shard, at least; whole parts of images."

@@ -4,8 +4,9 @@
     python tests/benchmarks/embed.py --images 1200 --rounds 1
 
 The loop is what one would write: a Dataset that opens a file with Pillow, cuts the centre square,
-resizes it (bicubic, as embed does) and makes a tensor; two loader processes, batches of 64; in the
-main process features, head, softmax and the top five. Results stay in a list: it writes nothing.
+resizes it (bicubic, as embed does) and makes a tensor; batches of 64; in the main process features,
+head, softmax and the top five. Results stay in a list: it writes nothing. How many loader processes
+and threads are best depends on the machine: the loop is run with each of LOOPS, the best counts.
 `embed` does the same as a stream through Ray Data, and besides says which images are broken, makes
 a thumbnail of each, and writes its table in parts.
 
@@ -28,6 +29,8 @@ import numpy as np
 WARM = 500
 UNIT = 100
 CLASSIFIER = "bundled:efficientnet_lite0"
+# (loader processes, threads of the main process; 0: as many as cores).
+LOOPS = [(2, 0), (2, 1), (1, 0), (1, 1)]
 
 
 def write_images(folder, count):
@@ -45,7 +48,7 @@ def write_images(folder, count):
         image.save(folder / f"{k:05d}.jpg", quality=92)
 
 
-def loop(folder, cores):
+def loop(folder, loaders, threads):
     """The hand-written loop's images per second."""
     import torch
     from PIL import Image
@@ -55,7 +58,7 @@ def loop(folder, cores):
 
     classifier = load_classifier(CLASSIFIER)
     size = classifier.image_size
-    torch.set_num_threads(cores)
+    torch.set_num_threads(threads)
 
     class Images(Dataset):
         def __init__(self):
@@ -74,7 +77,7 @@ def loop(folder, cores):
 
     found, done, began = [], 0, None
     with torch.inference_mode():
-        for batch in DataLoader(Images(), batch_size=64, num_workers=2):
+        for batch in DataLoader(Images(), batch_size=64, num_workers=loaders):
             phi = classifier.features(batch)
             top = classifier.head(phi).softmax(1).topk(5)
             found.append((phi.half().numpy(), top.values.numpy(), top.indices.numpy()))
@@ -98,9 +101,10 @@ def embed(folder, out):
     return (len(times) - first) * UNIT / (times[-1] - times[first - 1])
 
 
-def apart(name, folder, out):
+def apart(name, folder, out, loaders=0, threads=0):
     """One measurement in a process of its own, as the other's threads and memory would disturb."""
     words = [sys.executable, __file__, "--only", name, "--folder", str(folder), "--out", str(out)]
+    words += ["--loaders", str(loaders), "--threads", str(threads)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -114,11 +118,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     for name in ("--only", "--folder", "--out"):
         parser.add_argument(name, help=argparse.SUPPRESS)
+    for name in ("--loaders", "--threads"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     if asked.only:
         folder, out = Path(asked.folder), Path(asked.out)
-        print(loop(folder, cores) if asked.only == "loop" else embed(folder, out))
+        if asked.only == "loop":
+            print(loop(folder, asked.loaders, asked.threads or cores))
+        else:
+            print(embed(folder, out))
         return
     if asked.images % UNIT or asked.images <= WARM + UNIT:
         parser.error(f"--images is a multiple of {UNIT} above {WARM + UNIT}")
@@ -128,9 +137,15 @@ def main():
         folder.mkdir()
         write_images(folder, asked.images)
         for turn in range(asked.rounds):
-            for name, found in rates.items():
-                found.append(apart(name, folder, Path(place, f"run-{turn}")))
-                print(f"{name:6} {found[-1]:7.1f} images/s", flush=True)
+            rates["embed"].append(apart("embed", folder, Path(place, f"run-{turn}")))
+            print(f"embed: {rates['embed'][-1]:.1f} images/s", flush=True)
+            for loaders, threads in LOOPS:
+                rates["loop"].append(apart("loop", folder, place, loaders, threads))
+                print(
+                    f"loop, {loaders} loaders, {threads or cores} threads: "
+                    f"{rates['loop'][-1]:.1f} images/s",
+                    flush=True,
+                )
     best = {name: max(found) for name, found in rates.items()}
     print(
         json.dumps(

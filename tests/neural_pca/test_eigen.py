@@ -61,7 +61,7 @@ def check(found, features, weight, top=TOP):
     """Variances, orthonormality, and alphas of components that are set apart by 1 %."""
     values, alphas = textbook(features, weight)
     np.testing.assert_allclose(found.variances, values[:top], rtol=1e-7, atol=1e-9 * values[0])
-    assert found.variances.sum() == pytest.approx(values[:top].sum(), rel=1e-9)
+    assert found.variances.sum() == pytest.approx(values[:top].sum(), rel=1e-7)
     assert found.total_variance == pytest.approx(values.sum(), rel=1e-9)
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(top), atol=1e-10)
     falls = -np.diff(values[: top + 1]) / values[:top]
@@ -166,7 +166,7 @@ def test_where_residuals_are_added_single_precision_is_enough_for_a_steep_spectr
     values = np.geomspace(1e6, 1e-4, 100)
     features, weight = spectrum(values)
     check(class_components(0, weight, 0.0, features, TOP), features, weight)
-    assert precisions == ["float32"]
+    assert "float64" not in precisions
 
 
 def test_in_a_class_of_equal_images_there_is_nothing_to_find():

@@ -557,8 +557,10 @@ def _efforts(index: Any) -> list[list[str]]:
     names = {ranges.at(place).name for place in range(ranges.size())}
     first: list[str] = []
     if (inverted := _inverted(index)) is not None:
-        powers = {2**power for power in range(inverted.nlist.bit_length())}
-        first = [f"nprobe={probes}" for probes in sorted({*powers, inverted.nlist})]
+        powers = [2**power for power in range(inverted.nlist.bit_length())]
+        between = [power // 2 * 3 for power in powers[1:] if power // 2 * 3 < inverted.nlist]
+        probes = sorted({*powers, *between, inverted.nlist})
+        first = [f"nprobe={count}" for count in probes]
     elif "efSearch" in names:
         first = [f"efSearch={2**power}" for power in range(4, 11)]
     if not _refined(index):
