@@ -274,7 +274,7 @@ class Activator:
         """-phi_n where a neuron is to rise, phi_n where it is to fall, in standard deviations."""
         import torch
 
-        from whylens.guidance.neurons import FeatureObjective
+        from whylens.guidance.objectives import FeatureObjective
 
         device = self.sampler.device
         return FeatureObjective(

@@ -6,11 +6,11 @@ import torch
 
 from whylens.classifiers import load_classifier
 from whylens.guidance.neurons import (
-    FeatureObjective,
     leave_out,
     mixed_exemplars,
     neuron_counterfactual,
 )
+from whylens.guidance.objectives import FeatureObjective
 from whylens.guidance.settings import GuidanceSettings
 
 

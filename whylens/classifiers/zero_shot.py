@@ -39,9 +39,10 @@ class ZeroShotClassifier(Classifier):
         image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        tokenizer: Any = None,
     ) -> None:
         super().__init__(name, class_names, image_size)
-        self.model = model
+        self.model, self.tokenizer = model, tokenizer
         self._mean, self._std = tuple(mean), tuple(std)
         self.register_buffer("weight", weight)
 
@@ -56,6 +57,18 @@ class ZeroShotClassifier(Classifier):
     def features(self, images: Tensor) -> Tensor:
         embedding = cast(Any, self.model).encode_image(self.preprocess(images))
         return F.normalize(embedding, dim=-1)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> normalised embeddings [N, D], to be compared with features by inner product."""
+        tokens = self.tokenizer(list(texts)).to(self.device)
+        return F.normalize(cast(Any, self.model).encode_text(tokens), dim=-1)
+
+    @property
+    def temperature(self) -> Tensor:
+        """exp(logit scale), by which inner products become logits."""
+        scale: Tensor = cast(Any, self.model).logit_scale.detach().exp()
+        return scale
 
     def last_map(self) -> nn.Module | None:
         return clip_last_map(cast(Any, self.model).visual)
@@ -131,6 +144,7 @@ def wrap_clip(
         class_names,
         text_head(model, tokenizer, class_names, templates),
         image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+        tokenizer=tokenizer,
         mean=getattr(visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073),
         std=getattr(visual, "image_std", None) or (0.26862954, 0.26130258, 0.27577711),
     )

@@ -1,4 +1,4 @@
-"""Neurons: an objective on single features, and real images in which one rises or falls.
+"""Neurons: what their exemplars show, and real images in which one rises or falls.
 
 ("DiG-IN", section 6: neuron visualisations and neuron counterfactuals.)
 """
@@ -10,58 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from whylens.classifiers import Classifier
 from whylens.diffusion.chain import condition, invert
 from whylens.diffusion.sampler import Sampler
-from whylens.guidance.objectives import LocalObjective, Objective, PixelDistance
+from whylens.guidance.objectives import FeatureObjective, PixelDistance
 from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
 
 # No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
 MOST_OF_ONE_CLASS = 1 / 6
-
-
-class FeatureObjective(LocalObjective):
-    """-sign * phi_n / scale, with -w log p_k beside it (DiG-IN, section 6).
-
-    features [B] are the indices n, signs [B] are 1 to raise and -1 to lower; phi_n is divided by
-    `scale` [B], its standard deviation over a collection, say, so that neurons weigh alike.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        features: Tensor,
-        signs: Tensor,
-        scale: Tensor,
-        *,
-        weight_log_p: float = 0.0,
-        classes: Tensor | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.features, self.signs, self.scale = features, signs, scale
-        self.weight_log_p, self.classes = weight_log_p, classes
-
-    def loss(self, images: Tensor) -> Tensor:
-        phi = self.classifier.features(images)
-        values = -self.signs * phi.gather(1, self.features[:, None])[:, 0] / self.scale
-        if self.weight_log_p and self.classes is not None:
-            logits = self.classifier.head(phi)
-            crossed = F.cross_entropy(logits, self.classes, reduction="none")
-            values = values + self.weight_log_p * crossed
-        return values
-
-    def select(self, rows: Tensor) -> Objective:
-        return FeatureObjective(
-            self.classifier,
-            self.features[rows],
-            self.signs[rows],
-            self.scale[rows],
-            weight_log_p=self.weight_log_p,
-            classes=None if self.classes is None else self.classes[rows],
-        )
 
 
 def neuron_counterfactual(

@@ -20,12 +20,8 @@ from whylens.classifiers.classifier import Classifier
 from whylens.diffusion import load_sampler
 from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler
-from whylens.guidance.neurons import (
-    FeatureObjective,
-    leave_out,
-    mixed_exemplars,
-    neuron_counterfactual,
-)
+from whylens.guidance.neurons import leave_out, mixed_exemplars, neuron_counterfactual
+from whylens.guidance.objectives import FeatureObjective
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
 from whylens.neural_pca.ranking import typical_words

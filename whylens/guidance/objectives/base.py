@@ -1,0 +1,76 @@
+"""What an objective is.
+
+An objective answers value_and_gradient(images [B, 3, H, W]) -> (values [B], gradients [B, 3, H,
+W]). Values are losses: lower is better. Each image is a problem of its own, and `select` gives
+the objective of some of them. Anything that answers this way serves, a Ray actor too.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Objective(ABC):
+    """A loss of images, one value an image.
+
+    Attributes
+    ----------
+    on_views
+        Whether random views of an image are as good as the image itself. They are for a
+        classifier; a distance to a reference image would compare a crop with the whole.
+    """
+
+    on_views: bool = True
+
+    @abstractmethod
+    def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] -> (values [B], gradients [B, 3, H, W]), both detached."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> "Objective":
+        """The objective of the problems `rows` [b], in their order."""
+
+    def __add__(self, other: "Objective") -> "Objective":
+        return Weighted(((1.0, self), (1.0, other)))
+
+    def __mul__(self, weight: float) -> "Objective":
+        return Weighted(((float(weight), self),))
+
+    __rmul__ = __mul__
+
+
+class Weighted(Objective):
+    """A weighted sum of objectives."""
+
+    def __init__(self, terms: tuple[tuple[float, Objective], ...]) -> None:
+        self.terms = terms
+
+    def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.combine([term.value_and_gradient(images) for _, term in self.terms])
+
+    def combine(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the terms' values [B] and gradients [B, 3, H, W]."""
+        weights = [weight for weight, _ in self.terms]
+        scaled = [(w * v, w * g) for w, (v, g) in zip(weights, parts, strict=True)]
+        values, gradients = zip(*scaled, strict=True)
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+    def select(self, rows: Tensor) -> Objective:
+        return Weighted(tuple((weight, term.select(rows)) for weight, term in self.terms))
+
+
+class LocalObjective(Objective):
+    """An objective whose loss is a differentiable function in this process."""
+
+    @abstractmethod
+    def loss(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] -> losses [B], differentiable."""
+
+    def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            pixels = images.detach().requires_grad_(True)
+            values = self.loss(pixels)
+            (gradients,) = torch.autograd.grad(values.sum(), pixels)
+        return values.detach(), gradients

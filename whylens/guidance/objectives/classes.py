@@ -1,0 +1,112 @@
+"""A class that a classifier is to say, or not to say."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from whylens.classifiers import Classifier
+from whylens.errors import UsageError
+from whylens.guidance.objectives.base import LocalObjective, Objective
+
+Form = Literal["cross_entropy", "probability", "margin"]
+
+
+class TargetClass(LocalObjective):
+    """Cross-entropy to the target, -log p_k; -p_k itself; or the margin of logits.
+
+    targets [B] are the classifier's class indices. The margin is max_{j != k} f_j - f_k, below zero
+    where the classifier says k.
+
+    Raises
+    ------
+    UsageError
+        If the classifier lacks a target.
+    """
+
+    def __init__(
+        self, classifier: Classifier, targets: Tensor, form: Form = "cross_entropy"
+    ) -> None:
+        check_targets(classifier, targets)
+        self.classifier, self.targets, self.form = classifier, targets, form
+
+    def loss(self, images: Tensor) -> Tensor:
+        logits = self.classifier.logits(images)
+        if self.form == "cross_entropy":
+            return F.cross_entropy(logits, self.targets, reduction="none")
+        if self.form == "margin":
+            return -margin(logits, self.targets)
+        return -probability(logits, self.targets)
+
+    def select(self, rows: Tensor) -> Objective:
+        return TargetClass(self.classifier, self.targets[rows], self.form)
+
+
+class AvoidClass(LocalObjective):
+    """A class that is not to be said: -log(1 - p_k), p_k itself, or f_k - max_{j != k} f_j.
+
+    targets [B] and errors as for `TargetClass`.
+    """
+
+    def __init__(
+        self, classifier: Classifier, targets: Tensor, form: Form = "cross_entropy"
+    ) -> None:
+        check_targets(classifier, targets)
+        self.classifier, self.targets, self.form = classifier, targets, form
+
+    def loss(self, images: Tensor) -> Tensor:
+        logits = self.classifier.logits(images)
+        if self.form == "cross_entropy":
+            return minus_log_of_others(logits, self.targets)
+        if self.form == "margin":
+            return margin(logits, self.targets)
+        return probability(logits, self.targets)
+
+    def select(self, rows: Tensor) -> Objective:
+        return AvoidClass(self.classifier, self.targets[rows], self.form)
+
+
+def probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """p_k [B] of logits [B, K]."""
+    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+
+
+def margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """f_k - max_{j != k} f_j, [B]: the target's own logit is left out of the maximum by -inf."""
+    own = logits.gather(1, targets[:, None])[:, 0]
+    return own - without(logits, targets).amax(1)
+
+
+def minus_log_of_others(logits: Tensor, targets: Tensor) -> Tensor:
+    """-log(1 - p_k), [B], finite where p_k rounds to 1."""
+    return logits.logsumexp(1) - without(logits, targets).logsumexp(1)
+
+
+def without(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits [B, K] with -inf in the target's place."""
+    return logits.scatter(1, targets[:, None], -torch.inf)
+
+
+def targets_of(classifier: Classifier, names: Sequence[str | int]) -> Tensor:
+    """Class indices [B] by name, synonym or number, on the classifier's device.
+
+    Raises
+    ------
+    UsageError
+        If the classifier has no such class; near names are listed.
+    """
+    found = [classifier.class_index(name) for name in names]
+    return torch.tensor(found, dtype=torch.int64, device=classifier.device)
+
+
+def check_targets(classifier: Classifier, targets: Tensor) -> None:
+    """UsageError where a target is none of the classifier's classes."""
+    count = len(classifier.class_names)
+    for row, target in enumerate(targets.tolist()):
+        if not 0 <= target < count:
+            raise UsageError(
+                f"{classifier.name} lacks the class {target} that image {row} is to be led to: it "
+                f"has the classes 0 to {count - 1}"
+            )

@@ -1,0 +1,105 @@
+"""Disagreement: what some classifiers see and others do not (DiG-IN, section 4)."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from whylens.classifiers import Classifier
+from whylens.errors import UsageError
+from whylens.guidance.objectives.base import LocalObjective, Objective
+from whylens.guidance.objectives.classes import (
+    AvoidClass,
+    Form,
+    TargetClass,
+    check_targets,
+    margin,
+    minus_log_of_others,
+)
+from whylens.kernels import disagreement
+
+# Of the two classifiers' parts: -p + p, -log p - log(1 - p), or margins of logits.
+DisagreementForm = Literal["probability", "log", "margin"]
+FORMS: dict[DisagreementForm, Form] = {
+    "probability": "probability",
+    "log": "cross_entropy",
+    "margin": "margin",
+}
+
+
+class Disagreement(LocalObjective):
+    """Classifier A says the class and classifier B does not.
+
+    -p_k of A + p_k of B by default; form "log": -log p_k of A - log(1 - p_k) of B, which still
+    pulls where a classifier is sure of the wrong answer; form "margin": A's and B's
+    max_{j != k} f_j - f_k and its opposite, which pulls however sure they are.
+    targets [B] are the class as each classifier numbers it.
+
+    Raises
+    ------
+    UsageError
+        If a classifier lacks a target.
+    """
+
+    def __init__(
+        self,
+        a: Classifier,
+        b: Classifier,
+        targets_a: Tensor,
+        targets_b: Tensor,
+        form: DisagreementForm = "probability",
+    ) -> None:
+        check_targets(a, targets_a)
+        check_targets(b, targets_b)
+        self.a, self.b, self.form = a, b, form
+        self.targets_a, self.targets_b = targets_a, targets_b
+
+    def loss(self, images: Tensor) -> Tensor:
+        a, b = self.a.logits(images), self.b.logits(images)
+        if self.form == "log":
+            said = F.cross_entropy(a, self.targets_a, reduction="none")
+            return said + minus_log_of_others(b, self.targets_b)
+        if self.form == "margin":
+            return margin(b, self.targets_b) - margin(a, self.targets_a)
+        values: Tensor = disagreement(a, b, self.targets_a, self.targets_b)
+        return values
+
+    def select(self, rows: Tensor) -> Objective:
+        return Disagreement(self.a, self.b, self.targets_a[rows], self.targets_b[rows], self.form)
+
+
+class Vote(NamedTuple):
+    """A classifier, and the problems' classes [B] as it numbers them."""
+
+    classifier: Classifier
+    targets: Tensor
+
+
+def disagreement_among(
+    says: Sequence[Vote], denies: Sequence[Vote], form: DisagreementForm = "probability"
+) -> Objective:
+    """Some classifiers say the class and others don't: the mean of both sides' losses, added.
+
+    With one classifier on each side it is `Disagreement`. The classifiers' graphs are built and
+    freed one after the other: an ensemble needs the memory of its largest member.
+
+    Raises
+    ------
+    UsageError
+        If no classifier is to say the class or none is not to, or one lacks a target.
+    """
+    if not says or not denies:
+        raise UsageError(
+            "a disagreement needs a classifier that says the class, and one that does not"
+        )
+    parts = [
+        (1 / len(says)) * TargetClass(vote.classifier, vote.targets, FORMS[form]) for vote in says
+    ]
+    parts += [
+        (1 / len(denies)) * AvoidClass(vote.classifier, vote.targets, FORMS[form])
+        for vote in denies
+    ]
+    return reduce(add, parts)
