@@ -1,0 +1,116 @@
+"""LDCE: guidance of latents at each step, where classifier and prompt agree on the place.
+
+Farid, Schrodi, Argus and Brox, "Latent diffusion counterfactual explanations" (2023). With e_0 and
+e_1 the predicted noise without and with the target's prompt, s = e_1 - e_0 what the prompt asks
+for, and g = -sqrt(1 - a) grad log p(target) at the step's x0 prediction, a DDIM step is taken with
+
+    e_0 + guidance_scale |s| (class_weight u(filter(g)) + distance_weight u(grad d)),
+
+u(v) = v / |v|, d the L1 distance of the prediction to the image. The consensus filter
+removes g at each place of the latents where its angle with s is larger than `angle`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from whylens.diffusion.chain import condition
+from whylens.diffusion.sampler import Sampler
+from whylens.guidance.baselines.denoising import (
+    Look,
+    Noise,
+    Prompt,
+    later_steps,
+    length,
+    noise_in,
+    noised,
+    predict,
+    unit,
+)
+from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.objectives import PixelDistance, TargetClass
+from whylens.guidance.optimiser import OnStep, Solution
+
+
+class LdceSettings(BaseModel):
+    """Settings of LDCE; defaults are the paper's for ImageNet, with half its DDIM steps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(250, ge=2, le=1000, description="DDIM steps of the whole chain.")
+    start: float = Field(
+        0.382, gt=0, le=1, description="The image is noised to this part of the chain."
+    )
+    guidance_scale: float = Field(3.0, ge=0, description="Weight of all guidance.")
+    class_weight: float = Field(2.3, ge=0, description="Weight of the classifier's direction.")
+    distance_weight: float = Field(0.3, ge=0, description="Weight of the distance's direction.")
+    angle: float = Field(
+        45.0, ge=0, le=180, description="Largest angle, in degrees, that counts as agreement."
+    )
+
+
+def latent_counterfactual(
+    sampler: Sampler,
+    images: Tensor,
+    prompts_before: Sequence[str],
+    prompts_after: Sequence[str],
+    targets: Tensor,
+    classifier: Any,
+    settings: LdceSettings,
+    *,
+    seeds: Sequence[int] | None = None,
+    on_step: OnStep | None = None,
+) -> list[Solution]:
+    """Denoise noised images [B, 3, S, S] in [0, 1] towards `targets` [B] and `prompts_after`.
+
+    Raises
+    ------
+    ValueError
+        If prompts, targets or seeds are not as many as the images.
+    UsageError
+        If the classifier lacks a target.
+    """
+    seeds = check_batch(images, prompts_before, prompts_after, targets, seeds)
+    wanted, near = TargetClass(classifier, targets), PixelDistance(images, power=1)
+    times = later_steps(sampler, settings.steps, settings.start)
+    with torch.no_grad():
+        latents = sampler.encode(images)
+        conditioning = condition(sampler, list(prompts_after))
+        prompt = Prompt(conditioning.text, conditioning.pooled)
+        null = Prompt(conditioning.null, conditioning.null_pooled)
+    latents = noised(latents, times[0].alpha_bar, Noise(seeds).like(latents))
+    losses = [wanted.value_and_gradient(images)[0]]
+    for index, step in enumerate(times):
+        a, a_after = step.alpha_bar, step.alpha_bar_after
+        look = Look(sampler, latents, prompt, step)
+        values, slope = look.gradient(wanted)
+        _, away = look.gradient(near, last=True)
+        with torch.no_grad():
+            noise = noise_in(latents, predict(sampler, latents, null, step), a)
+            asked = noise_in(latents, look.x0, a) - noise
+            guided = settings.class_weight * unit(agreed(slope, asked, settings.angle))
+            guided = length(asked) * (guided + settings.distance_weight * unit(away))
+            noise = noise + settings.guidance_scale * guided
+            x0 = (latents - (1 - a) ** 0.5 * noise) / a**0.5
+            latents = a_after**0.5 * x0 + (1 - a_after) ** 0.5 * noise
+        losses.append(values)
+        if on_step is not None:
+            on_step(index, solved(images, look.image, losses))
+    with torch.no_grad():
+        after = sampler.decode(latents)
+    losses.append(wanted.value_and_gradient(after)[0])
+    return solved(images, after, losses)
+
+
+def agreed(gradients: Tensor, reference: Tensor, angle: float) -> Tensor:
+    """Gradients [B, c, h, w], zero at places where their angle with `reference` is larger.
+
+    A place is one position of the latents, its angle, in degrees, that of vectors of c numbers.
+    """
+    cosine = F.cosine_similarity(gradients, reference, dim=1, eps=1e-20).clamp(-1, 1)
+    kept = torch.rad2deg(torch.acos(cosine)) <= angle
+    return gradients * kept[:, None]
