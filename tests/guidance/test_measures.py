@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from whylens.guidance.measures import (
+    change_by_place,
+    feature_distance,
+    frechet,
+    frechet_of_gaussians,
+    grown,
+    l1,
+    l2,
+)
+
+
+def images(seed):
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_distances_are_those_of_numpy(classifier):
+    before, after = images(0), images(1)
+    gap = (after - before).numpy().reshape(3, -1)
+    np.testing.assert_allclose(l1(before, after), np.abs(gap).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(l2(before, after), np.linalg.norm(gap, axis=1), rtol=1e-5)
+    with torch.no_grad():
+        x, y = (classifier.features(one).double().numpy() for one in (before, after))
+    cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    np.testing.assert_allclose(feature_distance(classifier, before, after), 1 - cosine, atol=1e-5)
+
+
+def test_change_is_told_by_place():
+    before = torch.zeros(3, 3, 8, 8)
+    after = before.clone()
+    after[:, :, 2:4, 2:4] = 0.5
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, 2:4, 2:4] = True  # all of the change
+    masks[1, 2:4, 3:7] = True  # half of it
+    inside, outside = change_by_place(before, after, masks)
+    assert inside[:2].tolist() == pytest.approx([0.5, 0.125])
+    assert outside.tolist() == pytest.approx([0, 0.5 * 2 / 56, 0.5 * 4 / 64])
+    assert inside[2].isnan()
+
+
+def test_masks_grow_by_their_margin():
+    masks = torch.zeros(1, 9, 9, dtype=torch.bool)
+    masks[0, 4, 1] = True
+    expected = torch.zeros(9, 9, dtype=torch.bool)
+    expected[2:7, 0:4] = True
+    assert torch.equal(grown(masks, 2)[0], expected)
+    assert torch.equal(grown(masks, 0), masks)
+
+
+def test_frechet_of_diagonal_gaussians_is_the_formula():
+    m, n = np.array([1.0, 0, -2]), np.array([0.0, 3, -2])
+    s, t = np.array([1.0, 4, 9]), np.array([4.0, 4, 0])
+    expected = ((m - n) ** 2).sum() + ((np.sqrt(s) - np.sqrt(t)) ** 2).sum()
+    assert frechet_of_gaussians(m, np.diag(s), n, np.diag(t)) == pytest.approx(expected)
+
+
+def test_frechet_is_that_of_the_matrix_root():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((40, 6)) @ rng.standard_normal((6, 6))
+    b = rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6)) + 0.5
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    gap = a.mean(0) - b.mean(0)
+    expected = gap @ gap + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert frechet(a, b) == pytest.approx(expected, rel=1e-8)
+    assert frechet(b, a) == pytest.approx(expected, rel=1e-8)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-8)
+    # Fewer images than features: the covariances have no full rank.
+    assert frechet(a[:4], a[:4] + 1.0) == pytest.approx(6, rel=1e-6)
+    with pytest.raises(ValueError, match="two rows"):
+        frechet(a[:1], b)
