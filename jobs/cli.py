@@ -75,6 +75,9 @@ JOBS = {
         "run_neurons",
         "What single features respond to, and images in which they rise or fall.",
     ),
+    "evaluate": Job(
+        "evaluate", "EvaluateSpec", "run", "Measures of counterfactuals, a row for each run."
+    ),
     "score": Job(
         "score", "ScoreSpec", "run", "How much classifiers rely on known spurious features."
     ),
@@ -140,6 +143,10 @@ def _run_job(job: Job, module: Any, model: Any, options: dict[str, Any]) -> None
         from whylens.jobs.terminal import show_leaderboard
 
         show_leaderboard(run, console)
+    if run.table("evaluation").units():
+        from whylens.jobs.terminal import show_evaluation
+
+        show_evaluation(run, console)
     _say_where(run.folder, console)
 
 
@@ -378,11 +385,22 @@ def planted_check(
             help="Check instead whether images of neurons show what they respond to; some minutes.",
         ),
     ] = False,
+    counterfactuals: Annotated[
+        bool,
+        typer.Option(
+            "--counterfactuals",
+            help="Check instead whether counterfactuals show the target and change nothing else, "
+            "beside earlier methods; hours for 200 images.",
+        ),
+    ] = False,
+    images: Annotated[
+        int, typer.Option(min=2, help="Images that --counterfactuals changes, each many times.")
+    ] = 200,
     work: Annotated[
         str,
         typer.Option(
-            help="Folder for what --discovery trains (gone on with), and for pictures of the "
-            "other checks."
+            help="Folder for what --discovery trains and --counterfactuals makes (gone on with), "
+            "and for pictures of the checks."
         ),
     ] = "out/discovery",
 ) -> None:
@@ -390,9 +408,15 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if sum((discovery, disagreements, neurons)) > 1:
-        raise UsageError("one check at a time: --discovery, --disagreements or --neurons")
-    if disagreements:
+    if sum((discovery, disagreements, neurons, counterfactuals)) > 1:
+        raise UsageError(
+            "one check at a time: --discovery, --disagreements, --neurons or --counterfactuals"
+        )
+    if counterfactuals:
+        module = importlib.import_module("whylens.planted.counterfactual_check")
+        record = module.check_counterfactuals(Path(work), images)
+        typer.echo(f"Look at the pictures in {work}", err=True)
+    elif disagreements:
         module = importlib.import_module("whylens.planted.disagreement_check")
         record = module.check_disagreements(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)

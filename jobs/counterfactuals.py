@@ -17,6 +17,7 @@ from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs import closest, opinions, trajectory
 from whylens.jobs.classes import same_class
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.methods import BaselineSettings, MethodName, load_baseline
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
 from whylens.jobs.targets import RUNNER_UP, Targets
 from whylens.jobs.working import in_batches, work_through
@@ -94,6 +95,13 @@ class CounterfactualSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+    method: MethodName = Field(
+        "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
+    )
+    baseline: BaselineSettings = Field(
+        default_factory=BaselineSettings.model_construct,
+        description="Settings of the earlier methods.",
     )
 
 
@@ -193,7 +201,10 @@ def planned(
 
     table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
     main = table.filter(pc.equal(table["collection"], "main"))
-    return plan(main.to_pylist(), load_classifier(classifier), spec)
+    loaded = load_classifier(classifier)
+    if spec.method != "uvce":
+        load_baseline(spec.method, spec.baseline, loaded)  # what it refuses, before any work
+    return plan(main.to_pylist(), loaded, spec)
 
 
 def counterfactuals(
@@ -236,6 +247,11 @@ class Changer:
         self.records = {record.id: record for record in self.collection.records}
         self.sampler = load_sampler(sampler, device)
         self.classifier = load_classifier(classifier, device)
+        self.baseline = (
+            None
+            if spec.method == "uvce"
+            else load_baseline(spec.method, spec.baseline, self.classifier, device)
+        )
         others = {name: load_classifier(name, device) for name in against}
         self.classifiers = {classifier: self.classifier, **others}
         # The first of them has columns of its own.
@@ -269,17 +285,21 @@ class Changer:
         fit = [place for place, reason in enumerate(failed) if reason is None]
         solutions = [Solution(failed=reason) for reason in failed]
         if fit:
-            solved = counterfactual(
+            arguments = (
                 self.sampler,
                 images[fit],
                 [prompts[place][0] for place in fit],
                 [prompts[place][1] for place in fit],
                 torch.tensor([unit.changes[place].target for place in fit], device=images.device),
                 self.classifier,
-                self.spec.guidance,
-                seeds=[unit.changes[place].seed for place in fit],
-                on_step=way.on_step,
             )
+            seeds = [unit.changes[place].seed for place in fit]
+            if self.baseline is not None:
+                solved = self.baseline(*arguments, seeds=seeds)
+            else:
+                solved = counterfactual(
+                    *arguments, self.spec.guidance, seeds=seeds, on_step=way.on_step
+                )
             for place, solution in zip(fit, solved, strict=True):
                 solutions[place] = solution
         rows = [

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from whylens.lazy import lazily
 
 if TYPE_CHECKING:
-    from whylens.guidance.baselines.dvce import DvceSettings, diffusion_counterfactual
-    from whylens.guidance.baselines.ldce import LdceSettings, latent_counterfactual
-    from whylens.guidance.baselines.svce import SvceSettings, pixel_counterfactual
+    from whylens.guidance.baselines.dvce import diffusion_counterfactual
+    from whylens.guidance.baselines.ldce import latent_counterfactual
+    from whylens.guidance.baselines.settings import DvceSettings, LdceSettings, SvceSettings
+    from whylens.guidance.baselines.svce import pixel_counterfactual
 
 __all__ = [
     "DvceSettings",
@@ -21,8 +22,9 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
-        **dict.fromkeys(("DvceSettings", "diffusion_counterfactual"), "dvce"),
-        **dict.fromkeys(("LdceSettings", "latent_counterfactual"), "ldce"),
-        **dict.fromkeys(("SvceSettings", "pixel_counterfactual"), "svce"),
+        **dict.fromkeys(("DvceSettings", "LdceSettings", "SvceSettings"), "settings"),
+        "diffusion_counterfactual": "dvce",
+        "latent_counterfactual": "ldce",
+        "pixel_counterfactual": "svce",
     },
 )

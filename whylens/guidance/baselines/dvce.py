@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from whylens.diffusion.chain import condition
@@ -32,28 +31,9 @@ from whylens.guidance.baselines.denoising import (
     unit,
 )
 from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.settings import DvceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
-
-
-class DvceSettings(BaseModel):
-    """Settings of DVCE; defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    steps: int = Field(200, ge=2, le=1000, description="Denoising steps of the whole chain.")
-    start: float = Field(
-        0.5, gt=0, le=1, description="The image is noised to this part of the chain."
-    )
-    class_weight: float = Field(0.1, ge=0, description="Weight of the classifier's direction.")
-    distance_weight: float = Field(0.15, ge=0, description="Weight of the distance's direction.")
-    angle: float = Field(
-        30.0,
-        ge=0,
-        lt=90,
-        description="Half the cone's opening in degrees, around the explained classifier's "
-        "gradient; of effect where a robust classifier is given.",
-    )
 
 
 def diffusion_counterfactual(

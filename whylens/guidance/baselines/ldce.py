@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,25 +31,9 @@ from whylens.guidance.baselines.denoising import (
     unit,
 )
 from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.settings import LdceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
-
-
-class LdceSettings(BaseModel):
-    """Settings of LDCE; defaults are the paper's for ImageNet, with half its DDIM steps."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    steps: int = Field(250, ge=2, le=1000, description="DDIM steps of the whole chain.")
-    start: float = Field(
-        0.382, gt=0, le=1, description="The image is noised to this part of the chain."
-    )
-    guidance_scale: float = Field(3.0, ge=0, description="Weight of all guidance.")
-    class_weight: float = Field(2.3, ge=0, description="Weight of the classifier's direction.")
-    distance_weight: float = Field(0.3, ge=0, description="Weight of the distance's direction.")
-    angle: float = Field(
-        45.0, ge=0, le=180, description="Largest angle, in degrees, that counts as agreement."
-    )
 
 
 def latent_counterfactual(

@@ -9,28 +9,14 @@ finds adversarial noise.
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.apgd import apgd
 from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.settings import SvceSettings
 from whylens.guidance.objectives import TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
-
-
-class SvceSettings(BaseModel):
-    """Settings of SVCE. Defaults: radius 12 at 3 x 224 x 224 (ECCV 2020, section 5), by size."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    optimisation_steps: int = Field(100, ge=1, description="Gradients taken.")
-    radius: float = Field(
-        0.031,
-        gt=0,
-        description="L2 norm of the change, root mean square over the image's numbers (0.031: 12 "
-        "at 224 px, 3.4 at 64 px).",
-    )
 
 
 def pixel_counterfactual(

@@ -1,0 +1,70 @@
+"""The method that changes images: the product's own, or one that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.errors import UsageError
+from whylens.guidance.baselines.settings import DvceSettings, LdceSettings, SvceSettings
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+    from whylens.guidance.optimiser import Solution
+
+MethodName = Literal["uvce", "svce", "dvce", "ldce"]
+ROBUST_METHODS = ("svce", "dvce")
+
+
+class BaselineSettings(BaseModel):
+    """How earlier methods change images, where one is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    robust: str | None = Field(
+        None,
+        description="svce, dvce: a robust classifier of the same classes, whose gradients can be "
+        "seen.",
+    )
+    svce: SvceSettings = Field(default_factory=SvceSettings.model_construct)
+    dvce: DvceSettings = Field(default_factory=DvceSettings.model_construct)
+    ldce: LdceSettings = Field(default_factory=LdceSettings.model_construct)
+
+
+def load_baseline(
+    method: MethodName, settings: BaselineSettings, classifier: Classifier, device: str = "cpu"
+) -> Callable[..., list[Solution]]:
+    """The baseline, to be called as `counterfactual` is, without its settings.
+
+    Raises
+    ------
+    UsageError
+        If the method takes no robust classifier, or the one that is named has other classes.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.guidance import baselines
+
+    options: dict[str, Any] = {"settings": getattr(settings, method)}
+    if settings.robust is not None:
+        if method not in ROBUST_METHODS:
+            raise UsageError(f"the method {method} takes no robust classifier: leave it out")
+        robust = load_classifier(settings.robust, device)
+        if robust.class_names != classifier.class_names:
+            raise UsageError(
+                f"the robust classifier {settings.robust} has other classes than "
+                f"{classifier.name}: name one that has the same"
+            )
+        options["robust"] = robust
+    changing = {
+        "svce": baselines.pixel_counterfactual,
+        "dvce": baselines.diffusion_counterfactual,
+        "ldce": baselines.latent_counterfactual,
+    }[method]
+
+    def change(*arguments: Any, **more: Any) -> list[Solution]:
+        solutions: list[Solution] = changing(*arguments, **options, **more)
+        return solutions
+
+    return change
