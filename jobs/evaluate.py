@@ -172,7 +172,7 @@ def evaluated(
         )
     if network is not None:
         with torch.inference_mode():
-            pairs = zip(before.split(8), after.split(8), strict=True)
+            pairs = zip(torch.split(before, 8), torch.split(after, 8), strict=True)
             found["lpips"] = mean(torch.cat([network(*pair) for pair in pairs]))
     known, masks = object_masks(lineage, [row["image_id"] for row in made], before.shape[-1])
     if known:
@@ -196,7 +196,7 @@ def opinion(
 
     with torch.inference_mode():
         was, now = (
-            torch.cat([judge.logits(part) for part in side.split(64)]).argmax(1).tolist()
+            torch.cat([judge.logits(part) for part in torch.split(side, 64)]).argmax(1).tolist()
             for side in (before, after)
         )
     wanted = [same_class(target, judge) for target in targets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,14 +58,9 @@ def load_baseline(
                 f"{classifier.name}: name one that has the same"
             )
         options["robust"] = robust
-    changing = {
+    methods: dict[str, Callable[..., list[Solution]]] = {
         "svce": baselines.pixel_counterfactual,
         "dvce": baselines.diffusion_counterfactual,
         "ldce": baselines.latent_counterfactual,
-    }[method]
-
-    def change(*arguments: Any, **more: Any) -> list[Solution]:
-        solutions: list[Solution] = changing(*arguments, **options, **more)
-        return solutions
-
-    return change
+    }
+    return partial(methods[method], **options)

@@ -21,7 +21,8 @@ def l1(before: Tensor, after: Tensor) -> Tensor:
 
 def l2(before: Tensor, after: Tensor) -> Tensor:
     """Root of the summed squared change, [B]."""
-    return (after - before).flatten(1).norm(dim=1)
+    length: Tensor = (after - before).flatten(1).norm(dim=1)
+    return length
 
 
 def change_by_place(before: Tensor, after: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

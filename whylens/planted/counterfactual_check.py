@@ -39,11 +39,11 @@ from whylens.guidance.settings import GuidanceSettings
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.data import caption, draw_many
 from whylens.planted.judges import Seen, judged, probabilities, save_pictures
-from whylens.planted.world import LINKS, OBJECTS, draw, sample_scene
+from whylens.planted.world import LINKS, OBJECTS, Split, draw, sample_scene
 
 logger = logging.getLogger(__name__)
 
-SPLIT = "clear"
+SPLIT: Split = "clear"
 SEED, REFERENCE_SEED, TARGET_SEED = 79_001, 79_002, 79_003
 IMAGES, REFERENCE = 200, 1000
 BATCH = 8
@@ -242,7 +242,7 @@ def counted(module: nn.Module) -> Iterator[Passes]:
     passes = Passes()
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        out: Tensor = getattr(output, "sample", output)
+        out: Any = getattr(output, "sample", output)
         passes.forward += len(out)
         if out.requires_grad:
             out.register_hook(back)

@@ -1,0 +1,145 @@
+"""Earlier methods as jobs, and the measures of what they made against numpy's."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from whylens.classifiers import load_classifier
+from whylens.errors import UsageError
+from whylens.guidance.baselines import SvceSettings
+from whylens.images import open_collection
+from whylens.jobs import closest, evaluate
+from whylens.jobs.counterfactuals import Changer, CounterfactualSpec, plan
+from whylens.jobs.evaluate import EvaluateSpec
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.methods import BaselineSettings, load_baseline
+from whylens.runs import Run
+
+IMAGES = "planted:clear?count=4&seed=3"
+CLASSIFIER = "planted:balanced"
+
+
+def spec_of(radius: float, **options: Any) -> CounterfactualSpec:
+    baseline = BaselineSettings(svce=SvceSettings(optimisation_steps=5, radius=radius), **options)
+    return CounterfactualSpec(images=3, method="svce", target="moon", baseline=baseline)
+
+
+def changed(folder: Path, spec: CounterfactualSpec) -> Run:
+    """A run whose counterfactuals a worker made, of four drawings."""
+    settings = {
+        "images": IMAGES,
+        "classifier": CLASSIFIER,
+        "counterfactuals": spec.model_dump(mode="json"),
+    }
+    run = Run.start(str(folder), "investigate", settings)
+    classifier = load_classifier(CLASSIFIER)
+    rows = [
+        {"id": record.id, "label": k, "top5_classes": [k, 0]}
+        for record in open_collection(IMAGES).records
+        for k in [classifier.class_index(str(record.class_name))]
+    ]
+    (unit,) = plan(rows, classifier, spec)
+    with pytest.MonkeyPatch.context() as patch:
+        # No features are there, among which a result would have neighbours.
+        patch.setattr(closest, "Closest", lambda lineage, classifier: lambda features: [])
+        worker = Changer(run, Lineage(run), spec, "planted", CLASSIFIER, (), "cpu")
+        assert worker(unit) == 3
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [changed(folder / str(radius), spec_of(radius)) for radius in (0.01, 0.1)]
+
+
+def pictures(run: Run, side: str) -> np.ndarray:
+    rows = run.table("counterfactuals").read().to_pylist()
+    return np.stack([np.asarray(Image.open(io.BytesIO(row[side]))) for row in rows]) / 255
+
+
+def test_a_row_measures_the_stored_pictures_of_its_run(runs: list[Run], tmp_path: Path) -> None:
+    out = evaluate.run(
+        EvaluateSpec(
+            out=str(tmp_path / "out"),
+            runs=[run.folder for run in runs],
+            independent="planted:judge_object",
+            judges=["planted:judge_object", "planted:judge_background"],
+        )
+    )
+    rows = out.table("evaluation").read().to_pylist()
+    assert [row["run"] for row in rows] == [run.folder for run in runs]
+    masks = {
+        record.id: open_collection(IMAGES).object_mask(record)
+        for record in open_collection(IMAGES).records
+    }
+    for run, row in zip(runs, rows, strict=True):
+        table = run.table("counterfactuals").read().to_pylist()
+        before, after = pictures(run, "before"), pictures(run, "after")
+        gap = np.abs(after - before)
+        assert (row["method"], row["images"], row["failed"]) == ("svce", 3, 0)
+        assert row["flip_rate"] == np.mean([one["flipped"] for one in table])
+        assert row["l1"] == pytest.approx(gap.mean(), rel=1e-4)
+        l2 = np.sqrt((gap**2).sum((1, 2, 3))).mean()
+        assert row["l2"] == pytest.approx(l2, rel=1e-4)
+        outside = [
+            change.mean(2)[~np.asarray(masks[one["image_id"]])].mean()
+            for change, one in zip(gap, table, strict=True)
+        ]
+        assert row["change_outside"] == pytest.approx(np.mean(outside), rel=1e-4)
+        assert row["lpips"] is None
+        of_object, of_background = row["attributes"]
+        assert of_object["target"] in (0, 1 / 3, 2 / 3, 1)
+        assert of_background["target"] is None
+        assert 0 <= of_background["kept"] <= 1
+    near, far = rows
+    assert near["l2"] < far["l2"]
+    assert near["feature_distance"] < far["feature_distance"]
+    assert near["frechet"] < far["frechet"]
+    assert far["target_probability"] > near["target_probability"]
+
+
+def test_what_is_measured_is_not_measured_again(runs: list[Run], tmp_path: Path) -> None:
+    spec = EvaluateSpec(
+        out=str(tmp_path / "out"), runs=[runs[0].folder], independent="planted:judge_object"
+    )
+    first = evaluate.run(spec)
+    part = tmp_path / "out" / "tables" / "evaluation" / "0000.parquet"
+    there = part.stat().st_mtime_ns
+    assert evaluate.run(spec).table("evaluation").units() == first.table("evaluation").units()
+    assert part.stat().st_mtime_ns == there
+
+
+def test_who_made_the_images_is_no_independent_judge(runs: list[Run], tmp_path: Path) -> None:
+    spec = EvaluateSpec(out=str(tmp_path / "o"), runs=[runs[0].folder], independent=CLASSIFIER)
+    assert "took part in making" in evaluate.run(spec).record()["warnings"][0]
+
+
+def test_what_can_not_be_measured_is_refused(runs: list[Run], tmp_path: Path) -> None:
+    out, independent = str(tmp_path / "out"), "planted:judge_object"
+    empty = Run.start(str(tmp_path / "empty"), "embed", {"images": IMAGES})
+    with pytest.raises(UsageError, match="no run has the table 'counterfactuals'"):
+        evaluate.run(EvaluateSpec(out=out, runs=[empty.folder], independent=independent))
+    with pytest.raises(UsageError, match="named more than once"):
+        evaluate.run(EvaluateSpec(out=out, runs=[runs[0].folder] * 2, independent=independent))
+    with pytest.raises(UsageError, match="VGG-16's weights are not at"):
+        evaluate.run(
+            EvaluateSpec(
+                out=out, runs=[runs[0].folder], independent=independent,
+                vgg="none.pth", lpips="none.pth",
+            )
+        )  # fmt: skip
+    assert not Path(out).exists()
+
+
+def test_a_robust_classifier_has_to_fit() -> None:
+    classifier = load_classifier(CLASSIFIER)
+    with pytest.raises(UsageError, match="ldce takes no robust classifier"):
+        load_baseline("ldce", BaselineSettings(robust="planted:robust"), classifier)
+    with pytest.raises(UsageError, match="has other classes than planted:balanced"):
+        load_baseline("svce", BaselineSettings(robust="planted:judge_background"), classifier)
+    assert callable(load_baseline("svce", BaselineSettings(robust="planted:robust"), classifier))
