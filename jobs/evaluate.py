@@ -79,7 +79,6 @@ class EvaluateSpec(JobSpec):
     lpips: str | None = Field(
         None, description="LPIPS: its own file vgg.pth; that of the package lpips by default."
     )
-    device: str = Field("cpu", description="Where the classifiers go: cpu, cuda, ...")
 
 
 def run(spec: EvaluateSpec) -> Run:
@@ -103,9 +102,9 @@ def run(spec: EvaluateSpec) -> Run:
         lineage.table(counterfactuals.TABLE)
     if len(set(spec.runs)) < len(spec.runs):
         raise UsageError("a run is named more than once")
-    independent = load_classifier(spec.independent, spec.device)
-    judges = {name: load_classifier(name, spec.device) for name in spec.judges}
-    network = load_perceptual(spec.vgg, spec.lpips, spec.device) if spec.vgg else None
+    independent = load_classifier(spec.independent, spec.placement.device)
+    judges = {name: load_classifier(name, spec.placement.device) for name in spec.judges}
+    network = load_perceptual(spec.vgg, spec.lpips, spec.placement.device) if spec.vgg else None
     out = Run.start(spec.out, "evaluate", spec.model_dump(mode="json"))
     table = out.table(TABLE)
     todo = [
@@ -153,7 +152,7 @@ def evaluated(
     if not made:
         return found
     before, after = (
-        torch.stack([opened(row[side]) for row in made]).to(spec.device)
+        torch.stack([opened(row[side]) for row in made]).to(spec.placement.device)
         for side in ("before", "after")
     )
 
@@ -177,7 +176,9 @@ def evaluated(
     known, masks = object_masks(lineage, [row["image_id"] for row in made], before.shape[-1])
     if known:
         places = measures.change_by_place(
-            before[known], after[known], measures.grown(masks, spec.margin).to(spec.device)
+            before[known],
+            after[known],
+            measures.grown(masks, spec.margin).to(spec.placement.device),
         )
         for name, values in zip(("change_inside", "change_outside"), places, strict=True):
             found[name] = float(values.double().nanmean())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from whylens.classifiers import load_classifier
 from whylens.errors import UsageError
@@ -17,6 +18,7 @@ from whylens.jobs.counterfactuals import Changer, CounterfactualSpec, plan
 from whylens.jobs.evaluate import EvaluateSpec
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.methods import BaselineSettings, load_baseline
+from whylens.jobs.terminal import show_evaluation
 from whylens.runs import Run
 
 IMAGES = "planted:clear?count=4&seed=3"
@@ -96,6 +98,12 @@ def test_a_row_measures_the_stored_pictures_of_its_run(runs: list[Run], tmp_path
         assert of_object["target"] in (0, 1 / 3, 2 / 3, 1)
         assert of_background["target"] is None
         assert 0 <= of_background["kept"] <= 1
+    console = Console(record=True, width=200)
+    show_evaluation(out, console)
+    text = console.export_text()
+    assert f"{rows[0]['change_outside']:.3f}" in text
+    assert f"- / {rows[1]['attributes'][1]['kept']:.0%}" in text
+    assert "lpips" not in text
     near, far = rows
     assert near["l2"] < far["l2"]
     assert near["feature_distance"] < far["feature_distance"]

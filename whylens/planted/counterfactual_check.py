@@ -129,7 +129,8 @@ def check_counterfactuals(
             found = measured(classifier, task, made, after, reference)
             save_pictures(_pairs(task.images, after), work / f"{name}-{method}.png", 8)
             record[name][method] = found
-            logger.info("%s, %s: %s", name, method, found)
+            told = {key: value for key, value in found.items() if not isinstance(value, list)}
+            logger.info("%s, %s: %s", name, method, told)
         save_pictures(torch.cat(sheet), work / f"{name}.png", len(sheet[0]))
     return record
 
