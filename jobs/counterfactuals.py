@@ -16,6 +16,7 @@ from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs import closest, opinions, trajectory
 from whylens.jobs.classes import same_class
+from whylens.jobs.given_masks import check_folder, given_masks
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.methods import BaselineSettings, MethodName, load_baseline
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
@@ -54,6 +55,11 @@ SCHEMA = pa.schema(
         ("failed", pa.string()),
         ("prompt_before", pa.string()),
         ("prompt_after", pa.string()),
+        # Where the image could change, as PNG; steps that kept the image's cross-attention, and the
+        # step from which on latents outside of the mask were its own.
+        ("mask", pa.binary()),
+        ("attention_steps", pa.int32()),
+        ("blend_start", pa.int32()),
         *trajectory.FIELDS,
         opinions.FIELD,
         closest.FIELD,
@@ -95,6 +101,11 @@ class CounterfactualSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+    masks: str | None = Field(
+        None,
+        description="Folder of masks for guidance.mask = given, white where an image may change, "
+        "under the images' own names with .png; null: the collection's own.",
     )
     method: MethodName = Field(
         "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
@@ -202,6 +213,7 @@ def planned(
     table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
     main = table.filter(pc.equal(table["collection"], "main"))
     loaded = load_classifier(classifier)
+    check_folder(spec.masks, spec.guidance.mask)
     if spec.method != "uvce":
         load_baseline(spec.method, spec.baseline, loaded)  # what it refuses, before any work
     return plan(main.to_pylist(), loaded, spec)
@@ -272,6 +284,10 @@ class Changer:
         pictures = [self.collection.load(record) for record in records]
         images = torch.stack([to_tensor(p, size) for p in pictures]).to(self.sampler.device)
         failed = [too_small(picture, size) for picture in pictures]
+        masks = None
+        if self.spec.guidance.mask == "given" and self.baseline is None:
+            masks, lacking = given_masks(self.collection, records, pictures, size, self.spec.masks)
+            failed = [reason or why for reason, why in zip(failed, lacking, strict=True)]
         prompts = [
             prompt_pair(
                 self.spec.prompts.get(record.id, record.caption),
@@ -298,7 +314,11 @@ class Changer:
                 solved = self.baseline(*arguments, seeds=seeds)
             else:
                 solved = counterfactual(
-                    *arguments, self.spec.guidance, seeds=seeds, on_step=way.on_step
+                    *arguments,
+                    self.spec.guidance,
+                    masks=None if masks is None else masks[fit].to(images),
+                    seeds=seeds,
+                    on_step=way.on_step,
                 )
             for place, solution in zip(fit, solved, strict=True):
                 solutions[place] = solution
@@ -331,6 +351,9 @@ class Changer:
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "flipped": False,
             "failed": solution.failed,
+            "mask": None if solution.mask is None else png(solution.mask.expand(3, -1, -1)),
+            "attention_steps": solution.attention_steps,
+            "blend_start": solution.blend_start,
             "probabilities": opinions.opinions(
                 self.classifiers,
                 [names[change.source], names[change.target]],

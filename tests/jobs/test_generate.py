@@ -90,7 +90,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def counterfactual(
         sampler: Any, images: Any, before: Any, after: Any, targets: Any, classifier: Any,
-        settings: Any, *, seeds: Any, on_step: Any,
+        settings: Any, *, masks: Any, seeds: Any, on_step: Any,
     ) -> list[Solution]:  # fmt: skip
         call.prompts += [f"{b} -> {a}" for b, a in zip(before, after, strict=True)]
         call.seeds += list(seeds)

@@ -31,9 +31,32 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from whylens.diffusion.attention import Injected, Injection, Recorder
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
 from whylens.kernels import guided_ddim_step
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Latents of a way, put in place of the chain's outside of a mask.
+
+    way [T, B, c, h, w] are the latents after each step, mask [B, 1, h, w] is 1 where the chain's
+    own stay, start [B] the first step after which a problem is blended.
+    """
+
+    way: Tensor
+    mask: Tensor
+    start: Tensor
+
+    def after(self, step: int, latents: Tensor) -> Tensor:
+        """Latents [B, c, h, w] after a step, blended where the problem's time has come."""
+        outside = (1 - self.mask) * (self.start <= step).view(-1, 1, 1, 1)
+        return latents + outside * (self.way[step] - latents)
+
+    def select(self, rows: Tensor) -> "Blend":
+        """The blend of some problems of the batch."""
+        return Blend(self.way[:, rows], self.mask[rows], self.start[rows])
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,10 @@ class Conditioning:
         inverted image (see `invert`).
     pooled, null_pooled
         Pooled embeddings of both, [B, P], where the U-Net takes them (SDXL).
+    injection
+        Another prompt's cross-attention, taken over for the first part of the chain.
+    blend
+        Another way's latents, taken over outside of a mask.
     """
 
     text: Tensor
@@ -58,6 +85,8 @@ class Conditioning:
     offsets: Tensor | None = None
     pooled: Tensor | None = None
     null_pooled: Tensor | None = None
+    injection: Injection | None = None
+    blend: Blend | None = None
 
     def select(self, rows: Tensor) -> "Conditioning":
         """The conditioning of some problems of the batch."""
@@ -69,6 +98,8 @@ class Conditioning:
             None if self.offsets is None else self.offsets[:, rows],
             None if self.pooled is None else self.pooled[rows],
             None if self.null_pooled is None else self.null_pooled[rows],
+            None if self.injection is None else self.injection.select(rows),
+            None if self.blend is None else self.blend.select(rows),
         )
 
     def with_text(self, text: Tensor, pooled: Tensor | None = None) -> "Conditioning":
@@ -158,6 +189,7 @@ def run_chain(
     texts = _at_each_step(conditioning.text, conditioning.text_delta, steps)
     nulls = _at_each_step(conditioning.null, conditioning.null_delta, steps)
     pooled, null_pooled = conditioning.pooled, conditioning.null_pooled
+    injection, blend = conditioning.injection, conditioning.blend
     constant = 0 if gradient_steps is None else max(steps - gradient_steps, 0)
 
     def walk(first: int, last: int, latents: Tensor) -> tuple[Tensor, ...]:
@@ -165,13 +197,17 @@ def run_chain(
         kept = []
         for index in range(first, last):
             step, text, null = times[index], texts[index], nulls[index]
+            control = None if injection is None else injection.at(index)
             with torch.no_grad() if index < constant else nullcontext():
                 predicted = _predict(
-                    sampler, latents, text, null, step.time, guidance_scale, pooled, null_pooled
-                )
+                    sampler, latents, text, null, step.time, guidance_scale, pooled, null_pooled,
+                    control,
+                )  # fmt: skip
             latents, x0 = _after(sampler, latents, predicted, step, guidance_scale)
             if conditioning.offsets is not None:
                 latents = latents + conditioning.offsets[index]
+            if blend is not None:
+                latents = blend.after(index, latents)
             if index >= steps - keep_last:
                 # After the last step the latents are x0 with its correction.
                 kept.append(latents if index == steps - 1 else x0)
@@ -211,9 +247,12 @@ def chain_step(
     guidance_scale: float,
     pooled: Tensor | None = None,
     null_pooled: Tensor | None = None,
+    control: Recorder | Injected | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One guided step: (latents after it, x0 as predicted before it)."""
-    predicted = _predict(sampler, latents, text, null, time, guidance_scale, pooled, null_pooled)
+    predicted = _predict(
+        sampler, latents, text, null, time, guidance_scale, pooled, null_pooled, control
+    )
     step = Step(time, alpha_bar, alpha_bar_after)
     return _after(sampler, latents, predicted, step, guidance_scale)
 
@@ -227,13 +266,16 @@ def _predict(
     guidance_scale: float,
     pooled: Tensor | None,
     null_pooled: Tensor | None,
+    control: Recorder | Injected | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The U-Net's predictions with the prompt and, where there is guidance, without."""
     if guidance_scale <= 1:
-        return sampler.predict(latents, time, text, pooled), None
+        return sampler.predict(latents, time, text, pooled, control), None
     if pooled is not None and null_pooled is not None:
         pooled = torch.cat([pooled, null_pooled])
-    both = sampler.predict(torch.cat([latents, latents]), time, torch.cat([text, null]), pooled)
+    both = sampler.predict(
+        torch.cat([latents, latents]), time, torch.cat([text, null]), pooled, control
+    )
     with_text, without = both.chunk(2)
     return with_text, without
 
@@ -294,6 +336,38 @@ def invert(
         )  # fmt: skip
         offsets.append(way[index + 1] - step)
     return way[0], replace(conditioning, offsets=torch.stack(offsets))
+
+
+@torch.no_grad()
+def watch(
+    sampler: Sampler,
+    latents: Tensor,
+    conditioning: Conditioning,
+    *,
+    steps: int,
+    guidance_scale: float,
+    attention_steps: int,
+) -> tuple[Tensor, list[dict[int, Tensor]]]:
+    """Go through a chain and look at it: (way, cross-attention).
+
+    way [T, B, c, h, w] are the latents after each step; cross-attention of the prompts, without the
+    null text, is recorded in the first `attention_steps` steps, as `Injection.maps`.
+    """
+    texts = _at_each_step(conditioning.text, conditioning.text_delta, steps)
+    nulls = _at_each_step(conditioning.null, conditioning.null_delta, steps)
+    way, maps = [], []
+    for index, step in enumerate(schedule(sampler, steps)):
+        recorder = Recorder(len(latents)) if index < attention_steps else None
+        latents, _ = chain_step(
+            sampler, latents, texts[index], nulls[index], *step, guidance_scale,
+            conditioning.pooled, conditioning.null_pooled, recorder,
+        )  # fmt: skip
+        if conditioning.offsets is not None:
+            latents = latents + conditioning.offsets[index]
+        way.append(latents)
+        if recorder is not None:
+            maps.append(recorder.maps)
+    return torch.stack(way), maps
 
 
 @torch.inference_mode()

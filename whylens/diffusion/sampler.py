@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whylens.diffusion import attention
 from whylens.diffusion.half import in_range
 from whylens.errors import UsageError
 
@@ -54,6 +55,7 @@ class Sampler:
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False)
                 module.eval()
+        attention.install(self.unet)
         factor = int(pipeline.vae_scale_factor)
         own = int(self.unet.config.sample_size) * factor
         self.image_size = own if image_size is None else image_size
@@ -97,6 +99,30 @@ class Sampler:
         )
         return text.to(self.dtype), pooled[0].to(self.dtype) if pooled else None
 
+    def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts, padded and cut to the text encoder's length L."""
+        tokenizer = self._pipeline.tokenizer
+        out: list[list[int]] = tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+        ).input_ids
+        return out
+
+    def places(self, prompt: str, word: str) -> list[int]:
+        """Places in the prompt's tokens at which `word` stands first; none if it is not there.
+
+        The word's tokens are compared, since not every tokenizer says where in a text it was.
+        """
+        tokenizer = self._pipeline.tokenizer
+        (row,) = self.tokens([prompt])
+        own = tokenizer(word, add_special_tokens=False).input_ids
+        for start in range(len(row) - len(own) + 1 if own else 0):
+            if row[start : start + len(own)] == own:
+                return list(range(start, start + len(own)))
+        return []
+
     @torch.no_grad()
     def embed_null(self) -> tuple[Tensor, Tensor | None]:
         """As `embed_prompts`, [1, L, C] and [1, P], of what guidance leads away from.
@@ -124,17 +150,30 @@ class Sampler:
         return torch.stack(rows).to(device=self.device, dtype=self.dtype) * self._noise_scale
 
     def predict(
-        self, latents: Tensor, time: float, text: Tensor, pooled: Tensor | None = None
+        self,
+        latents: Tensor,
+        time: float,
+        text: Tensor,
+        pooled: Tensor | None = None,
+        control: attention.Recorder | attention.Injected | None = None,
     ) -> Tensor:
-        """The U-Net's prediction [B, c, h, w] at latents and a time of the training schedule."""
+        """The U-Net's prediction [B, c, h, w] at latents and a time of the training schedule.
+
+        `control` records its cross-attention, or puts another in its place.
+        """
         dtype = self.unet.dtype
+        asked = None if control is None else {attention.KEYWORD: control}
 
         def network(z: Tensor, embedding: Tensor) -> Tensor:
             added = None
             if pooled is not None:
                 added = {"text_embeds": pooled.to(dtype), "time_ids": self._sizes(len(z), dtype)}
             out: Tensor = self.unet(
-                z.to(dtype), time, embedding.to(dtype), added_cond_kwargs=added
+                z.to(dtype),
+                time,
+                embedding.to(dtype),
+                added_cond_kwargs=added,
+                cross_attention_kwargs=asked,
             ).sample
             return out
 

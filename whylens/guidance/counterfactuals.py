@@ -1,20 +1,27 @@
 """Counterfactuals: the smallest realistic change that makes a classifier say the target.
 
 The image is inverted, its prompt's class word is changed, and the chain is optimised towards the
-target and towards the image. ("DiG-IN", section 5: universal visual counterfactuals.)
+target and towards the image ("DiG-IN", section 5: universal visual counterfactuals). Which words
+keep the image's cross-attention for how long, and from when on the background's latents are the
+image's own, is searched first, without gradients. With a mask the result is the image itself
+outside of it, to the pixel: what an autoencoder or a chain changes there is no part of the answer.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from whylens.diffusion.chain import condition, invert
+from whylens.diffusion.attention import Injection, align
+from whylens.diffusion.chain import Blend, Conditioning, condition, invert, run_chain, watch
 from whylens.diffusion.sampler import Sampler
-from whylens.guidance.objectives import PixelDistance, TargetClass
-from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
+from whylens.guidance.masks import foreground, with_margin
+from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
+from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
 
 
@@ -27,18 +34,21 @@ def counterfactual(
     classifier: Any,
     settings: GuidanceSettings,
     *,
+    masks: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     on_step: OnStep | None = None,
 ) -> list[Solution]:
     """Change images [B, 3, S, S] in [0, 1] until the classifier says `targets` [B].
 
-    `prompts_before` say what the images show, `prompts_after` what they should show. A solution's
-    start image is the edit before any optimisation.
+    `prompts_before` say what the images show, `prompts_after` what they should show. `masks`
+    [B, 1, S, S] are where they may change if `settings.mask` is "given". A solution's start image
+    is the edit before any optimisation.
 
     Raises
     ------
     ValueError
-        If prompts, targets or seeds are not as many as the images.
+        If prompts, targets, masks or seeds are not as many as the images, or no masks are given
+        where they are asked for.
     """
     seeds = range(len(images)) if seeds is None else seeds
     for name, given in (
@@ -46,47 +56,128 @@ def counterfactual(
         ("prompts_after", prompts_after),
         ("targets", targets),
         ("seeds", seeds),
+        ("masks", masks),
     ):
-        if len(given) != len(images):
+        if given is not None and len(given) != len(images):
             raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
-    latents = sampler.encode(images)
+    if settings.mask == "given" and masks is None:
+        raise ValueError('masks are needed where settings.mask is "given"')
     noise, conditioning = invert(
         sampler,
-        latents,
+        sampler.encode(images),
         condition(sampler, list(prompts_before)),
         steps=settings.steps,
         guidance_scale=settings.guidance_scale,
     )
-    offsets = conditioning.offsets
-    assert offsets is not None
+    objective = TargetClass(classifier, targets) + settings.keep * PixelDistance(images)
+    edit = replace(condition(sampler, list(prompts_after)), offsets=conditioning.offsets)
+    frame = None
+    if settings.mask != "none" or settings.thresholds:
+        way, maps = watch(
+            sampler,
+            noise,
+            conditioning,
+            steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            attention_steps=max(
+                -(-settings.steps // 2),
+                *(round(threshold * settings.steps) for threshold in settings.thresholds),
+                0,
+            ),
+        )
+        if settings.mask == "attention":
+            masks = foreground(
+                sampler, noise, way, conditioning, edit, maps, prompts_before, prompts_after
+            )
+        if settings.mask != "none":
+            assert masks is not None
+            frame = Frame(images, with_margin(masks.to(images)))
+        tokens = [
+            align(before, after)
+            for before, after in zip(
+                sampler.tokens(prompts_before), sampler.tokens(prompts_after), strict=True
+            )
+        ]
+        edit = scheduled(sampler, noise, edit, tokens, way, maps, frame, objective, settings)
     problems = [
-        Problem(prompt, seed, noise[row], offsets[:, row])
+        _problem(prompt, seed, noise, edit, frame, row)
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
     ]
-    objective = TargetClass(classifier, targets) + settings.keep * PixelDistance(images)
-    return optimise(sampler, problems, objective, settings, on_step)
+    solutions = optimise(sampler, problems, objective, settings, on_step)
+    for row, solution in enumerate(solutions):
+        solution.mask = None if frame is None else frame.masks[row]
+        if edit.injection is not None:
+            solution.attention_steps = int(edit.injection.until[row])
+        if edit.blend is not None:
+            solution.blend_start = int(edit.blend.start[row])
+    return solutions
 
 
 @torch.no_grad()
-def reconstruct(
-    sampler: Sampler, images: Tensor, prompts: Sequence[str], settings: GuidanceSettings
-) -> Tensor:
-    """Images [B, 3, S, S] through inversion and back, to see what the sampler can't hold."""
-    from whylens.diffusion.chain import run_chain
+def scheduled(
+    sampler: Sampler,
+    noise: Tensor,
+    edit: Conditioning,
+    tokens: Sequence[tuple[list[int], list[float]]],
+    way: Tensor,
+    maps: Sequence[dict[int, Tensor]],
+    frame: Frame | None,
+    objective: Objective,
+    settings: GuidanceSettings,
+) -> Conditioning:
+    """The conditioning with the best injection and blend of each problem, by its plain loss.
 
-    start = condition(sampler, list(prompts))
-    noise, conditioning = invert(
-        sampler,
-        sampler.encode(images),
-        start,
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
+    One chain without gradients a candidate; noise [B, c, h, w], `way` and `maps` are the image's
+    own (`whylens.diffusion.chain.watch`), `tokens` are `align`'s. The first of equals is taken.
+    """
+    count, steps, device = len(noise), settings.steps, noise.device
+    index = torch.tensor([row for row, _ in tokens], device=device)
+    weights = torch.tensor([row for _, row in tokens], device=device, dtype=noise.dtype)
+    inside = None if frame is None else _in_latents(frame.masks, noise)
+    best = torch.full((count,), torch.inf, device=device)
+    until = torch.zeros(count, dtype=torch.long, device=device)
+    start = torch.full((count,), steps, dtype=torch.long, device=device)
+
+    def steered(until: Tensor, start: Tensor) -> Conditioning:
+        injection = Injection(maps, index, weights, until) if settings.thresholds else None
+        blend = None if inside is None else Blend(way, inside, start)
+        return replace(edit, injection=injection, blend=blend)
+
+    blends = settings.blends if frame is not None else [None]
+    for threshold, share in itertools.product(settings.thresholds or [0.0], blends):
+        tried = torch.full_like(until, round(threshold * steps))
+        from_step = torch.full_like(start, steps if share is None else round(share * steps))
+        (latents,) = run_chain(
+            sampler,
+            noise,
+            steered(tried, from_step),
+            steps=steps,
+            guidance_scale=settings.guidance_scale,
+        )
+        images = sampler.decode(latents)
+        values, _ = objective.value_and_gradient(images if frame is None else frame.around(images))
+        better = values.to(best) < best
+        best = torch.where(better, values.to(best), best)
+        until, start = torch.where(better, tried, until), torch.where(better, from_step, start)
+    return steered(until, start)
+
+
+def _in_latents(masks: Tensor, latents: Tensor) -> Tensor:
+    """Masks [B, 1, S, S] at the size of latents: 1 wherever any of a place's pixels is inside."""
+    return F.adaptive_max_pool2d(masks, latents.shape[-2:])
+
+
+def _problem(
+    prompt: str, seed: int, noise: Tensor, edit: Conditioning, frame: Frame | None, row: int
+) -> Problem:
+    one = torch.tensor([row], device=noise.device)
+    assert edit.offsets is not None
+    return Problem(
+        prompt,
+        seed,
+        noise[row],
+        edit.offsets[:, row],
+        None if edit.injection is None else edit.injection.select(one),
+        None if edit.blend is None else edit.blend.select(one),
+        None if frame is None else frame.select(one),
     )
-    (latents,) = run_chain(
-        sampler,
-        noise,
-        replace(conditioning),
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-    )
-    return sampler.decode(latents)

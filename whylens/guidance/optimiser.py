@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from whylens.diffusion.chain import Conditioning, condition, run_chain
+from whylens.diffusion.attention import Injection
+from whylens.diffusion.chain import Blend, Conditioning, condition, run_chain
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.augment import Views, augmented_value_and_gradient
 from whylens.guidance.objectives import Objective
@@ -27,16 +28,38 @@ RELATIVE_EPSILON = 0.03
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What images [B, 3, S, S] show outside of masks [B, 1, S, S], both in [0, 1]."""
+
+    images: Tensor
+    masks: Tensor
+
+    def around(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] where the masks are 1, the frame's where they are 0."""
+        return self.images + self.masks * (images - self.images)
+
+    def select(self, rows: Tensor) -> "Frame":
+        """The frame of some problems of the batch."""
+        return Frame(self.images[rows], self.masks[rows])
+
+
+@dataclass(frozen=True)
 class Problem:
     """One image to make: its prompt, the seed of its noise and of the views of it.
 
-    `latents` [c, h, w] and `offsets` [T, c, h, w] start from an inverted image instead.
+    `latents` [c, h, w] and `offsets` [T, c, h, w] start from an inverted image instead. Its first
+    steps may take over cross-attention (`injection`), its latents (`blend`) and the image itself
+    (`frame`) may be held outside of a mask: batches of one each. In a batch all problems have such
+    a part, or none has.
     """
 
     prompt: str
     seed: int
     latents: Tensor | None = None
     offsets: Tensor | None = None
+    injection: Injection | None = None
+    blend: Blend | None = None
+    frame: Frame | None = None
 
 
 @dataclass
@@ -52,6 +75,9 @@ class Solution:
         Index of `image` in the trajectory.
     failed
         Why the problem ended early, None where it didn't.
+    mask, attention_steps, blend_start
+        Of a counterfactual: where it could change, [1, S, S] in [0, 1]; how many steps kept the
+        image's cross-attention; from which step on latents outside of the mask were its own.
     """
 
     image: Tensor | None = None
@@ -59,6 +85,9 @@ class Solution:
     loss_trajectory: list[float] = field(default_factory=list)
     best_step: int = 0
     failed: str | None = None
+    mask: Tensor | None = None
+    attention_steps: int | None = None
+    blend_start: int | None = None
 
 
 OnStep = Callable[[int, Sequence[Solution]], None]
@@ -104,6 +133,8 @@ def _optimise(
     solutions = [Solution() for _ in problems]
     active = list(range(len(problems)))
     variables, base = _start(sampler, problems, settings)
+    frames = [problem.frame for problem in problems if problem.frame is not None]
+    frame = _stacked_frame(frames)
     norms = variables["latents"].flatten(1).norm(dim=1)
     adam = _Adam(variables, settings)
     views = Views(
@@ -129,6 +160,8 @@ def _optimise(
                 gradient_steps=settings.gradient_steps,
             )
             images = [sampler.decode(latents) for latents in predictions]
+            if frame is not None:
+                images = [frame.around(image) for image in images]
         values, plain = objective.value_and_gradient(images[-1].detach())
         going = _record(solutions, active, step, values, images[-1].detach(), settings)
         if on_step is not None:
@@ -159,6 +192,7 @@ def _optimise(
             variables = {name: _rows(name, v, rows) for name, v in variables.items()}
             adam.select(rows)
             base, norms, objective = base.select(rows), norms[rows], objective.select(rows)
+            frame = None if frame is None else frame.select(rows)
     return solutions
 
 
@@ -174,6 +208,22 @@ def _start(
         nothing = latents.new_zeros((settings.steps, *sampler.latent_shape))
         offsets = [nothing if p.offsets is None else p.offsets for p in problems]
         base = replace(base, offsets=torch.stack(offsets, 1))
+    injections = [p.injection for p in problems if p.injection is not None]
+    blends = [p.blend for p in problems if p.blend is not None]
+    for parts in (injections, blends, [p.frame for p in problems if p.frame is not None]):
+        if len(parts) not in (0, len(problems)):
+            raise ValueError("of a batch all problems have an injection, a blend, a frame, or none")
+    if injections:
+        base = replace(base, injection=Injection.stack(injections))
+    if blends:
+        base = replace(
+            base,
+            blend=Blend(
+                torch.cat([blend.way for blend in blends], 1),
+                torch.cat([blend.mask for blend in blends]),
+                torch.cat([blend.start for blend in blends]),
+            ),
+        )
     variables = {"latents": latents}
     shape = (settings.steps, *base.text.shape)
     if settings.text_factor:
@@ -181,6 +231,12 @@ def _start(
     if settings.null_factor and settings.guidance_scale > 1:
         variables["null_delta"] = latents.new_zeros(shape)
     return variables, base
+
+
+def _stacked_frame(frames: Sequence[Frame]) -> Frame | None:
+    if not frames:
+        return None
+    return Frame(torch.cat([f.images for f in frames]), torch.cat([f.masks for f in frames]))
 
 
 def _conditioning(base: Conditioning, variables: dict[str, Tensor]) -> Conditioning:

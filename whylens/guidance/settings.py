@@ -1,6 +1,6 @@
 """How guided images are optimised: part of every generation job's spec."""
 
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -59,6 +59,23 @@ class GuidanceSettings(BaseModel):
     )
     keep: float = Field(
         4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
+    )
+    mask: Literal["none", "attention", "given"] = Field(
+        "attention",
+        description="Counterfactuals: where an image may change. none: anywhere; attention: where "
+        "the sampler looks for the class word, with a margin; given: in the collection's masks.",
+    )
+    thresholds: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=lambda: [0.3, 0.4, 0.5],
+        description="Counterfactuals: parts of the chain in which words that both prompts have "
+        "keep the image's cross-attention (prompt-to-prompt); the best of them is taken. Empty: "
+        "none is kept.",
+    )
+    blends: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(
+        default_factory=lambda: [None, 0.3],
+        min_length=1,
+        description="Counterfactuals with a mask: the part of the chain from which on latents "
+        "outside of it are the image's own; null: never. The best is taken, with every threshold.",
     )
 
     @model_validator(mode="after")

@@ -1,0 +1,77 @@
+"""Masks: morphology as scipy has it, and the object found in the planted world."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from whylens.diffusion import condition, invert, load_sampler
+from whylens.diffusion.chain import watch
+from whylens.guidance.masks import changed, foreground, with_margin
+from whylens.planted.world import OBJECTS, draw, sample_scene
+
+
+def disc(radius):
+    across = np.arange(-radius, radius + 1)
+    return across[:, None] ** 2 + across**2 <= radius**2
+
+
+def test_a_margin_is_erosion_dilation_and_blur_scaled_with_the_image():
+    raw = np.random.default_rng(0).random((2, 256, 256)).astype(np.float32)
+    raw = np.stack([ndimage.gaussian_filter(one, 8, mode="nearest") for one in raw])
+    raw = (raw - raw.min()) / (raw.max() - raw.min())
+    found = with_margin(torch.from_numpy(raw)[:, None])[:, 0].numpy()
+    for one, expected in zip(found, raw, strict=True):
+        expected = ndimage.grey_erosion(expected, footprint=disc(2), mode="nearest")
+        expected = ndimage.grey_dilation(expected, footprint=disc(10), mode="nearest")
+        expected = ndimage.gaussian_filter(expected, 5, truncate=3, mode="nearest")
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+
+
+def test_tokens_that_the_other_prompt_lacks_are_the_words_of_the_object():
+    assert changed([0, 5, 7, 1, 1], [0, 5, 9, 9, 1]) == [2]
+    assert changed([0, 5, 7, 8, 1], [0, 5, 9, 8, 1, 1, 1]) == [2]
+    assert changed([0, 5, 1], [0, 5, 1]) == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return load_sampler("planted")
+
+
+def test_the_mask_of_a_drawings_object_beats_a_disc_of_its_area_anywhere(planted):
+    drawings = [draw(sample_scene("clear", 5, place)) for place in range(12)]
+    images = torch.stack([torch.from_numpy(d.image).permute(2, 0, 1) / 255 for d in drawings])
+    truth = torch.stack([torch.from_numpy(d.masks["object"]) for d in drawings])
+    prompts = [d.caption for d in drawings]
+    others = [
+        prompt.replace(d.scene.object, OBJECTS[(OBJECTS.index(d.scene.object) + 3) % len(OBJECTS)])
+        for prompt, d in zip(prompts, drawings, strict=True)
+    ]
+    own = condition(planted, prompts)
+    noise, conditioning = invert(planted, planted.encode(images), own, steps=6, guidance_scale=3.0)
+    way, maps = watch(planted, noise, conditioning, steps=6, guidance_scale=3.0, attention_steps=3)
+    raw = foreground(planted, noise, way, own, condition(planted, others), maps, prompts, others)
+    assert raw.shape == (12, 1, 64, 64)
+    assert raw.min() >= 0
+    assert raw.max() <= 1
+    found = overlap(raw[:, 0] > 0.5, truth)
+    # A disc of the object's own area, where it overlaps most on average: the image's centre.
+    y, x = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+    area = truth.float().sum((1, 2)).view(-1, 1, 1)
+    moved = torch.stack(
+        [
+            (x - 20 * np.cos(a)) ** 2 + (y - 20 * np.sin(a)) ** 2 <= area[k, 0, 0] / np.pi
+            for k, a in enumerate(np.linspace(0, 6, 12))
+        ]
+    )
+    assert found.mean() > 0.5 > overlap(moved, truth).mean() + 0.1
+    # With its margin it holds most of the object and leaves most of the rest alone.
+    soft = with_margin(raw)[:, 0]
+    assert (soft * truth).sum() > 0.85 * truth.sum()
+    assert (soft * ~truth).sum() < 0.3 * (~truth).sum()
+
+
+def overlap(one, other):
+    """Intersection over union, [B]."""
+    return (one & other).sum((1, 2)) / (one | other).sum((1, 2)).clamp_min(1)
