@@ -67,13 +67,15 @@ def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, 
     assert (distances[1] < distances[0]).all()
 
 
-def test_each_image_gets_the_counterfactual_that_it_would_get_alone(sampler, classifier, images):
-    together = run(sampler, classifier, images, optimisation_steps=3)
+def test_each_image_gets_the_counterfactual_that_it_would_get_alone(
+    sampler, smooth_classifier, images
+):
+    together = run(sampler, smooth_classifier, images, optimisation_steps=3)
     settings = GuidanceSettings(steps=3, learning_rate=0.05, cutouts=2, optimisation_steps=3)
     for row in range(2):
         (alone,) = counterfactual(
             sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1],
-            TARGETS[[row]], classifier, settings, seeds=[row],
+            TARGETS[[row]], smooth_classifier, settings, seeds=[row],
         )  # fmt: skip
         torch.testing.assert_close(together[row].image, alone.image, rtol=0, atol=1e-4)
         assert together[row].best_step == alone.best_step
