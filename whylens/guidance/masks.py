@@ -38,7 +38,9 @@ def foreground(
     other prompt lacks (DiG-IN), and where predictions of the two prompts differ on the image's way
     (Couairon et al. 2023, "DiffEdit"). On 48 planted drawings their overlap with the object's true
     mask (intersection over union) is 0.54 and 0.61, of the mean 0.64; with `with_margin` it holds
-    91 % of the object and 18 % of the rest.
+    91 % of the object and 18 % of the rest. A centred disc of the object's own area has 0.62 there,
+    since planted objects stand near the middle: how much a mask helps elsewhere, this world hardly
+    tells.
 
     Parameters
     ----------
