@@ -27,8 +27,8 @@ dashboard: $(READY)
 	$(BIN)/whylens dashboard $(RUN)
 
 test: check
-	@echo "==> pytest (one thread an operation, so that figures and times repeat)"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@echo "==> pytest, in two processes (one thread an operation, so that figures repeat)"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: lint types
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -533,6 +533,20 @@ def read_components(lineage: Lineage, class_index: int) -> ClassComponents:
     from safetensors.numpy import load
 
     return from_arrays(load(lineage.file(TABLE, arrays_name(class_index))))
+
+
+def directions(
+    lineage: Lineage, findings: Sequence[Mapping[str, Any]]
+) -> dict[tuple[int, int], tuple[np.ndarray, float]]:
+    """d_l [D] and c_l of each finding, by class and component."""
+    found = {}
+    for k in {row["class_index"] for row in findings}:
+        of_class = read_components(lineage, k)
+        for row in findings:
+            if row["class_index"] == k:
+                index = row["component"]
+                found[k, index] = (of_class.directions[index], float(of_class.offsets[index]))
+    return found
 
 
 def components_of(lineage: Lineage, class_index: int, classifier: Classifier) -> ClassComponents:

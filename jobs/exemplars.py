@@ -1,4 +1,4 @@
-"""The exemplars job: findings in order, with the images that activate each and heat maps."""
+"""The exemplars job: findings in order, with exemplars, heat maps and feature visualisations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from whylens.cluster.placement import Placement
 from whylens.images import open_collection
 from whylens.jobs.components import TABLE as COMPONENTS
-from whylens.jobs.components import read_components
+from whylens.jobs.components import directions, read_components
 from whylens.jobs.embed import COLUMNS, labels_used, read_embedded
 from whylens.jobs.embed import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
+from whylens.jobs.visualisations import TABLE as VISUALISATIONS
+from whylens.jobs.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.working import work_through
 from whylens.runs import Run
 
@@ -51,6 +53,10 @@ class ExemplarsSpec(JobSpec):
     exemplars: ExemplarSettings = Field(
         default_factory=lambda: ExemplarSettings(), description="What is shown."
     )
+    visualisations: VisualisationSpec | None = Field(
+        default_factory=lambda: VisualisationSpec(),
+        description="Feature visualisations of findings, which count in the rank; null: none.",
+    )
 
 
 @dataclass(frozen=True)
@@ -61,21 +67,33 @@ class FindingUnit:
     row: Mapping[str, Any]
 
 
-def exemplars(run: Run, lineage: Lineage, settings: ExemplarSettings, placement: Placement) -> None:
-    """Find, draw exemplars and mined images of each finding (a unit), then rank the findings."""
+def exemplars(
+    run: Run,
+    lineage: Lineage,
+    settings: ExemplarSettings,
+    visualised: VisualisationSpec | None,
+    placement: Placement,
+) -> None:
+    """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
     rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
     units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
     arguments = (run, lineage, settings, placement.device)
     work_through(run, TABLE, units, Exhibitor, arguments, placement)
     if run.table(FINDINGS).done("all"):
         return
-    truth = planted_truth(str(lineage.setting("images")), str(lineage.setting("classifier")))
+    classifier = str(lineage.setting("classifier"))
+    if visualised:
+        found = directions(lineage, rows)
+        visualisations(run, visualised, rows, found, classifier=classifier, placement=placement)
+    truth = planted_truth(str(lineage.setting("images")), classifier)
     for row in rows:
         if truth is not None:
             feature = truth.get(row["class_name"], "")
             row["truth"] = feature if feature and feature in row["guess"][:1] else ""
     shown = run.table(TABLE).read(["class_index", "component", "heat_on_object", "object_area"])
-    rows = ranked(rows, shown.to_pylist())
+    seen = run.table(VISUALISATIONS)
+    npfvs = seen.read(["class_index", "component", "p"]).to_pylist() if seen.units() else []
+    rows = ranked(rows, shown.to_pylist(), npfvs)
     run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
@@ -104,13 +122,19 @@ def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[d
 
 
 def ranked(
-    findings: list[dict[str, Any]], exemplars: Sequence[Mapping[str, Any]]
+    findings: list[dict[str, Any]],
+    exemplars: Sequence[Mapping[str, Any]],
+    npfvs: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """The findings with ranks, and how much of their exemplars' heat lies on the object.
+    """The findings with ranks, their visualisations' probability, and their heat on objects.
 
-    They come by suspicion; where masks are known, it is lowered by the share of the heat that lies
+    They come by suspicion. Where masks are known, it is lowered by the share of the heat that lies
     on the object, beyond what the object's area explains: such a feature may be a part of it.
+    Where a feature was visualised it is lowered by up to half, as far as its NPFV lacks p_k = 1:
+    the feature alone does not make the class. (A classifier that is not robust gives nearly every
+    NPFV its class, and the factor says nothing.)
     """
+    p_npfv = {(v["class_index"], v["component"]): float(v["p"]) for v in npfvs}
     rows = []
     for found in findings:
         key = found["class_index"], found["component"]
@@ -118,11 +142,14 @@ def ranked(
         known = [e for e in mine if e["heat_on_object"] is not None]
         names = ("heat_on_object", "object_area")
         means = {name: float(np.mean([e[name] for e in known])) for name in names if known}
+        if key in p_npfv:
+            means["npfv_p"] = p_npfv[key]
         rows.append({**found, **means})
 
     def standing(row: Mapping[str, Any]) -> float:
         excess = row.get("heat_on_object", 0.0) - row.get("object_area", 0.0)
-        return float(row["suspicion"] * (1 - max(0.0, excess)))
+        alone = (1 + row.get("npfv_p", 1.0)) / 2
+        return float(row["suspicion"] * (1 - max(0.0, excess)) * alone)
 
     rows.sort(key=standing, reverse=True)
     return [{**row, "rank": place} for place, row in enumerate(rows, 1)]
@@ -150,6 +177,8 @@ SCHEMA = pa.schema(
         *((n, pa.float64()) for n in ("variance_share", "logit_share")),
         # Over the exemplars whose masks are known.
         *((n, pa.float64()) for n in ("heat_on_object", "object_area")),
+        # p_k of the feature visualisation; null where there is none.
+        ("npfv_p", pa.float64()),
         ("guess", pa.list_(pa.string())),
         ("truth", pa.string()),
         ("mined_ids", pa.list_(pa.string())),

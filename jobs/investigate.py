@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
-from whylens.jobs.components import ComponentSettings, components, read_components
+from whylens.jobs.components import ComponentSettings, components, directions
 from whylens.jobs.counterfactuals import CounterfactualSpec, counterfactuals
 from whylens.jobs.disagreements import DisagreementSpec, disagreements
 from whylens.jobs.embed import EmbedSpec, embed
@@ -19,7 +18,7 @@ from whylens.jobs.generate import GenerateSpec, generate
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.starts import StartSettings, starts
 from whylens.jobs.targets import RULES
-from whylens.jobs.visualisations import VisualisationSpec, visualisations
+from whylens.jobs.visualisations import VisualisationSpec
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ class InvestigateSpec(EmbedSpec):
         description="From which prompts images of findings start.",
     )
     visualisations: VisualisationSpec | None = Field(
-        None,
-        description="Feature visualisations of findings, for robust classifiers; null: none.",
+        default_factory=lambda: VisualisationSpec(),
+        description="Feature visualisations of findings, which count in the rank; null: none.",
     )
     generate: GenerateSpec | None = Field(
         default_factory=lambda: GenerateSpec(), description="Images of findings; null: none."
@@ -109,18 +108,9 @@ def run(spec: InvestigateSpec) -> Run:
     with session():
         embed(run, spec, placement)
         components(run, lineage, spec.components, placement)
-        exemplars(run, lineage, spec.exemplars, placement)
+        exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)
         findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
         arrows = directions(lineage, findings)
-        if spec.visualisations:
-            visualisations(
-                run,
-                spec.visualisations,
-                findings,
-                arrows,
-                classifier=spec.classifier,
-                placement=placement,
-            )
         prompts = {}
         if drawing := spec.generate or (spec.disagreements if spec.against else None):
             prompts = starts(
@@ -176,20 +166,6 @@ def run(spec: InvestigateSpec) -> Run:
     run.finish()
     report(ReportSpec(run=spec.out))
     return run
-
-
-def directions(
-    lineage: Lineage, findings: list[dict[str, Any]]
-) -> dict[tuple[int, int], tuple[Any, float]]:
-    """d_l [D] and c_l of each finding, by class and component."""
-    found = {}
-    for k in {row["class_index"] for row in findings}:
-        of_class = read_components(lineage, k)
-        for row in findings:
-            if row["class_index"] == k:
-                index = row["component"]
-                found[k, index] = (of_class.directions[index], float(of_class.offsets[index]))
-    return found
 
 
 @dataclass(frozen=True)

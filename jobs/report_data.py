@@ -363,7 +363,7 @@ def load_classes(run: Lineage) -> tuple[tuple[ClassSummary, ...], dict[str, int]
 
 SHOWN_APART = {
     "rank", "class_index", "class_name", "component", "suspicion", "sufficiency_share",
-    "sufficiency_mean_p", "guess", "truth",
+    "sufficiency_mean_p", "npfv_p", "guess", "truth",
 }  # fmt: skip
 
 

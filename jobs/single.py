@@ -17,11 +17,10 @@ from whylens.jobs import neuron_plan
 from whylens.jobs import neurons as neurons_job
 from whylens.jobs import visualisations as visualisations_job
 from whylens.jobs.checking import check_names
-from whylens.jobs.components import ComponentsSpec
+from whylens.jobs.components import ComponentsSpec, directions
 from whylens.jobs.embed import EmbedSpec
 from whylens.jobs.exemplars import ExemplarsSpec
 from whylens.jobs.index import IndexSpec
-from whylens.jobs.investigate import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.starts import StartSettings, starts
@@ -127,7 +126,9 @@ def run_components(spec: ComponentsSpec) -> Run:
 def run_exemplars(spec: ExemplarsSpec) -> Run:
     run = _start(spec, "exemplars", spec.source)
     with session():
-        exemplars_job.exemplars(run, Lineage(run), spec.exemplars, spec.placement)
+        exemplars_job.exemplars(
+            run, Lineage(run), spec.exemplars, spec.visualisations, spec.placement
+        )
     return _finished(run)
 
 
@@ -135,6 +136,7 @@ def run_visualisations(spec: VisualisationsJobSpec) -> Run:
     run = _start(spec, "visualisations", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist()
+    findings.sort(key=lambda row: row["rank"])
     with session():
         visualisations_job.visualisations(
             run,

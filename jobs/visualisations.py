@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TABLE = "visualisations"
 SCHEMA = pa.schema(
     [
-        *((name, pa.int32()) for name in ("rank", "class_index", "component")),
+        *((name, pa.int32()) for name in ("class_index", "component")),
         ("npfv", pa.binary()),
         # Of the stored picture, and of plain grey, where it started.
         *((name, pa.float32()) for name in ("alpha", "p", "alpha_grey", "p_grey")),
@@ -38,7 +38,7 @@ class VisualisationSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    findings: int = Field(8, ge=1, description="Visualise this many findings, from the top.")
+    findings: int = Field(24, ge=1, description="Visualise this many findings, from the top.")
     steps: int = Field(200, ge=1, description="Auto-PGD steps.")
     radius: float | None = Field(
         None,
@@ -52,7 +52,6 @@ class VisualisationSpec(BaseModel):
 class VisualisationTask:
     """One finding: alpha = <direction, phi> - offset, direction [D]."""
 
-    rank: int
     class_index: int
     component: int
     direction: np.ndarray
@@ -76,13 +75,9 @@ def visualisations(
     classifier: str,
     placement: Placement,
 ) -> None:
-    """The stage: what is missing of the table visualisations, for rows of the table findings."""
-    best = sorted(findings, key=lambda row: row["rank"])[: spec.findings]
-    keys = [(row["class_index"], row["component"]) for row in best]
-    tasks = [
-        VisualisationTask(row["rank"], *key, *directions[key])
-        for row, key in zip(best, keys, strict=True)
-    ]
+    """The stage: what is missing of the table visualisations, for findings, the best first."""
+    keys = [(row["class_index"], row["component"]) for row in findings[: spec.findings]]
+    tasks = [VisualisationTask(*key, *directions[key]) for key in keys]
     units = [VisualisationUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
     work_through(
         run, TABLE, units, Visualiser, (run, spec, classifier, placement.device), placement
@@ -121,7 +116,6 @@ class Visualiser:
             alpha = float(features.double().cpu().numpy() @ task.direction) - task.offset
             rows.append(
                 {
-                    "rank": task.rank,
                     "class_index": task.class_index,
                     "component": task.component,
                     "npfv": png(found.images[place]),

@@ -35,6 +35,23 @@ def test_without_masks_suspicion_alone_decides():
     assert [row["component"] for row in ranked(found, shown)] == [1, 0]
 
 
+def test_a_feature_whose_visualisation_is_not_the_class_comes_later():
+    found = [finding(0, 0.9), finding(1, 0.8), finding(2, 0.5)]
+    npfvs = [
+        {"class_index": 3, "component": 0, "p": 0.2},
+        {"class_index": 3, "component": 1, "p": 1.0},
+        {"class_index": 4, "component": 2, "p": 0.0},  # another class's
+    ]
+    rows = ranked(found, [], npfvs)
+    # 0.9 x (1 + 0.2) / 2 = 0.54; without a visualisation nothing is lowered.
+    assert [(row["component"], row.get("npfv_p")) for row in rows] == [
+        (1, 1.0),
+        (0, 0.2),
+        (2, None),
+    ]
+    assert [row["component"] for row in ranked(found, [])] == [0, 1, 2]
+
+
 def test_the_overlap_is_the_share_of_positive_heat_inside_the_mask():
     heat, mask = -np.ones((4, 4), np.float32), np.zeros((4, 4), bool)
     heat[0, 0], heat[3, 3], mask[0] = 3, 1, True
