@@ -17,6 +17,7 @@ from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs import closest, opinions, trajectory
 from whylens.jobs.classes import same_class
 from whylens.jobs.given_masks import check_folder, given_masks
+from whylens.jobs.inversions import Inversions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.methods import BaselineSettings, MethodName, load_baseline
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
@@ -60,6 +61,8 @@ SCHEMA = pa.schema(
         ("mask", pa.binary()),
         ("attention_steps", pa.int32()),
         ("blend_start", pa.int32()),
+        # Between the image and what the chain led back to from its inversion, in dB.
+        ("inversion_psnr", pa.float32()),
         *trajectory.FIELDS,
         opinions.FIELD,
         closest.FIELD,
@@ -121,7 +124,7 @@ class Change:
     """One image to change, its classes as the classifier's class indices.
 
     source is what the classifier says, shown is what the image shows (its label), target what the
-    classifier is to say.
+    classifier is to say; `caption` is empty where nobody knows.
     """
 
     image_id: str
@@ -129,6 +132,7 @@ class Change:
     source: int
     target: int
     seed: int
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ def plan(
     aim = Targets(spec.target, spec.tree, classifier)
     check_prompts(images, classifier, spec)
     by_class: dict[int, list[tuple[str, int, int, int]]] = {}
+    captions = {row["id"]: str(row.get("caption") or "") for row in images} | spec.prompts
     for row in images:
         label = row["label"]
         if (wanted and label not in wanted) or (spec.prompts and row["id"] not in spec.prompts):
@@ -178,7 +183,7 @@ def plan(
         order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
     ]
     changes = [
-        Change(image_id, shown, source, target, spec.seed + place)
+        Change(image_id, shown, source, target, spec.seed + place, captions.get(image_id, ""))
         for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
     ]
     return [CounterfactualUnit(*named) for named in in_batches(changes, spec.batch, spec)]
@@ -210,7 +215,7 @@ def planned(
     """The units for the main collection of the nearest table of images; raises as `plan`."""
     from whylens.classifiers import load_classifier
 
-    table = lineage.table("images").read(["id", "label", "top5_classes", "collection"])
+    table = lineage.table("images").read(["id", "label", "top5_classes", "collection", "caption"])
     main = table.filter(pc.equal(table["collection"], "main"))
     loaded = load_classifier(classifier)
     check_folder(spec.masks, spec.guidance.mask)
@@ -269,6 +274,7 @@ class Changer:
         # The first of them has columns of its own.
         self.against = next(iter(others.values()), None)
         self.closest = closest.Closest(lineage, self.classifier)
+        self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
 
     def __call__(self, unit: CounterfactualUnit) -> int:
         """Change the unit's images; how many."""
@@ -290,16 +296,17 @@ class Changer:
             failed = [reason or why for reason, why in zip(failed, lacking, strict=True)]
         prompts = [
             prompt_pair(
-                self.spec.prompts.get(record.id, record.caption),
+                change.caption,
                 self.spec.prompt_template,
                 names[change.shown],
                 names[change.target],
             )
-            for record, change in zip(records, unit.changes, strict=True)
+            for change in unit.changes
         ]
         way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
         fit = [place for place, reason in enumerate(failed) if reason is None]
         solutions = [Solution(failed=reason) for reason in failed]
+        led_back: dict[int, float] = {}
         if fit:
             arguments = (
                 self.sampler,
@@ -313,13 +320,19 @@ class Changer:
             if self.baseline is not None:
                 solved = self.baseline(*arguments, seeds=seeds)
             else:
+                found = self.inversions.of(
+                    [unit.changes[place].image_id for place in fit], *arguments[1:3]
+                )
                 solved = counterfactual(
                     *arguments,
                     self.spec.guidance,
                     masks=None if masks is None else masks[fit].to(images),
                     seeds=seeds,
+                    inversion=found,
                     on_step=way.on_step,
                 )
+                for place, ratio in zip(fit, found.psnr.tolist(), strict=True):
+                    led_back[place] = ratio
             for place, solution in zip(fit, solved, strict=True):
                 solutions[place] = solution
         rows = [
@@ -328,9 +341,10 @@ class Changer:
                 **way.columns(solution),
                 "prompt_before": pair[0],
                 "prompt_after": pair[1],
+                "inversion_psnr": led_back.get(place),
             }
-            for change, before, solution, pair in zip(
-                unit.changes, images, solutions, prompts, strict=True
+            for place, (change, before, solution, pair) in enumerate(
+                zip(unit.changes, images, solutions, prompts, strict=True)
             )
         ]
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from whylens.images import (
 )
 from whylens.jobs.embedding import TABLE as TABLE
 from whylens.jobs.embedding import Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.working import do_missing
 from whylens.runs import Run
@@ -51,6 +52,11 @@ class EmbedSpec(JobSpec):
     classifier: str = Field(
         description="bundled:NAME, timm:NAME, open_clip:MODEL/PRETRAINED, "
         "checkpoint:PATH?arch=NAME or planted:NAME."
+    )
+    captioner: str | None = Field(
+        None,
+        description="A transformers image-to-text model, by Hub name or folder: says what images "
+        "show that come without a caption. Findings are named, and prompts made, by captions.",
     )
     unit: int = Field(256, ge=1, description="Images a unit.")
     batch: int = Field(64, ge=1, description="Images that go through the classifier together.")
@@ -81,7 +87,9 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
             ImageUnit(f"{tag}-{name}", collection.part(part))
             for name, part in units(len(collection), spec.unit)
         ]
-        arguments = (run, classes, tag, spec.classifier, placement.device, spec.batch)
+        arguments = (
+            run, classes, tag, spec.classifier, placement.device, spec.batch, spec.captioner
+        )  # fmt: skip
         if len(collection) >= spec.stream_from:
             stream = Stream[ImageUnit](partial(decode, size=size), Embedder, arguments, placement)
             do_missing(run, TABLE, todo, stream.map)
@@ -148,6 +156,15 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
         pc.list_element(rows["top5_classes"], 0).to_numpy().astype(np.int64),
         features.astype(np.float32),
     )
+
+
+def read_captions(lineage: Lineage, wanted: Collection[str]) -> dict[str, str]:
+    """Captions of the images that are wanted and have one, by id."""
+    if not wanted or not lineage.has(TABLE):
+        return {}
+    table = lineage.table(TABLE).read(["id", "caption"])
+    pairs = zip(table["id"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    return {image_id: caption for image_id, caption in pairs if caption and image_id in wanted}
 
 
 def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:

@@ -82,12 +82,18 @@ class Embedder:
         classifier: str,
         device: str,
         batch: int,
+        captioner: str | None = None,
     ) -> None:
-        """Load the classifier by name onto the device."""
+        """Load the classifier, and the captioner where one is named, onto the device."""
         from whylens.classifiers import load_classifier
 
         self.run, self.classes, self.tag, self.batch = run, classes, tag, batch
         self.classifier = load_classifier(classifier, device)
+        self.captioner = None
+        if captioner is not None:
+            from whylens.images.captioning import Captioner
+
+            self.captioner = Captioner(captioner, device)
         self._device = threading.Lock()
 
     def __call__(self, decoded: pa.Table) -> int:
@@ -103,7 +109,7 @@ class Embedder:
         ]
         kept = decoded.filter(pc.is_null(decoded["reason"])) if rejected else decoded
         features, probabilities = self._forward(_pixels(kept))
-        kept = kept.drop_columns(["pixels"])
+        kept = self._captioned(kept).drop_columns(["pixels"])
         finite = np.isfinite(features).all(1)
         lost = kept.filter(pa.array(~finite)).select(["id", "path"]).to_pylist()
         rejected += [Rejected(row["id"], row["path"], NOT_FINITE) for row in lost]
@@ -130,6 +136,20 @@ class Embedder:
                 softmax = self.classifier.head(phi).softmax(1)
                 probabilities.append(softmax.float().cpu().numpy())
         return np.concatenate(features), np.concatenate(probabilities)
+
+    def _captioned(self, kept: pa.Table) -> pa.Table:
+        """The table with captions where images have none, if there is a captioner."""
+        if self.captioner is None:
+            return kept
+        lacking = pc.or_kleene(pc.is_null(kept["caption"]), pc.equal(kept["caption"], ""))
+        lacking = pc.fill_null(lacking, True)
+        pixels = _pixels(kept.filter(lacking))
+        found: list[str] = []
+        with self._device:
+            for start in range(0, len(pixels), self.batch):
+                found += self.captioner(pixels[start : start + self.batch])
+        captions = pc.replace_with_mask(kept["caption"], lacking, pa.array(found, pa.string()))
+        return kept.set_column(kept.schema.get_field_index("caption"), "caption", captions)
 
     def _part(self, kept: pa.Table, features: np.ndarray, probabilities: np.ndarray) -> pa.Table:
         count, size = features.shape

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from whylens.cluster.placement import Placement
 from whylens.jobs import closest, opinions, trajectory
-from whylens.jobs.embed import COLUMNS, read_embedded
+from whylens.jobs.embed import COLUMNS, read_captions, read_embedded
+from whylens.jobs.inversions import Inversions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.neuron_plan import (
     NeuronSpec,
@@ -185,7 +186,7 @@ class Activator:
         from whylens.diffusion import load_sampler
         from whylens.images import open_collection
 
-        self.run, self.spec = run, spec
+        self.run, self.lineage, self.spec = run, lineage, spec
         self.collection = open_collection(str(lineage.setting("images")))
         self.records = {record.id: record for record in self.collection.records}
         self.sampler = load_sampler(sampler, device)
@@ -193,6 +194,7 @@ class Activator:
         others = {name: load_classifier(name, device) for name in against}
         self.classifiers = {classifier: self.classifier, **others}
         self.closest = closest.Closest(lineage, self.classifier)
+        self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
 
     def __call__(self, unit: NeuronUnit) -> int:
         """Optimise the unit's images; how many."""
@@ -239,8 +241,10 @@ class Activator:
         pictures = [self.collection.load(record) for record in records]
         images = torch.stack([to_tensor(p, size) for p in pictures]).to(self.sampler.device)
         failed = [too_small(picture, size) for picture in pictures]
+        captions = read_captions(self.lineage, [record.id for record in records])
         prompts = [
-            record.caption or prompt_for(self.spec.prompt_template, record.class_name or "thing")
+            captions.get(record.id)
+            or prompt_for(self.spec.prompt_template, record.class_name or "thing")
             for record in records
         ]
         # The class's own word stays: the question is whether the class is said without the feature.
@@ -264,6 +268,11 @@ class Activator:
                 self.objective([tasks[place] for place in fit], 0.0),
                 self.spec.guidance,
                 seeds=[tasks[place].seed for place in fit],
+                inversion=self.inversions.of(
+                    [str(tasks[place].image_id) for place in fit],
+                    images[fit],
+                    [prompts[place] for place in fit],
+                ),
                 on_step=way.on_step,
             )
             for place, solution in zip(fit, solved, strict=True):

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
+from whylens.jobs.embed import read_captions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.prompts import (
     FEATURE_TEMPLATES,
@@ -125,20 +126,12 @@ def starts(
     """
     if not findings:
         return {}
-    units = plan(findings, directions, _captions(lineage, findings), settings)
+    mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
+    units = plan(findings, directions, read_captions(lineage, mined), settings)
     arguments = (run, settings, guidance, sampler, classifier, placement.device)
     work_through(run, TABLE, units, Chooser, arguments, placement)
     rows = run.table(TABLE).read().to_pylist()
     return {(r["class_index"], r["component"]): r["prompt"] for r in rows if r["chosen"]}
-
-
-def _captions(lineage: Lineage, findings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    wanted = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
-    if not wanted or not lineage.has("images"):
-        return {}
-    table = lineage.table("images").read(["id", "caption"])
-    pairs = zip(table["id"].to_pylist(), table["caption"].to_pylist(), strict=True)
-    return {image_id: caption for image_id, caption in pairs if caption and image_id in wanted}
 
 
 class Chooser:

@@ -36,6 +36,14 @@ def cluster():
             made.shutdown()
 
 
+def wait_for_all(folder, workers):
+    """Say that this worker is there, and wait for the others: a busy machine starts them slowly."""
+    (folder / str(os.getpid())).touch()
+    until = time.monotonic() + 120
+    while len(list(folder.iterdir())) < workers and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 class Place:
     """Tells the node, the process and the GPUs that it sees; waits for the other workers."""
 
@@ -45,10 +53,7 @@ class Place:
     def __call__(self, unit):
         import ray
 
-        (self.folder / str(os.getpid())).touch()
-        until = time.monotonic() + 60
-        while len(list(self.folder.iterdir())) < self.workers and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_for_all(self.folder, self.workers)
         node = ray.get_runtime_context().get_node_id()
         return node, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
@@ -107,29 +112,38 @@ def prepare(unit):
 class Sleeper:
     """Stands in for a model on a GPU: its forward takes time and none of this machine's cores."""
 
+    def __init__(self, folder, workers):
+        self.folder, self.workers = folder, workers
+
     def __call__(self, prepared):
         import ray
 
+        wait_for_all(self.folder, self.workers)
         began = time.monotonic()
         time.sleep(0.4)
         node = ray.get_runtime_context().get_node_id()
         return node, prepared["prepared_on"][0].as_py(), began, time.monotonic()
 
 
-def streamed(workers):
+def streamed(folder, workers):
     """Units a second while all workers are at it, and the nodes that finished and prepared."""
     units = [Slow(f"{k:03d}") for k in range(24 * workers)]
     placement = Placement(workers=(workers, workers), num_gpus=1, num_cpus=0.5)
     with session():
-        found = [r for _, r in Stream[Slow](prepare, Sleeper, (), placement).map(units)]
+        found = [
+            r for _, r in Stream[Slow](prepare, Sleeper, (folder, workers), placement).map(units)
+        ]
     # At steady rate: without the first and last units, when some workers are not at work.
     ends = sorted(end for _, _, _, end in found)[6 * workers : -6 * workers]
     return (len(ends) - 1) / (ends[-1] - ends[0]), {f[0] for f in found}, {f[1] for f in found}
 
 
-def test_a_stream_spreads_over_nodes_and_is_faster_with_more_workers(cluster):
-    alone, one_node, _ = streamed(1)
-    together, nodes, prepared = streamed(3)
+def test_a_stream_spreads_over_nodes_and_is_faster_with_more_workers(cluster, tmp_path):
+    folders = tmp_path / "one", tmp_path / "three"
+    for folder in folders:
+        folder.mkdir()
+    alone, one_node, _ = streamed(folders[0], 1)
+    together, nodes, prepared = streamed(folders[1], 3)
     assert len(one_node) == 1
     assert len(nodes) == 2
     assert len(prepared) >= 2

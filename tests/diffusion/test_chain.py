@@ -288,7 +288,7 @@ def test_an_inverted_image_comes_back_exactly(pipeline, guidance_scale):
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     latents = sampler.encode(images)
     plain = condition(sampler, PROMPTS)
-    noise, conditioning = invert(sampler, latents, plain, **options)
+    noise, conditioning, _ = invert(sampler, latents, plain, **options)
     (back,) = run_chain(sampler, noise, conditioning, **options)
     torch.testing.assert_close(back, latents, rtol=0, atol=1e-4)
     # It is the corrections and the prompt that lead there.
@@ -305,7 +305,7 @@ def test_inversion_goes_the_way_of_ddim_backwards(one_of, family):
     sampler = one_of(family).double
     latents = sampler.initial_latents([1, 2]) * 0.5
     conditioning = condition(sampler, PROMPTS)
-    noise, _ = invert(sampler, latents, conditioning, steps=5, guidance_scale=3.0)
+    noise, _, _ = invert(sampler, latents, conditioning, steps=5, guidance_scale=3.0)
     shares = sampler.scheduler.alphas_cumprod.double()
     sampler.scheduler.set_timesteps(5)
     times = sampler.scheduler.timesteps.tolist()

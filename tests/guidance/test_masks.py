@@ -49,7 +49,9 @@ def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawi
         for prompt, d in zip(prompts, drawings, strict=True)
     ]
     own = condition(planted, prompts)
-    noise, conditioning = invert(planted, planted.encode(images), own, steps=6, guidance_scale=3.0)
+    noise, conditioning, _ = invert(
+        planted, planted.encode(images), own, steps=6, guidance_scale=3.0
+    )
     way, maps = watch(planted, noise, conditioning, steps=6, guidance_scale=3.0, attention_steps=3)
     raw = foreground(planted, noise, way, own, condition(planted, others), maps, prompts, others)
     assert raw.shape == (12, 1, 64, 64)

@@ -172,7 +172,9 @@ def test_an_unknown_sampler_is_named(refused, tmp_path, job):
 def test_a_counterfactual_that_is_asked_wrongly_leaves_no_run(refused, tmp_path, target, expected):
     spec = {"images": IMAGES, "classifier": CLASSIFIER}
     source = Run.start(str(tmp_path / "source"), "embed", spec)
-    rows = [{"id": "a", "label": 3, "top5_classes": [3, 1], "collection": "main"}]
+    rows = [
+        {"id": "a", "label": 3, "top5_classes": [3, 1], "collection": "main", "caption": "a fish"}
+    ]
     source.table("images").write("0", pa.Table.from_pylist(rows))
     code, message = refused(
         "counterfactuals", "--source", source.folder, "--out", tmp_path / "run",

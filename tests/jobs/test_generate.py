@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from whylens.classifiers import Head
 from whylens.cluster.placement import Placement
+from whylens.diffusion import Inversion
 from whylens.errors import UsageError
 from whylens.guidance.optimiser import Solution
 from whylens.jobs import counterfactuals, disagreements, generate
@@ -68,7 +69,7 @@ def picture(seed: int) -> torch.Tensor:
 def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     """Replace the networks and the optimiser by ones whose results are known."""
     call = Call()
-    sampler = SimpleNamespace(device=torch.device("cpu"), image_size=8)
+    sampler = SimpleNamespace(device=torch.device("cpu"), image_size=8, name="a sampler")
 
     def solution(seed: int) -> Solution:
         if seed == 9:
@@ -90,17 +91,24 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def counterfactual(
         sampler: Any, images: Any, before: Any, after: Any, targets: Any, classifier: Any,
-        settings: Any, *, masks: Any, seeds: Any, on_step: Any,
+        settings: Any, *, masks: Any, seeds: Any, inversion: Any, on_step: Any,
     ) -> list[Solution]:  # fmt: skip
+        # It is that of these images.
+        torch.testing.assert_close(inversion.noise, images[:, :1])
         call.prompts += [f"{b} -> {a}" for b, a in zip(before, after, strict=True)]
         call.seeds += list(seeds)
         assert images.shape == (len(seeds), 3, 8, 8)
         return [solution(seed) for seed in seeds]
 
+    def invert_images(sampler: Any, images: Any, prompts: Any, **how: Any) -> Inversion:
+        ratios = torch.full((len(images),), 40.0)
+        return Inversion(images[:, :1], torch.zeros(2, len(images), 1), None, ratios, ratios)
+
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: sampler)
     monkeypatch.setattr("whylens.diffusion.sample", sample)
+    monkeypatch.setattr("whylens.diffusion.invert_images", invert_images)
     monkeypatch.setattr("whylens.guidance.optimiser.optimise", optimise)
     monkeypatch.setattr("whylens.guidance.counterfactuals.counterfactual", counterfactual)
     return call

@@ -304,41 +304,6 @@ def _at_each_step(embedding: Tensor, delta: Tensor | None, steps: int) -> Sequen
 
 
 @torch.no_grad()
-def invert(
-    sampler: Sampler,
-    latents: Tensor,
-    conditioning: Conditioning,
-    *,
-    steps: int,
-    guidance_scale: float,
-) -> tuple[Tensor, Conditioning]:
-    """(noise, conditioning with offsets) from which the guided chain returns to `latents` exactly.
-
-    DDIM inversion at guidance 1 gives the noise and the way there; the difference that a guided
-    step makes to that way is kept as the step's offset (Ju et al. 2024, "Direct Inversion"). It
-    costs one chain, where null-text inversion costs ten, and leaves no error.
-    """
-    times = schedule(sampler, steps)
-    way = [latents]
-    for time, alpha_bar, alpha_bar_after in reversed(times):
-        # A step backwards: what the model predicts here, taken to the noisier time.
-        following, _ = chain_step(
-            sampler, way[-1], conditioning.text, conditioning.null, time, alpha_bar_after,
-            alpha_bar, 1.0, conditioning.pooled,
-        )  # fmt: skip
-        way.append(following)
-    way.reverse()
-    offsets = []
-    for index, (time, alpha_bar, alpha_bar_after) in enumerate(times):
-        step, _ = chain_step(
-            sampler, way[index], conditioning.text, conditioning.null, time, alpha_bar,
-            alpha_bar_after, guidance_scale, conditioning.pooled, conditioning.null_pooled,
-        )  # fmt: skip
-        offsets.append(way[index + 1] - step)
-    return way[0], replace(conditioning, offsets=torch.stack(offsets))
-
-
-@torch.no_grad()
 def watch(
     sampler: Sampler,
     latents: Tensor,

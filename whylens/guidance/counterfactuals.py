@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whylens.diffusion.attention import Injection, align
-from whylens.diffusion.chain import Blend, Conditioning, condition, invert, run_chain, watch
+from whylens.diffusion.chain import Blend, Conditioning, condition, run_chain, watch
+from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.masks import foreground, with_margin
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
@@ -36,13 +37,15 @@ def counterfactual(
     *,
     masks: Tensor | None = None,
     seeds: Sequence[int] | None = None,
+    inversion: Inversion | None = None,
     on_step: OnStep | None = None,
 ) -> list[Solution]:
     """Change images [B, 3, S, S] in [0, 1] until the classifier says `targets` [B].
 
     `prompts_before` say what the images show, `prompts_after` what they should show. `masks`
     [B, 1, S, S] are where they may change if `settings.mask` is "given". A solution's start image
-    is the edit before any optimisation.
+    is the edit before any optimisation. `inversion`, where it is there already, is of these images,
+    prompts and settings.
 
     Raises
     ------
@@ -62,17 +65,14 @@ def counterfactual(
             raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
     if settings.mask == "given" and masks is None:
         raise ValueError('masks are needed where settings.mask is "given"')
-    noise, conditioning = invert(
-        sampler,
-        sampler.encode(images),
-        condition(sampler, list(prompts_before)),
-        steps=settings.steps,
-        guidance_scale=settings.guidance_scale,
-    )
+    if inversion is None:
+        inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
+    noise = inversion.noise
     objective = TargetClass(classifier, targets) + settings.keep * PixelDistance(images)
-    edit = replace(condition(sampler, list(prompts_after)), offsets=conditioning.offsets)
+    edit = inversion.onto(condition(sampler, list(prompts_after)))
     frame = None
     if settings.mask != "none" or settings.thresholds:
+        conditioning = inversion.onto(condition(sampler, list(prompts_before)))
         way, maps = watch(
             sampler,
             noise,
@@ -100,7 +100,7 @@ def counterfactual(
         ]
         edit = scheduled(sampler, noise, edit, tokens, way, maps, frame, objective, settings)
     problems = [
-        _problem(prompt, seed, noise, edit, frame, row)
+        _problem(Problem.starting(prompt, seed, inversion, row), edit, frame, row)
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
     ]
     solutions = optimise(sampler, problems, objective, settings, on_step)
@@ -167,17 +167,11 @@ def _in_latents(masks: Tensor, latents: Tensor) -> Tensor:
     return F.adaptive_max_pool2d(masks, latents.shape[-2:])
 
 
-def _problem(
-    prompt: str, seed: int, noise: Tensor, edit: Conditioning, frame: Frame | None, row: int
-) -> Problem:
-    one = torch.tensor([row], device=noise.device)
-    assert edit.offsets is not None
-    return Problem(
-        prompt,
-        seed,
-        noise[row],
-        edit.offsets[:, row],
-        None if edit.injection is None else edit.injection.select(one),
-        None if edit.blend is None else edit.blend.select(one),
-        None if frame is None else frame.select(one),
+def _problem(start: Problem, edit: Conditioning, frame: Frame | None, row: int) -> Problem:
+    one = torch.tensor([row], device=edit.text.device)
+    return replace(
+        start,
+        injection=None if edit.injection is None else edit.injection.select(one),
+        blend=None if edit.blend is None else edit.blend.select(one),
+        frame=None if frame is None else frame.select(one),
     )

@@ -7,11 +7,10 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from whylens.diffusion.chain import condition, invert
+from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import FeatureObjective, PixelDistance
 from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
@@ -30,13 +29,15 @@ def neuron_counterfactual(
     settings: GuidanceSettings,
     *,
     seeds: Sequence[int] | None = None,
+    inversion: Inversion | None = None,
     on_step: OnStep | None = None,
 ) -> list[Solution]:
     """Raise or lower a feature of images [B, 3, S, S] in [0, 1], and change little else.
 
     The objective's signs say which; `settings.keep` weighs the squared distance to the image.
     `prompts_before` say what the images show, `prompts_after` what they should show: the same, or
-    without what a falling neuron sees (`leave_out`).
+    without what a falling neuron sees (`leave_out`). `inversion`, where it is there already, is of
+    these images, prompts and settings.
 
     Raises
     ------
@@ -52,18 +53,10 @@ def neuron_counterfactual(
     ):
         if len(given) != len(images):
             raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
-    with torch.no_grad():
-        noise, conditioning = invert(
-            sampler,
-            sampler.encode(images),
-            condition(sampler, list(prompts_before)),
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-        )
-    offsets = conditioning.offsets
-    assert offsets is not None
+    if inversion is None:
+        inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
     problems = [
-        Problem(prompt, seed, noise[row], offsets[:, row])
+        Problem.starting(prompt, seed, inversion, row)
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
     ]
     return optimise(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from whylens.diffusion.attention import Injection
 from whylens.diffusion.chain import Blend, Conditioning, condition, run_chain
+from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.augment import Views, augmented_value_and_gradient
 from whylens.guidance.objectives import Objective
@@ -47,19 +48,32 @@ class Frame:
 class Problem:
     """One image to make: its prompt, the seed of its noise and of the views of it.
 
-    `latents` [c, h, w] and `offsets` [T, c, h, w] start from an inverted image instead. Its first
-    steps may take over cross-attention (`injection`), its latents (`blend`) and the image itself
-    (`frame`) may be held outside of a mask: batches of one each. In a batch all problems have such
-    a part, or none has.
+    `latents` [c, h, w] with `offsets` [T, c, h, w] or `null_delta` [T, L, C] start from an
+    inverted image instead. Its first steps may take over cross-attention (`injection`), its latents
+    (`blend`) and the image itself (`frame`) may be held outside of a mask: batches of one each. In
+    a batch all problems have such a part, or none has.
     """
 
     prompt: str
     seed: int
     latents: Tensor | None = None
     offsets: Tensor | None = None
+    null_delta: Tensor | None = None
     injection: Injection | None = None
     blend: Blend | None = None
     frame: Frame | None = None
+
+    @classmethod
+    def starting(cls, prompt: str, seed: int, inversion: Inversion, row: int) -> "Problem":
+        """The problem that starts from an image of an inversion's batch."""
+        found = inversion.select(torch.tensor([row]))
+        return cls(
+            prompt,
+            seed,
+            found.noise[0],
+            None if found.offsets is None else found.offsets[:, 0],
+            None if found.null_delta is None else found.null_delta[:, 0],
+        )
 
 
 @dataclass
@@ -228,8 +242,10 @@ def _start(
     shape = (settings.steps, *base.text.shape)
     if settings.text_factor:
         variables["text_delta"] = latents.new_zeros(shape)
-    if settings.null_factor and settings.guidance_scale > 1:
-        variables["null_delta"] = latents.new_zeros(shape)
+    found = [problem.null_delta for problem in problems]
+    if (settings.null_factor and settings.guidance_scale > 1) or any(d is not None for d in found):
+        nothing = latents.new_zeros((settings.steps, *base.text.shape[1:]))
+        variables["null_delta"] = torch.stack([nothing if d is None else d for d in found], 1)
     return variables, base
 
 

@@ -1,6 +1,6 @@
 """How guided images are optimised: part of every generation job's spec."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,6 +60,23 @@ class GuidanceSettings(BaseModel):
     keep: float = Field(
         4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
     )
+    inversion: Literal["direct", "null_text"] = Field(
+        "direct",
+        description="Real images: how the chain is made to lead back to them. direct: its latents "
+        "are corrected at each step, exactly; null_text: the null text is optimised, at the cost "
+        "of some ten chains.",
+    )
+    null_text_rate: float = Field(
+        0.01,
+        gt=0,
+        description="Real images, null_text: Adam's learning rate at the first step of the chain.",
+    )
+    encoder_steps: int = Field(
+        0,
+        ge=0,
+        description="Real images: steps that lead the encoder's latents to what decodes to the "
+        "image; 0: the encoder's, as they are.",
+    )
     mask: Literal["none", "attention", "given"] = Field(
         "attention",
         description="Counterfactuals: where an image may change. none: anywhere; attention: where "
@@ -78,8 +95,24 @@ class GuidanceSettings(BaseModel):
         "outside of it are the image's own; null: never. The best is taken, with every threshold.",
     )
 
+    @property
+    def inverting(self) -> dict[str, Any]:
+        """What of the settings `whylens.diffusion.invert_images` takes."""
+        return {
+            "kind": self.inversion,
+            "null_text_rate": self.null_text_rate,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "encoder_steps": self.encoder_steps,
+        }
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if self.inversion == "null_text" and self.guidance_scale <= 1:
+            raise ValueError(
+                f"inversion is null_text, but guidance_scale is {self.guidance_scale:g}: at 1 and "
+                "below the null text has no effect; take direct, which is exact at any scale"
+            )
         if self.last_predictions > self.steps:
             raise ValueError(
                 f"last_predictions is {self.last_predictions}, but the chain has {self.steps} steps"

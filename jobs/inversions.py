@@ -1,0 +1,101 @@
+"""Inversions of real images, kept one by one: another target, or other settings, need no new ones.
+
+The table `inversions` says how well each leads back; its arrays lie beside it as safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import torch
+
+    from whylens.diffusion import Inversion, Sampler
+    from whylens.guidance.settings import GuidanceSettings
+    from whylens.jobs.lineage import Lineage
+    from whylens.runs import Run
+
+TABLE = "inversions"
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("prompt", pa.string()),
+        ("kind", pa.string()),
+        *((name, pa.int32()) for name in ("steps", "encoder_steps")),
+        ("guidance_scale", pa.float32()),
+        # In dB, against the image: what the chain leads back to, and the inverted latents, decoded.
+        *((name, pa.float32()) for name in ("psnr", "decoder_psnr")),
+    ]
+)
+ARRAYS = ("noise", "offsets", "null_delta", "psnr", "decoder_psnr")
+
+
+class Inversions:
+    """The inversions that a run keeps, of one sampler and one way to invert."""
+
+    def __init__(
+        self, run: Run, lineage: Lineage, sampler: Sampler, settings: GuidanceSettings
+    ) -> None:
+        """New ones go to the run; those of the runs that it builds on are used."""
+        self.run, self.runs = run, lineage.runs
+        self.sampler, self.how = sampler, settings.inverting
+
+    def of(
+        self, image_ids: Sequence[str], images: torch.Tensor, prompts: Sequence[str]
+    ) -> Inversion:
+        """Inversions of images [B, 3, S, S] in [0, 1], as one batch.
+
+        Where one is missing all are made: a batch that was interrupted comes out as it would have.
+        """
+        import torch
+
+        from whylens.diffusion import Inversion, invert_images
+
+        units = [self.unit(*pair) for pair in zip(image_ids, prompts, strict=True)]
+        holders = [self._holder(unit) for unit in units]
+        kept = [self._read(run, unit) for run, unit in zip(holders, units, strict=True) if run]
+        if len(kept) == len(units):
+            return Inversion.stack(kept)
+        made = invert_images(self.sampler, images, prompts, **self.how)
+        for place, (unit, holder) in enumerate(zip(units, holders, strict=True)):
+            if holder is None:
+                one = made.select(torch.tensor([place]))
+                self._keep(unit, image_ids[place], prompts[place], one)
+        return made
+
+    def unit(self, image_id: str, prompt: str) -> str:
+        """The name of an image's part: it tells the way to invert from any other."""
+        told = json.dumps([self.sampler.name, self.sampler.image_size, self.how, image_id, prompt])
+        return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+    def _holder(self, unit: str) -> Run | None:
+        return next((run for run in self.runs if run.table(TABLE).done(unit)), None)
+
+    def _keep(self, unit: str, image_id: str, prompt: str, one: Inversion) -> None:
+        from safetensors.torch import save
+
+        arrays = {name: getattr(one, name) for name in ARRAYS}
+        there = {k: v.detach().cpu().contiguous() for k, v in arrays.items() if v is not None}
+        self.run.storage.write(f"{TABLE}/{unit}.safetensors", save(there))
+        row: dict[str, Any] = {
+            "image_id": image_id,
+            "prompt": prompt,
+            **self.how,
+            "psnr": float(one.psnr),
+            "decoder_psnr": float(one.decoder_psnr),
+        }
+        self.run.table(TABLE).write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
+
+    def _read(self, run: Run, unit: str) -> Inversion:
+        from safetensors.torch import load
+
+        from whylens.diffusion import Inversion
+
+        there = load(run.storage.read(f"{TABLE}/{unit}.safetensors"))
+        found = {k: v.to(self.sampler.device) for k, v in there.items()}
+        return Inversion(**{name: found.get(name) for name in ARRAYS})  # type: ignore[arg-type]
