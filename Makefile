@@ -28,7 +28,8 @@ dashboard: $(READY)
 
 test: check
 	@echo "==> pytest, in two processes (one thread an operation, so that figures repeat)"
-	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--durations 15 $(PYTEST_ARGS)
 
 check: lint types
 

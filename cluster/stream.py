@@ -24,7 +24,7 @@ from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
 from whylens.cluster.room import sizes
 from whylens.cluster.session import hired, start
-from whylens.cluster.workers import Host, Named, UnitFailed, environment, threads_of
+from whylens.cluster.workers import Host, Named, UnitFailed, environment
 from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Stream(Generic[Unit]):
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
         context.max_errored_blocks = -1  # a lost unit is reported; the others go on
-        threads, on_gpu = threads_of(self._placement), self._placement.num_gpus > 0
+        on_gpu = self._placement.num_gpus > 0
         cores = self._placement.num_cpus
         share = PREPARING_SHARE * cores
         with rd.DataContext.current(context), warnings.catch_warnings():
@@ -126,7 +126,7 @@ class Stream(Generic[Unit]):
             )
             return prepared.map_batches(
                 _Finishing,
-                fn_constructor_args=(self._make, self._arguments, threads),
+                fn_constructor_args=(self._make, self._arguments),
                 # A block is one row; Ray wants the size said where GPUs are asked for.
                 batch_size=1,
                 batch_format="pyarrow",
@@ -139,7 +139,7 @@ class Stream(Generic[Unit]):
                     max_concurrent_calls_per_actor=CALLS,
                     enable_true_multi_threading=True,
                 ),
-                runtime_env=environment(threads),
+                runtime_env=environment(self._placement),
                 ray_remote_args_fn=partial(dict, max_task_retries=1),
             )
 
@@ -180,8 +180,8 @@ class _Preparing:
 class _Finishing:
     """An actor of Ray Data's pool: a host whose worker is called with prepared tables."""
 
-    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any], threads: int) -> None:
-        self._host = Host(threads)
+    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        self._host = Host()
         self._refused = self._host.load(make, arguments)
 
     def __call__(self, row: pa.Table) -> pa.Table:

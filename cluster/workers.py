@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,18 +31,14 @@ class UnitFailed:
 class Host:
     """An actor that holds one worker object; errors that the user should see are returned."""
 
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
+    def __init__(self) -> None:
         self._worker: Any = None
 
     def load(self, make: Callable[..., Any], arguments: Sequence[Any]) -> WhylensError | None:
         """Hold `make(*arguments)` instead of what was held before."""
-        import torch
-
         self._worker = None
-        torch.cuda.empty_cache()
+        if "torch" in sys.modules:  # it may hold the last worker's memory
+            sys.modules["torch"].cuda.empty_cache()
         try:
             self._worker = make(*arguments)
         except WhylensError as error:
@@ -92,20 +89,17 @@ class Crew:
 
 def spawn(ray: Any, placement: Placement) -> Any:
     """A new host; it waits where the cluster has no room for it yet."""
-    threads = threads_of(placement)
     remote = ray.remote(Host).options(
-        num_cpus=placement.num_cpus, num_gpus=placement.num_gpus, runtime_env=environment(threads)
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        runtime_env=environment(placement),
     )
-    return remote.remote(threads)
+    return remote.remote()
 
 
-def threads_of(placement: Placement) -> int:
-    """Threads of a worker."""
-    return max(1, int(placement.num_cpus))
-
-
-def environment(threads: int) -> dict[str, Any]:
+def environment(placement: Placement) -> dict[str, Any]:
     """A worker's runtime environment: its threads, and the driver's settings that it needs."""
+    threads = max(1, int(placement.num_cpus))
     return {"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}}
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from whylens.classifiers import Classifier
     from whylens.guidance.optimiser import Solution
+    from whylens.guidance.segment import Segmenter
     from whylens.runs import Run
 
 TABLE = "counterfactuals"
@@ -109,6 +110,11 @@ class CounterfactualSpec(BaseModel):
         None,
         description="Folder of masks for guidance.mask = given, white where an image may change, "
         "under the images' own names with .png; null: the collection's own.",
+    )
+    segmenter: str | None = Field(
+        None,
+        description="A SAM or SAM-HQ model, by Hub name or folder, which refines the masks of "
+        "guidance.mask = attention.",
     )
     method: MethodName = Field(
         "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
@@ -219,9 +225,31 @@ def planned(
     main = table.filter(pc.equal(table["collection"], "main"))
     loaded = load_classifier(classifier)
     check_folder(spec.masks, spec.guidance.mask)
+    # What these refuse, before any work.
     if spec.method != "uvce":
-        load_baseline(spec.method, spec.baseline, loaded)  # what it refuses, before any work
+        load_baseline(spec.method, spec.baseline, loaded)
+    load_segmenter(spec)
     return plan(main.to_pylist(), loaded, spec)
+
+
+def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter | None:
+    """The spec's segmenter, None where it names none.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name, or no mask for it to refine.
+    """
+    if spec.segmenter is None:
+        return None
+    if spec.guidance.mask != "attention" or spec.method != "uvce":
+        raise UsageError(
+            f"the segmenter {spec.segmenter!r} has no mask to refine: it takes guidance.mask = "
+            "attention and method = uvce, or leave it out"
+        )
+    from whylens.guidance.segment import Segmenter
+
+    return Segmenter(spec.segmenter, device)
 
 
 def counterfactuals(
@@ -274,6 +302,7 @@ class Changer:
         # The first of them has columns of its own.
         self.against = next(iter(others.values()), None)
         self.closest = closest.Closest(lineage, self.classifier)
+        self.segmenter = load_segmenter(spec, device)
         self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
 
     def __call__(self, unit: CounterfactualUnit) -> int:
@@ -329,6 +358,7 @@ class Changer:
                     masks=None if masks is None else masks[fit].to(images),
                     seeds=seeds,
                     inversion=found,
+                    segmenter=self.segmenter,
                     on_step=way.on_step,
                 )
                 for place, ratio in zip(fit, found.psnr.tolist(), strict=True):

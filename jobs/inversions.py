@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         *((name, pa.float32()) for name in ("psnr", "decoder_psnr")),
     ]
 )
-ARRAYS = ("noise", "offsets", "null_delta", "psnr", "decoder_psnr")
+ARRAYS = ("latents", "noise", "offsets", "null_delta", "psnr", "decoder_psnr")
 
 
 class Inversions:

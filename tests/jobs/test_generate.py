@@ -91,7 +91,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def counterfactual(
         sampler: Any, images: Any, before: Any, after: Any, targets: Any, classifier: Any,
-        settings: Any, *, masks: Any, seeds: Any, inversion: Any, on_step: Any,
+        settings: Any, *, masks: Any, seeds: Any, inversion: Any, segmenter: Any, on_step: Any,
     ) -> list[Solution]:  # fmt: skip
         # It is that of these images.
         torch.testing.assert_close(inversion.noise, images[:, :1])
@@ -102,7 +102,9 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def invert_images(sampler: Any, images: Any, prompts: Any, **how: Any) -> Inversion:
         ratios = torch.full((len(images),), 40.0)
-        return Inversion(images[:, :1], torch.zeros(2, len(images), 1), None, ratios, ratios)
+        return Inversion(
+            images[:, :1], images[:, :1], torch.zeros(2, len(images), 1), None, ratios, ratios
+        )
 
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])

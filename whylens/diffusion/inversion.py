@@ -43,11 +43,12 @@ ENCODER_RATE = 0.05
 class Inversion:
     """What leads the guided chain back to B images.
 
-    noise [B, c, h, w]; with it either offsets [T, B, c, h, w] or null_delta [T, B, L, C]. Peak
-    signal to noise ratios [B] in dB, against the images: `psnr` of what the chain leads back to,
-    `decoder_psnr` of the latents that were inverted, decoded.
+    latents and noise [B, c, h, w]; with them either offsets [T, B, c, h, w] or null_delta
+    [T, B, L, C]. Peak signal to noise ratios [B] in dB, against the images: `psnr` of what the
+    chain leads back to, `decoder_psnr` of the latents that were inverted, decoded.
     """
 
+    latents: Tensor
     noise: Tensor
     offsets: Tensor | None
     null_delta: Tensor | None
@@ -61,6 +62,7 @@ class Inversion:
     def select(self, rows: Tensor) -> "Inversion":
         """The inversion of some images of the batch."""
         return Inversion(
+            self.latents[rows],
             self.noise[rows],
             None if self.offsets is None else self.offsets[:, rows],
             None if self.null_delta is None else self.null_delta[:, rows],
@@ -74,6 +76,7 @@ class Inversion:
         offsets = [part.offsets for part in parts if part.offsets is not None]
         deltas = [part.null_delta for part in parts if part.null_delta is not None]
         return cls(
+            torch.cat([part.latents for part in parts]),
             torch.cat([part.noise for part in parts]),
             torch.cat(offsets, 1) if offsets else None,
             torch.cat(deltas, 1) if deltas else None,
@@ -110,7 +113,7 @@ def invert_images(
         decoded, led = sampler.decode(latents), sampler.decode(back)
     images = images.to(led)
     return Inversion(
-        noise, found.offsets, found.null_delta, psnr(led, images), psnr(decoded, images)
+        latents, noise, found.offsets, found.null_delta, psnr(led, images), psnr(decoded, images)
     )
 
 

@@ -23,6 +23,7 @@ from whylens.diffusion.sampler import Sampler
 from whylens.guidance.masks import foreground, with_margin
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
 from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
+from whylens.guidance.segment import Segmenter
 from whylens.guidance.settings import GuidanceSettings
 
 
@@ -38,6 +39,7 @@ def counterfactual(
     masks: Tensor | None = None,
     seeds: Sequence[int] | None = None,
     inversion: Inversion | None = None,
+    segmenter: Segmenter | None = None,
     on_step: OnStep | None = None,
 ) -> list[Solution]:
     """Change images [B, 3, S, S] in [0, 1] until the classifier says `targets` [B].
@@ -45,7 +47,7 @@ def counterfactual(
     `prompts_before` say what the images show, `prompts_after` what they should show. `masks`
     [B, 1, S, S] are where they may change if `settings.mask` is "given". A solution's start image
     is the edit before any optimisation. `inversion`, where it is there already, is of these images,
-    prompts and settings.
+    prompts and settings. A `segmenter` refines masks that come from attention.
 
     Raises
     ------
@@ -89,6 +91,8 @@ def counterfactual(
             masks = foreground(
                 sampler, noise, way, conditioning, edit, maps, prompts_before, prompts_after
             )
+            if segmenter is not None:
+                masks = segmenter.refine(images, masks.to(images))
         if settings.mask != "none":
             assert masks is not None
             frame = Frame(images, with_margin(masks.to(images)))

@@ -19,6 +19,7 @@ from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.augment import Views, augmented_value_and_gradient
 from whylens.guidance.objectives import Objective
+from whylens.guidance.regularisers import Regularisers
 from whylens.guidance.settings import GuidanceSettings
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Problem:
     `latents` [c, h, w] with `offsets` [T, c, h, w] or `null_delta` [T, L, C] start from an
     inverted image instead. Its first steps may take over cross-attention (`injection`), its latents
     (`blend`) and the image itself (`frame`) may be held outside of a mask: batches of one each. In
-    a batch all problems have such a part, or none has.
+    a batch all problems have such a part, or none has. `kept` [c, h, w] are the latents that
+    `settings.keep_latents` holds the result to; without them, those of the start.
     """
 
     prompt: str
@@ -59,6 +61,7 @@ class Problem:
     latents: Tensor | None = None
     offsets: Tensor | None = None
     null_delta: Tensor | None = None
+    kept: Tensor | None = None
     injection: Injection | None = None
     blend: Blend | None = None
     frame: Frame | None = None
@@ -73,6 +76,7 @@ class Problem:
             found.noise[0],
             None if found.offsets is None else found.offsets[:, 0],
             None if found.null_delta is None else found.null_delta[:, 0],
+            found.latents[0],
         )
 
 
@@ -150,6 +154,7 @@ def _optimise(
     frames = [problem.frame for problem in problems if problem.frame is not None]
     frame = _stacked_frame(frames)
     norms = variables["latents"].flatten(1).norm(dim=1)
+    regularisers = Regularisers(variables, [problem.kept for problem in problems], settings)
     adam = _Adam(variables, settings)
     views = Views(
         [p.seed for p in problems],
@@ -177,6 +182,7 @@ def _optimise(
             if frame is not None:
                 images = [frame.around(image) for image in images]
         values, plain = objective.value_and_gradient(images[-1].detach())
+        values = values + regularisers.values(predictions[-1], variables).to(values)
         going = _record(solutions, active, step, values, images[-1].detach(), settings)
         if on_step is not None:
             on_step(step, solutions)
@@ -191,13 +197,20 @@ def _optimise(
             else:
                 _, gradient = objective.value_and_gradient(image.detach())
             gradients.append(gradient)
+        ends = [(i, w * g.to(i)) for w, g, i in zip(weights, gradients, images, strict=True)]
+        if (pull := regularisers.at_latents(predictions[-1])) is not None:
+            ends.append((predictions[-1], pull))
         slopes = torch.autograd.grad(
-            images,
+            [end for end, _ in ends],
             [variables[name] for name in adam.moved],
-            [w * g.to(i) for w, g, i in zip(weights, gradients, images, strict=True)],
+            [gradient for _, gradient in ends],
         )
         with torch.no_grad():
-            updates = adam.updates(dict(zip(adam.moved, slopes, strict=True)), step)
+            moving = dict(zip(adam.moved, slopes, strict=True))
+            for name, gradient in regularisers.at_variables(variables).items():
+                if name in moving:
+                    moving[name] = moving[name] + gradient
+            updates = adam.updates(moving, step)
             variables = {k: v.detach() + updates.get(k, 0.0) for k, v in variables.items()}
             variables["latents"] = _with_norm(variables["latents"], norms)
         if not going.all():
@@ -205,6 +218,7 @@ def _optimise(
             active = [active[int(row)] for row in rows]
             variables = {name: _rows(name, v, rows) for name, v in variables.items()}
             adam.select(rows)
+            regularisers.select(rows)
             base, norms, objective = base.select(rows), norms[rows], objective.select(rows)
             frame = None if frame is None else frame.select(rows)
     return solutions

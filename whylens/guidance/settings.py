@@ -60,6 +60,18 @@ class GuidanceSettings(BaseModel):
     keep: float = Field(
         4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
     )
+    keep_latents: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the mean squared distance in latents: to the real image's, or, of a "
+        "generated image, to the start's.",
+    )
+    delta_size: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the mean square of what is added to the prompt's embedding and to "
+        "the null text.",
+    )
     inversion: Literal["direct", "null_text"] = Field(
         "direct",
         description="Real images: how the chain is made to lead back to them. direct: its latents "
