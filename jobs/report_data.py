@@ -150,11 +150,16 @@ class Opinion:
 
 @dataclass(frozen=True)
 class Way:
-    """What an optimisation passed through, who says what of it, and what it came close to."""
+    """What an optimisation passed through, who says what of it, and what it came close to.
+
+    `mask`: where a real image could change; `psnr`: how well its inversion led back to it, in dB.
+    """
 
     trajectory: tuple[tuple[int, bytes], ...] = ()
     opinions: tuple[Opinion, ...] = ()
     closest: tuple[Near, ...] = ()
+    mask: bytes | None = None
+    psnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -537,6 +542,8 @@ def _way(row: Mapping[str, Any]) -> Way:
             Near(str(one.get("image_id")), number(one.get("distance")), one.get("thumb"))
             for one in row.get("closest") or ()
         ),
+        mask=row.get("mask"),
+        psnr=number(row.get("inversion_psnr")),
     )
 
 

@@ -97,6 +97,7 @@ def write_spec(folder: Path) -> Path:
         "unit": 50,
         "components": {"top": 4, "mined": 8},
         "exemplars": {"findings": 6, "at_least": 4, "exemplars": 2},
+        "visualisations": {"steps": 4},
         "generate": {"findings": 3, "images": 2, "batch": 2, "guidance": GUIDANCE},
         "counterfactuals": {"images": 6, "batch": 2, "guidance": GUIDANCE},
         "disagreements": {"most_classes": 3, "images": 1, "batch": 1, "guidance": GUIDANCE},
