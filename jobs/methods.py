@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
-from whylens.guidance.baselines.settings import DvceSettings, LdceSettings, SvceSettings
+from whylens.guidance.baselines.settings import (
+    DvceSettings,
+    LdceSettings,
+    SvceSettings,
+    steps_left,
+)
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -64,3 +69,13 @@ def load_baseline(
         "ldce": baselines.latent_counterfactual,
     }
     return partial(methods[method], **options)
+
+
+def baseline_steps(method: MethodName, settings: BaselineSettings) -> int:
+    """How many images of its way a baseline tells of, the one that it starts from left out."""
+    if method == "svce":
+        from whylens.guidance.apgd import checkpoints
+
+        return len(checkpoints(settings.svce.optimisation_steps)) + 1
+    chain = settings.dvce if method == "dvce" else settings.ldce
+    return steps_left(chain.steps, chain.start) + 1

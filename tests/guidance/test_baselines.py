@@ -18,7 +18,10 @@ from whylens.guidance.baselines import (
 )
 from whylens.guidance.baselines.denoising import later_steps
 from whylens.guidance.baselines.dvce import ancestral, onto_cone
+from whylens.guidance.baselines.interface import Ways
 from whylens.guidance.baselines.ldce import agreed
+from whylens.guidance.objectives import TargetClass
+from whylens.jobs.methods import BaselineSettings, baseline_steps
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
 AFTER = ["a photo of a fish on grass", "a photo of a ring"]
@@ -81,6 +84,45 @@ def test_the_target_is_what_steers(sampler, classifier, robust, images, name):
         made.append(torch.stack([solution.image for solution in solutions]))
     p = [classifier.probabilities(one).gather(1, TARGETS[:, None])[:, 0] for one in made]
     assert (p[0] > p[1]).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_way_leads_from_the_image_to_the_result(sampler, classifier, robust, images, name):
+    method, settings, options = every_method(robust)[name]
+    seen = []
+
+    def look(step, solutions):
+        seen.append((step, [solution.image.clone() for solution in solutions]))
+
+    solutions = method(
+        sampler, images, BEFORE, AFTER, TARGETS, classifier, settings, on_step=look, **options
+    )
+    kind = name.split(",")[0]
+    assert [step for step, _ in seen] == [
+        *range(baseline_steps(kind, BaselineSettings(**{kind: settings})) + 1)
+    ]
+    for row, solution in enumerate(solutions):
+        assert torch.equal(seen[0][1][row], images[row])
+        assert torch.equal(seen[-1][1][row], solution.image)
+        assert solution.best_step == len(solution.loss_trajectory) - 1 == len(seen) - 1
+        # On the way it moves.
+        assert not torch.equal(seen[1][1][row], images[row])
+
+
+def test_a_problem_that_stops_being_finite_ends_and_the_others_go_on(classifier, images):
+    told = []
+    ways = Ways(images, TargetClass(classifier, TARGETS), lambda step, _: told.append(step))
+    broken = images.clone()
+    broken[0, 0, 3, 3] = float("nan")
+    ways.add(broken, torch.tensor([1.0, 2.0]))
+    ways.add(images, torch.tensor([0.5, 1.5]))
+    lost, kept = ways.solutions
+    assert lost.image is None
+    assert lost.failed == "the image was not finite at step 1"
+    assert len(lost.loss_trajectory) == 1
+    assert kept.failed is None
+    assert kept.loss_trajectory[1:] == [2.0, 1.5]
+    assert told == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -39,8 +39,8 @@ def planted():
     return load_sampler("planted")
 
 
-def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawings(planted):
-    drawings = [draw(sample_scene("clear", 5, place)) for place in range(12)]
+def masked(planted, drawings):
+    """Raw masks [B, 1, 64, 64] of the drawings' objects, and the true ones [B, 64, 64]."""
     images = torch.stack([torch.from_numpy(d.image).permute(2, 0, 1) / 255 for d in drawings])
     truth = torch.stack([torch.from_numpy(d.masks["object"]) for d in drawings])
     prompts = [d.caption for d in drawings]
@@ -54,6 +54,11 @@ def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawi
     )
     way, maps = watch(planted, noise, conditioning, steps=6, guidance_scale=3.0, attention_steps=3)
     raw = foreground(planted, noise, way, own, condition(planted, others), maps, prompts, others)
+    return raw, truth
+
+
+def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawings(planted):
+    raw, truth = masked(planted, [draw(sample_scene("clear", 5, place)) for place in range(12)])
     assert raw.shape == (12, 1, 64, 64)
     assert raw.min() >= 0
     assert raw.max() <= 1
@@ -65,6 +70,23 @@ def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawi
     soft = with_margin(raw)[:, 0]
     assert (soft * truth).sum() > 0.85 * truth.sum()
     assert (soft * ~truth).sum() < 0.3 * (~truth).sum()
+
+
+def test_masks_find_objects_that_do_not_stand_in_the_middle(planted):
+    across = torch.arange(64) - 31.5
+    from_middle = across[:, None] ** 2 + across**2
+
+    def off_middle(drawing):
+        rows, columns = np.nonzero(drawing.masks["object"])
+        return np.hypot(rows.mean() - 31.5, columns.mean() - 31.5)
+
+    drawings = (draw(sample_scene("unlinked", 5, place)) for place in range(60))
+    raw, truth = masked(planted, [d for d in drawings if off_middle(d) > 9][:12])
+    # The control: a disc in the middle, as large as the object is.
+    discs = from_middle < truth.sum((1, 2), keepdim=True) / np.pi
+    assert len(discs) == 12
+    assert overlap(discs, truth).mean() < 0.35
+    assert overlap(raw[:, 0] > 0.5, truth).mean() > overlap(discs, truth).mean() + 0.12
 
 
 def overlap(one, other):

@@ -6,6 +6,7 @@ step size, best point and history, and restarts from its best point where it sta
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,13 @@ class Optimum:
     step_sizes: Tensor
 
 
-def apgd(objective: Objective, start: Tensor, radius: float, steps: int) -> Optimum:
+def apgd(
+    objective: Objective,
+    start: Tensor,
+    radius: float,
+    steps: int,
+    on_checkpoint: Callable[[Tensor], None] | None = None,
+) -> Optimum:
     """Lower an objective within `radius` (L2 norm of a whole image's change) and within [0, 1].
 
     Parameters
@@ -40,6 +47,9 @@ def apgd(objective: Objective, start: Tensor, radius: float, steps: int) -> Opti
         > 0.
     steps
         Gradients taken, >= 1.
+    on_checkpoint
+        Called with the best points so far, [B, 3, H, W], where step sizes are looked at again
+        (`checkpoints`).
     """
     centre = start.detach()
     value, gradient = objective.value_and_gradient(centre)
@@ -75,6 +85,8 @@ def apgd(objective: Objective, start: Tensor, radius: float, steps: int) -> Opti
             gradient = torch.where(_shaped(halve), best_gradient, gradient)
             value = torch.where(halve, best_value, value)
             successes = torch.zeros_like(successes)
+            if on_checkpoint is not None:
+                on_checkpoint(best)
     return Optimum(best, best_value, size)
 
 

@@ -39,8 +39,8 @@ def foreground(
     (Couairon et al. 2023, "DiffEdit"). On 48 planted drawings their overlap with the object's true
     mask (intersection over union) is 0.54 and 0.61, of the mean 0.64; with `with_margin` it holds
     91 % of the object and 18 % of the rest. A centred disc of the object's own area has 0.62 there,
-    since planted objects stand near the middle: how much a mask helps elsewhere, this world hardly
-    tells.
+    since these objects stand near the middle; where they are more than 9 pixels away from it, which
+    the sampler was not trained on, the disc has 0.25 and the mask 0.48.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from whylens.diffusion.chain import Step, chain_step, schedule
 from whylens.diffusion.sampler import Sampler
+from whylens.guidance.baselines.settings import steps_left
 from whylens.guidance.objectives import Objective
 
 
@@ -35,7 +36,7 @@ def later_steps(sampler: Sampler, steps: int, start: float) -> list[Step]:
 
     `start` in (0, 1], 1 is pure noise.
     """
-    return schedule(sampler, steps)[steps - max(1, round(start * steps)) :]
+    return schedule(sampler, steps)[steps - steps_left(steps, start) :]
 
 
 def noised(latents: Tensor, alpha_bar: float, noise: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from whylens.guidance.baselines.denoising import (
     noised,
     unit,
 )
-from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.interface import Ways, check_batch
 from whylens.guidance.baselines.settings import DvceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
@@ -68,8 +68,8 @@ def diffusion_counterfactual(
         conditioning = condition(sampler, [""] * len(images))
         null = Prompt(conditioning.null, conditioning.null_pooled)
     latents = noised(latents, times[0].alpha_bar, noise.like(latents))
-    losses = [wanted.value_and_gradient(images)[0]]
-    for index, step in enumerate(times):
+    ways = Ways(images, wanted, on_step)
+    for step in times:
         look = Look(sampler, latents, null, step)
         values, loss_slope = look.gradient(wanted)
         ascent = -loss_slope
@@ -80,13 +80,11 @@ def diffusion_counterfactual(
         direction = settings.class_weight * unit(ascent) - settings.distance_weight * unit(away)
         latents = mean + variance * length(mean) * direction
         latents = latents + variance**0.5 * noise.like(latents)
-        losses.append(values)
-        if on_step is not None:
-            on_step(index, solved(images, look.image, losses))
+        ways.add(look.image, values)
     with torch.no_grad():
         after = sampler.decode(latents)
-    losses.append(wanted.value_and_gradient(after)[0])
-    return solved(images, after, losses)
+    ways.add(after, wanted.value_and_gradient(after)[0])
+    return ways.solutions
 
 
 def ancestral(

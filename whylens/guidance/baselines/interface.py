@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from whylens.guidance.optimiser import Solution
+from whylens.guidance.objectives import Objective
+from whylens.guidance.optimiser import OnStep, Solution
 
 
 def check_batch(
@@ -33,17 +34,31 @@ def check_batch(
     return seeds
 
 
-def solved(before: Tensor, after: Tensor, losses: Sequence[Tensor]) -> list[Solution]:
-    """Solutions whose image is the last one: before, after [B, 3, H, W], losses of [B] a step.
+class Ways:
+    """The solutions of a batch while they are made, each image in place of the one before.
 
-    A problem whose numbers stopped being finite has failed, and keeps no image.
+    Starts with the images before, [B, 3, H, W]. A problem whose image stops being finite has
+    failed, and keeps no image.
     """
-    solutions = []
-    for row, (start, image) in enumerate(zip(before, after, strict=True)):
-        trajectory = [float(values[row]) for values in losses]
-        if bool(image.isfinite().all()):
-            solutions.append(Solution(image, start, trajectory, len(trajectory) - 1))
-        else:
-            reason = "the image was not finite at the end of the chain"
-            solutions.append(Solution(None, start, trajectory, failed=reason))
-    return solutions
+
+    def __init__(self, before: Tensor, objective: Objective, on_step: OnStep | None) -> None:
+        self.solutions = [Solution(image, image) for image in before]
+        self._on_step = on_step
+        losses, _ = objective.value_and_gradient(before)
+        self._step = 0
+        self.add(before, losses)
+
+    def add(self, images: Tensor, losses: Tensor) -> None:
+        """The next images [B, 3, H, W], and what they lose, [B]."""
+        for solution, image, loss in zip(self.solutions, images, losses.tolist(), strict=True):
+            if solution.failed is not None:
+                continue
+            if not bool(image.isfinite().all()):
+                solution.image = None
+                solution.failed = f"the image was not finite at step {self._step}"
+                continue
+            solution.loss_trajectory.append(loss)
+            solution.image, solution.best_step = image, len(solution.loss_trajectory) - 1
+        if self._on_step is not None:
+            self._on_step(self._step, self.solutions)
+        self._step += 1

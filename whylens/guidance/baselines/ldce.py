@@ -30,7 +30,7 @@ from whylens.guidance.baselines.denoising import (
     predict,
     unit,
 )
-from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.interface import Ways, check_batch
 from whylens.guidance.baselines.settings import LdceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
@@ -66,8 +66,8 @@ def latent_counterfactual(
         prompt = Prompt(conditioning.text, conditioning.pooled)
         null = Prompt(conditioning.null, conditioning.null_pooled)
     latents = noised(latents, times[0].alpha_bar, Noise(seeds).like(latents))
-    losses = [wanted.value_and_gradient(images)[0]]
-    for index, step in enumerate(times):
+    ways = Ways(images, wanted, on_step)
+    for step in times:
         a, a_after = step.alpha_bar, step.alpha_bar_after
         look = Look(sampler, latents, prompt, step)
         values, slope = look.gradient(wanted)
@@ -80,13 +80,11 @@ def latent_counterfactual(
             noise = noise + settings.guidance_scale * guided
             x0 = (latents - (1 - a) ** 0.5 * noise) / a**0.5
             latents = a_after**0.5 * x0 + (1 - a_after) ** 0.5 * noise
-        losses.append(values)
-        if on_step is not None:
-            on_step(index, solved(images, look.image, losses))
+        ways.add(look.image, values)
     with torch.no_grad():
         after = sampler.decode(latents)
-    losses.append(wanted.value_and_gradient(after)[0])
-    return solved(images, after, losses)
+    ways.add(after, wanted.value_and_gradient(after)[0])
+    return ways.solutions
 
 
 def agreed(gradients: Tensor, reference: Tensor, angle: float) -> Tensor:

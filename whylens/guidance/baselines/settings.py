@@ -52,3 +52,8 @@ class LdceSettings(BaseModel):
     angle: float = Field(
         45.0, ge=0, le=180, description="Largest angle, in degrees, that counts as agreement."
     )
+
+
+def steps_left(steps: int, start: float) -> int:
+    """Steps of a chain of `steps` that are left where it is entered at the part `start` of it."""
+    return max(1, round(start * steps))

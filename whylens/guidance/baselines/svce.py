@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.apgd import apgd
-from whylens.guidance.baselines.interface import check_batch, solved
+from whylens.guidance.baselines.interface import Ways, check_batch
 from whylens.guidance.baselines.settings import SvceSettings
 from whylens.guidance.objectives import TargetClass
 from whylens.guidance.optimiser import OnStep, Solution
@@ -48,10 +48,11 @@ def pixel_counterfactual(
     objective = TargetClass(classifier, targets)
     steered = objective if robust is None else objective + TargetClass(robust, targets)
     radius = settings.radius * images[0].numel() ** 0.5
-    before, _ = objective.value_and_gradient(images)
-    found = apgd(steered, images, radius, settings.optimisation_steps)
-    after, _ = objective.value_and_gradient(found.images)
-    solutions = solved(images, found.images, [before, after])
-    if on_step is not None:
-        on_step(settings.optimisation_steps, solutions)
-    return solutions
+    ways = Ways(images, objective, on_step)
+
+    def look(best: Tensor) -> None:
+        ways.add(best, objective.value_and_gradient(best)[0])
+
+    found = apgd(steered, images, radius, settings.optimisation_steps, look)
+    look(found.images)
+    return ways.solutions
