@@ -19,7 +19,7 @@ from whylens.jobs.classes import same_class
 from whylens.jobs.given_masks import check_folder, given_masks
 from whylens.jobs.inversions import Inversions
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.methods import BaselineSettings, MethodName, load_baseline
+from whylens.jobs.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
 from whylens.jobs.targets import RUNNER_UP, Targets
 from whylens.jobs.working import in_batches, work_through
@@ -130,7 +130,8 @@ class Change:
     """One image to change, its classes as the classifier's class indices.
 
     source is what the classifier says, shown is what the image shows (its label), target what the
-    classifier is to say; `caption` is empty where nobody knows.
+    classifier is to say; `caption` is empty where nobody knows. Where it does not name what the
+    image shows (`named`), a template stands in for it.
     """
 
     image_id: str
@@ -139,6 +140,7 @@ class Change:
     target: int
     seed: int
     caption: str
+    named: bool
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,15 @@ def plan(
         order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
     ]
     changes = [
-        Change(image_id, shown, source, target, spec.seed + place, captions.get(image_id, ""))
+        Change(
+            image_id,
+            shown,
+            source,
+            target,
+            spec.seed + place,
+            captions[image_id],
+            names(captions[image_id], classifier.class_names[shown]),
+        )
         for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
     ]
     return [CounterfactualUnit(*named) for named in in_batches(changes, spec.batch, spec)]
@@ -264,8 +274,23 @@ def counterfactuals(
 ) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
     units = planned(lineage, classifier, spec)
+    if told := unnamed([change for unit in units for change in unit.changes], spec):
+        run.warn(told)
     arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     work_through(run, TABLE, units, Changer, arguments, placement)
+
+
+def unnamed(changes: Sequence[Change], spec: CounterfactualSpec) -> str | None:
+    """What to say of captions that do not name what their image shows; None where all do."""
+    lacking = [change for change in changes if change.caption and not change.named]
+    if not lacking:
+        return None
+    first = lacking[0]
+    return (
+        f"counterfactuals: the captions of {len(lacking)} of {len(changes)} images lack the word "
+        f"of their class (of {first.image_id}: {first.caption!r}); {spec.prompt_template!r} stands "
+        "in for them, and counterfactuals.prompts takes better ones"
+    )
 
 
 class Changer:
@@ -332,7 +357,11 @@ class Changer:
             )
             for change in unit.changes
         ]
-        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
+        way = trajectory.Trajectory(
+            self.spec.guidance.optimisation_steps
+            if self.spec.method == "uvce"
+            else baseline_steps(self.spec.method, self.spec.baseline)
+        )
         fit = [place for place, reason in enumerate(failed) if reason is None]
         solutions = [Solution(failed=reason) for reason in failed]
         led_back: dict[int, float] = {}
@@ -347,7 +376,7 @@ class Changer:
             )
             seeds = [unit.changes[place].seed for place in fit]
             if self.baseline is not None:
-                solved = self.baseline(*arguments, seeds=seeds)
+                solved = self.baseline(*arguments, seeds=seeds, on_step=way.on_step)
             else:
                 found = self.inversions.of(
                     [unit.changes[place].image_id for place in fit], *arguments[1:3]

@@ -259,6 +259,20 @@ def test_counterfactuals_are_spread_over_classes(run: Run, optimiser: Call) -> N
     assert optimiser.prompts[0] == "a photo of a fish -> a photo of a heart"
 
 
+def test_a_caption_without_its_class_is_told(run: Run, optimiser: Call) -> None:
+    (unit,), table = run.table("images").units(), run.table("images").read()
+    told = {"fish": "a fish at sea", "heart": "my pet", "ring": ""}
+    captions = [told[image_id.split("/")[0]] for image_id in table["id"].to_pylist()]
+    place = table.column_names.index("caption")
+    run.table("images").write(unit, table.set_column(place, "caption", pa.array(captions)))
+    changed(run, CounterfactualSpec(images=6))
+    assert "a fish at sea -> a heart at sea" in optimiser.prompts
+    assert "a photo of a heart -> a photo of a ring" in optimiser.prompts
+    (warning,) = run.record()["warnings"]
+    assert warning.startswith("counterfactuals: the captions of 2 of 6 images lack the word")
+    assert ".png: 'my pet'" in warning
+
+
 def test_counterfactual_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) -> None:
     for row in changed(run, CounterfactualSpec(images=4)):
         a, b = MeanColour(), MeanColour(("ring", "heart", "other", "sea fish"))
