@@ -226,6 +226,23 @@ def report(
 
 
 @app.command()
+def figure(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Run folders; the first with images of a use shows it."),
+    ],
+    out: Annotated[str, typer.Option(help="PNG to write.")] = "figure.png",
+    columns: Annotated[int, typer.Option(min=1, max=12, help="Pairs of images in a row.")] = 6,
+) -> None:
+    """Draw runs' generated images as one picture, before and after, a row a use."""
+    from whylens.jobs.spec import make_spec
+
+    module = importlib.import_module("whylens.jobs.figure")
+    settings = {"runs": runs, "out": out, "columns": columns}
+    typer.echo(module.write(make_spec(module.FigureSpec, settings)))
+
+
+@app.command()
 def search(
     run: Annotated[str, typer.Argument(help="Run folder; its sources are looked in too.")],
     class_: Annotated[str | None, typer.Option("--class", help="A class, name or number.")] = None,

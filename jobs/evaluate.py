@@ -82,7 +82,7 @@ class EvaluateSpec(JobSpec):
 
 
 def run(spec: EvaluateSpec) -> Run:
-    """Measure each run's counterfactuals; the table `evaluation` with a part a run.
+    """Measure each run's counterfactuals: the table `evaluation`, a part a run, and report.html.
 
     Numbers are means over the images that were made, of the pictures as they are stored; flip_rate
     is of all, failed ones too. Where nobody knows the object's place, or LPIPS' weights are not
@@ -96,6 +96,7 @@ def run(spec: EvaluateSpec) -> Run:
     """
     from whylens.classifiers import load_classifier
     from whylens.guidance.objectives import load_perceptual
+    from whylens.jobs import evaluation_report
 
     lineages = [Lineage(Run.open(folder)) for folder in spec.runs]
     for lineage in lineages:
@@ -120,6 +121,7 @@ def run(spec: EvaluateSpec) -> Run:
         for unit, lineage in progress(todo, stage=TABLE, total=len(lineages), done=done):
             row = evaluated(lineage, spec, independent, judges, network)
             table.write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
+    evaluation_report.write(out)
     out.finish()
     return out
 

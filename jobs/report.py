@@ -39,10 +39,15 @@ class ReportSpec(BaseModel):
 
 def run(spec: ReportSpec) -> str:
     """Write report.html into the run folder; its path. UsageError where there is no run."""
-    if Run.open(spec.run).record()["job"] == "score":
+    job = Run.open(spec.run).record()["job"]
+    if job == "score":
         from whylens.jobs import score_report
 
         return score_report.write(Run.open(spec.run))
+    if job == "evaluate":
+        from whylens.jobs import evaluation_report
+
+        return evaluation_report.write(Run.open(spec.run))
     data = load_run(spec.run)
     storage = Run.open(spec.run).storage
     storage.write("report.html", render(data, spec).encode())

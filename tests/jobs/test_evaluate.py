@@ -1,6 +1,7 @@
 """Earlier methods as jobs, and the measures of what they made against numpy's."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from whylens.classifiers import load_classifier
 from whylens.errors import UsageError
 from whylens.guidance.baselines import SvceSettings
 from whylens.images import open_collection
-from whylens.jobs import closest, evaluate
+from whylens.jobs import closest, evaluate, evaluation_report, report
 from whylens.jobs.counterfactuals import Changer, CounterfactualSpec, plan
 from whylens.jobs.evaluate import EvaluateSpec
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.methods import BaselineSettings, load_baseline
+from whylens.jobs.report import ReportSpec
 from whylens.jobs.terminal import show_evaluation
 from whylens.runs import Run
 
@@ -109,6 +111,57 @@ def test_a_row_measures_the_stored_pictures_of_its_run(runs: list[Run], tmp_path
     assert near["feature_distance"] < far["feature_distance"]
     assert near["frechet"] < far["frechet"]
     assert far["target_probability"] > near["target_probability"]
+    page = Path(out.folder, "report.html").read_text()
+    assert f'<td class="number best">{near["l2"]:.2f}</td>' in page
+    assert f'<td class="number">{far["l2"]:.2f}</td>' in page
+    # Three images, before and as each run made them.
+    assert page.count("<img src=") == 9
+    assert "SVCE, 0.01" in page
+    assert "LPIPS</th>" not in page
+
+
+def test_runs_that_are_gone_are_missing_in_the_pictures_only(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    kept = changed(tmp_path / "kept", spec_of(0.05))
+    gone = changed(tmp_path / "gone", spec_of(0.05))
+    out = evaluate.run(
+        EvaluateSpec(
+            out=str(tmp_path / "out"),
+            runs=[kept.folder, gone.folder],
+            independent="planted:judge_object",
+        )
+    )
+    shutil.rmtree(gone.folder)
+    page = Path(report.run(ReportSpec(run=out.folder))).read_text()
+    assert page.count("<img src=") == 6
+    assert page.count("the run is gone") == 3
+    assert page.count("no longer there") == 1
+    assert "SVCE, gone" in page
+    shutil.rmtree(kept.folder)
+    page = Path(report.run(ReportSpec(run=out.folder))).read_text()
+    assert "No image was changed to the same class" in page
+
+
+def test_the_best_of_a_column_are_those_that_read_best() -> None:
+    marked = evaluation_report.cells([0.121, None, 0.119, 0.3], "{:.2f}", "low")
+    assert [(cell.text, cell.best) for cell in marked] == [
+        ("0.12", True), ("-", False), ("0.12", True), ("0.30", False)
+    ]  # fmt: skip
+    high = evaluation_report.cells([1, 2], "{:.0f}", "high")
+    assert [cell.best for cell in high] == [False, True]
+    assert not any(cell.best for cell in evaluation_report.cells([1, 2], "{:.0f}", "neither"))
+    assert not any(cell.best for cell in evaluation_report.cells([1, None], "{:.0f}", "high"))
+
+
+def test_an_earlier_methods_way_is_kept(runs: list[Run]) -> None:
+    for row in runs[1].table("counterfactuals").read().to_pylist():
+        steps = row["trajectory_steps"]
+        # Where it starts, and where it ends: auto-PGD's checkpoints of 5 steps, and the last.
+        assert (steps[0], steps[-1]) == (0, len(row["losses"]) - 1)
+        assert steps == sorted(set(steps))
+        assert row["trajectory"][0] == row["before"]
+        assert row["trajectory"][-1] == row["after"]
 
 
 def test_what_is_measured_is_not_measured_again(runs: list[Run], tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""An evaluation as one self-contained page: measures of each run, and images side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from whylens.errors import UsageError
+from whylens.jobs import counterfactuals
+from whylens.jobs.evaluate import TABLE
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.report import environment, flat, stylesheet
+from whylens.runs import Run
+
+logger = logging.getLogger(__name__)
+
+# Images that are shown side by side.
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column: its title, how its numbers are written, and whether low or high is better."""
+
+    name: str
+    title: str
+    form: str
+    better: str  # "high", "low" or "neither"
+
+
+MEASURES = (
+    Measure("flip_rate", "Flipped", "{:.0%}", "high"),
+    Measure("target_probability", "p of the target", "{:.2f}", "high"),
+    Measure("change_inside", "Change inside the object", "{:.3f}", "neither"),
+    Measure("change_outside", "Change outside", "{:.3f}", "low"),
+    Measure("l1", "L1", "{:.3f}", "low"),
+    Measure("l2", "L2", "{:.2f}", "low"),
+    Measure("lpips", "LPIPS", "{:.3f}", "low"),
+    Measure("feature_distance", "Distance in features", "{:.2f}", "low"),
+    Measure("frechet", "Frechet distance", "{:.2f}", "low"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number as it is written, and whether no run has a better one."""
+
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One image: what it was, its target, and what each run made of it (None where it failed)."""
+
+    image_id: str
+    target: str
+    before: bytes
+    after: tuple[Mapping[str, Any] | None, ...]
+
+
+def write(run: Run, now: datetime | None = None) -> str:
+    """Write report.html into an evaluation's folder; the page's path.
+
+    Images are shown that all its runs changed to the same class; runs that are no longer there
+    are missing from the pictures, not from the table.
+    """
+    rows = run.table(TABLE).read().to_pylist()
+    shown = [measure for measure in MEASURES if any(r[measure.name] is not None for r in rows)]
+    judges = list(dict.fromkeys(one["judge"] for row in rows for one in row["attributes"] or ()))
+    record = run.record()
+    missing, pictures = side_by_side([row["run"] for row in rows])
+    page = (
+        environment()
+        .get_template("evaluation.html.j2")
+        .render(
+            css=stylesheet("parts.css", "report.css"),
+            rows=rows,
+            labels=labels(rows),
+            measures=shown,
+            cells={m.name: cells([row[m.name] for row in rows], m.form, m.better) for m in shown},
+            judges=judges,
+            said={
+                judge: {side: cells(_said(rows, judge, side), "{:.0%}", "high") for side in SIDES}
+                for judge in judges
+            },
+            pictures=pictures,
+            missing=missing,
+            warnings=record["warnings"],
+            settings=flat(record["spec"]),
+            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
+        )
+    )
+    run.storage.write("report.html", page.encode())
+    path = run.storage.path("report.html")
+    logger.info("wrote %s", path)
+    return path
+
+
+SIDES = ("target", "kept")
+
+
+def _said(rows: Sequence[Mapping[str, Any]], judge: str, side: str) -> list[float | None]:
+    return [
+        next((one[side] for one in row["attributes"] or () if one["judge"] == judge), None)
+        for row in rows
+    ]
+
+
+def cells(values: Sequence[float | None], form: str, better: str) -> list[Cell]:
+    """A column's cells; the best are those that read as the best one does."""
+    texts = ["-" if value is None else form.format(value) for value in values]
+    there = [value for value in values if value is not None]
+    if len(there) < 2 or better == "neither":
+        return [Cell(text, False) for text in texts]
+    best = form.format(max(there) if better == "high" else min(there))
+    return [
+        Cell(text, value is not None and text == best)
+        for text, value in zip(texts, values, strict=True)
+    ]
+
+
+def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each run: its method, with the run's folder where methods repeat."""
+    methods = [str(row["method"]).upper() for row in rows]
+    return [
+        method
+        if methods.count(method) == 1
+        else f"{method}, {str(row['run']).rstrip('/').rpartition('/')[2]}"
+        for method, row in zip(methods, rows, strict=True)
+    ]
+
+
+def side_by_side(folders: Sequence[str]) -> tuple[list[str], list[Pictures]]:
+    """The folders that hold no counterfactuals any more, and images that all others changed."""
+    missing: list[str] = []
+    tables: dict[int, dict[tuple[str, str], Mapping[str, Any]]] = {}
+    for place, folder in enumerate(folders):
+        try:
+            rows = Lineage(Run.open(folder)).table(counterfactuals.TABLE).read().to_pylist()
+        except UsageError:
+            missing.append(folder)
+            continue
+        tables[place] = {(row["image_id"], row["target_name"]): row for row in rows}
+    if not tables:
+        return missing, []
+    first, *others = tables.values()
+    common = [key for key in first if all(key in other for other in others)]
+    pictures = [
+        Pictures(
+            image_id=key[0],
+            target=key[1],
+            before=first[key]["before"],
+            after=tuple(
+                tables[place][key] if place in tables else None for place in range(len(folders))
+            ),
+        )
+        for key in common[:SHOWN]
+    ]
+    return missing, pictures
