@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from whylens.diffusion.chain import run_chain
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.settings import GuidanceSettings
 
@@ -124,6 +125,40 @@ def test_the_schedule_that_is_taken_is_the_best_of_all_for_each_image(sampler, c
         assert together == pytest.approx(min(alone), abs=1e-5)
     assert {steps for _, steps, _ in alone} == {1, 2, 4}
     assert {blend for *_, blend in alone} == {2, 4}
+
+
+def test_schedules_are_tried_together_or_as_memory_allows(
+    sampler, classifier, images, monkeypatch, caplog
+):
+    rows, most = [], [12]
+
+    def chain(sampler, noise, *arguments, **options):
+        if len(noise) > most[0]:
+            raise torch.OutOfMemoryError("no memory")
+        rows.append(len(noise))
+        return run_chain(sampler, noise, *arguments, **options)
+
+    monkeypatch.setattr("whylens.guidance.counterfactuals.run_chain", chain)
+
+    def taken():
+        rows.clear()
+        solutions = run(
+            sampler, classifier, images, steps=4, optimisation_steps=0,
+            thresholds=[0.25, 0.5, 1.0], mask="attention", blends=[None, 0.5],
+        )  # fmt: skip
+        return [(s.attention_steps, s.blend_start, s.loss_trajectory[0]) for s in solutions]
+
+    together = taken()
+    assert rows == [12]
+    most[0] = 4
+    halved = taken()
+    assert rows == [2, 4, 2, 4]
+    assert "out of memory with 6 schedules at once; trying 3" in caplog.text
+    for one, other in zip(together, halved, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    most[0] = 1
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        taken()
 
 
 def test_every_image_needs_its_prompts(sampler, classifier, images):

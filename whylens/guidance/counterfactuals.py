@@ -8,6 +8,7 @@ outside of it, to the pixel: what an autoencoder or a chain changes there is no 
 """
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
 from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
 from whylens.guidance.segment import Segmenter
 from whylens.guidance.settings import GuidanceSettings
+
+logger = logging.getLogger(__name__)
 
 
 def counterfactual(
@@ -131,39 +134,59 @@ def scheduled(
 ) -> Conditioning:
     """The conditioning with the best injection and blend of each problem, by its plain loss.
 
-    One chain without gradients a candidate; noise [B, c, h, w], `way` and `maps` are the image's
-    own (`whylens.diffusion.chain.watch`), `tokens` are `align`'s. The first of equals is taken.
+    One chain without gradients for all problems with all candidates, or as many as fit in the
+    device's memory; noise [B, c, h, w], `way` and `maps` are the image's own
+    (`whylens.diffusion.chain.watch`), `tokens` are `align`'s. The first of equals is taken.
     """
     count, steps, device = len(noise), settings.steps, noise.device
     index = torch.tensor([row for row, _ in tokens], device=device)
     weights = torch.tensor([row for _, row in tokens], device=device, dtype=noise.dtype)
     inside = None if frame is None else _in_latents(frame.masks, noise)
-    best = torch.full((count,), torch.inf, device=device)
-    until = torch.zeros(count, dtype=torch.long, device=device)
-    start = torch.full((count,), steps, dtype=torch.long, device=device)
-
-    def steered(until: Tensor, start: Tensor) -> Conditioning:
-        injection = Injection(maps, index, weights, until) if settings.thresholds else None
-        blend = None if inside is None else Blend(way, inside, start)
-        return replace(edit, injection=injection, blend=blend)
-
     blends = settings.blends if frame is not None else [None]
-    for threshold, share in itertools.product(settings.thresholds or [0.0], blends):
-        tried = torch.full_like(until, round(threshold * steps))
-        from_step = torch.full_like(start, steps if share is None else round(share * steps))
-        (latents,) = run_chain(
-            sampler,
-            noise,
-            steered(tried, from_step),
-            steps=steps,
-            guidance_scale=settings.guidance_scale,
-        )
-        images = sampler.decode(latents)
-        values, _ = objective.value_and_gradient(images if frame is None else frame.around(images))
-        better = values.to(best) < best
-        best = torch.where(better, values.to(best), best)
-        until, start = torch.where(better, tried, until), torch.where(better, from_step, start)
-    return steered(until, start)
+    candidates = [
+        (round(threshold * steps), steps if share is None else round(share * steps))
+        for threshold, share in itertools.product(settings.thresholds or [0.0], blends)
+    ]
+
+    def steered(rows: Tensor, until: Tensor, start: Tensor) -> Conditioning:
+        """The edit of `rows`, a problem as often as it is named, under a candidate each."""
+        steered = edit.select(rows)
+        if settings.thresholds:
+            injection = Injection(maps, index, weights, until.new_zeros(count)).select(rows)
+            steered = replace(steered, injection=replace(injection, until=until))
+        if inside is not None:
+            steered = replace(steered, blend=Blend(way[:, rows], inside[rows], start))
+        return steered
+
+    def losses(tried: Sequence[tuple[int, int]]) -> Tensor:
+        """[C, B] of the candidates; half of them at a time where memory is too small."""
+        rows = torch.arange(count, device=device).repeat(len(tried))
+        until, start = torch.tensor(tried, device=device).repeat_interleave(count, 0).unbind(1)
+        try:
+            (latents,) = run_chain(
+                sampler,
+                noise[rows],
+                steered(rows, until, start),
+                steps=steps,
+                guidance_scale=settings.guidance_scale,
+            )
+            images = sampler.decode(latents)
+            if frame is not None:
+                images = frame.select(rows).around(images)
+            values, _ = objective.select(rows).value_and_gradient(images)
+        except torch.OutOfMemoryError:
+            if len(tried) == 1:
+                raise
+        else:
+            return values.view(len(tried), count)
+        half = len(tried) // 2
+        logger.warning("out of memory with %d schedules at once; trying %d", len(tried), half)
+        return torch.cat([losses(tried[:half]), losses(tried[half:])])
+
+    found = losses(candidates).nan_to_num(nan=torch.inf).T.tolist()
+    best = [candidates[row.index(min(row))] for row in found]
+    until, start = torch.tensor(best, device=device).unbind(1)
+    return steered(torch.arange(count, device=device), until, start)
 
 
 def _in_latents(masks: Tensor, latents: Tensor) -> Tensor:
