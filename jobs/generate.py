@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs import closest, opinions, trajectory
+from whylens.jobs.lineage import Lineage
 from whylens.jobs.working import in_batches, work_through
 
 if TYPE_CHECKING:
@@ -36,6 +38,10 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("seed", pa.int64()),
         ("failed", pa.string()),
+        ("difference", pa.binary()),
+        *trajectory.FIELDS,
+        opinions.FIELD,
+        closest.FIELD,
     ]
 )
 
@@ -107,6 +113,7 @@ def plan(
 
 def generate(
     run: Run,
+    lineage: Lineage,
     spec: GenerateSpec,
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
@@ -114,21 +121,29 @@ def generate(
     *,
     sampler: str,
     classifier: str,
+    against: Sequence[str],
     placement: Placement,
 ) -> None:
     """The stage: what is missing of the table generated, for rows of the table findings."""
-    arguments = (run, spec, sampler, classifier, placement.device)
+    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     units = plan(findings, directions, prompts, spec)
     work_through(run, TABLE, units, Generator, arguments, placement)
 
 
 class Generator:
-    """A worker: holds sampler and classifier, makes one unit's images, writes its part."""
+    """A worker: holds sampler and classifiers, makes one unit's images, writes its part."""
 
     def __init__(
-        self, run: Run, spec: GenerateSpec, sampler: str, classifier: str, device: str
+        self,
+        run: Run,
+        lineage: Lineage,
+        spec: GenerateSpec,
+        sampler: str,
+        classifier: str,
+        against: Sequence[str],
+        device: str,
     ) -> None:
-        """Load sampler and classifier by name onto the device."""
+        """Load sampler and classifiers by name onto the device."""
         from whylens.classifiers import load_classifier
         from whylens.diffusion import load_sampler
 
@@ -136,6 +151,9 @@ class Generator:
         self.spec = spec
         self.sampler = load_sampler(sampler, device)
         self.classifier = load_classifier(classifier, device)
+        others = {name: load_classifier(name, device) for name in against}
+        self.classifiers = {classifier: self.classifier, **others}
+        self.closest = closest.Closest(lineage, self.classifier)
 
     def __call__(self, unit: GenerateUnit) -> int:
         """Make the unit's images; how many."""
@@ -159,14 +177,18 @@ class Generator:
             classes=classes,
         )
         problems = [Problem(prompt=task.prompt, seed=task.seed) for task in tasks]
-        solutions = optimise(self.sampler, problems, objective, self.spec.guidance)
-        rows = [self.row(task, solution) for task, solution in zip(tasks, solutions, strict=True)]
+        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
+        solutions = optimise(self.sampler, problems, objective, self.spec.guidance, way.on_step)
+        rows = [
+            {**self.row(task, solution), **way.columns(solution)}
+            for task, solution in zip(tasks, solutions, strict=True)
+        ]
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
     def row(self, task: GenerateTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.pictures import measured, png
+        from whylens.jobs.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "rank": task.rank,
@@ -178,6 +200,12 @@ class Generator:
             "prompt": task.prompt,
             "seed": task.seed,
             "failed": solution.failed,
+            "probabilities": opinions.opinions(
+                self.classifiers,
+                [self.classifier.class_names[task.class_index]],
+                solution.start_image,
+                solution.image,
+            ),
         }
         for image, name, p, alpha in (
             (solution.image, "image", "p_class", "alpha"),
@@ -189,4 +217,8 @@ class Generator:
             row[name] = png(image)
             row[p] = float(probabilities[task.class_index])
             row[alpha] = float(features.double().cpu().numpy() @ task.direction) - task.offset
+            if image is solution.image:
+                row["closest"] = self.closest(features.float().cpu().numpy())
+        if solution.image is not None and solution.start_image is not None:
+            row["difference"] = png(difference(solution.start_image, solution.image))
         return row

@@ -99,6 +99,7 @@ def run(spec: InvestigateSpec) -> Run:
     run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
     lineage = Lineage(run)
     placement = spec.placement
+    others = [spec.against] if spec.against else []
     if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
         run.warn(
             "The planted sampler was trained on drawings, not on photographs: what it generates "
@@ -127,12 +128,14 @@ def run(spec: InvestigateSpec) -> Run:
         if spec.generate:
             generate(
                 run,
+                lineage,
                 spec.generate,
                 findings,
                 arrows,
                 prompts,
                 sampler=spec.sampler,
                 classifier=spec.classifier,
+                against=others,
                 placement=placement,
             )
         if spec.counterfactuals:
@@ -142,7 +145,7 @@ def run(spec: InvestigateSpec) -> Run:
                 spec.counterfactuals,
                 sampler=spec.sampler,
                 classifier=spec.classifier,
-                against=[spec.against] if spec.against else [],
+                against=others,
                 placement=placement,
             )
         named = spec.disagreements.classes if spec.disagreements else []

@@ -73,6 +73,39 @@ class Exemplar:
 
 
 @dataclass(frozen=True)
+class Near:
+    """An image of the run that a generated one is close to."""
+
+    image_id: str
+    distance: float | None
+    thumb: bytes | None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What a classifier says of an image before and after it was changed."""
+
+    classifier: str
+    class_name: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Way:
+    """What an optimisation passed through, who says what of it, and what it came close to.
+
+    `mask`: where a real image could change; `psnr`: how well its inversion led back to it, in dB.
+    """
+
+    trajectory: tuple[tuple[int, bytes], ...] = ()
+    opinions: tuple[Opinion, ...] = ()
+    closest: tuple[Near, ...] = ()
+    mask: bytes | None = None
+    psnr: float | None = None
+
+
+@dataclass(frozen=True)
 class Generated:
     """An image made so that a component rises, and the plain image it started from."""
 
@@ -86,6 +119,7 @@ class Generated:
     alpha_start: float | None
     losses: tuple[float, ...]
     failed: str | None
+    way: Way = Way()
 
 
 @dataclass(frozen=True)
@@ -127,39 +161,6 @@ class Finding:
     generated: tuple[Generated, ...] = ()
     labels: tuple[Label, ...] = ()
     visualisation: Visualisation | None = None
-
-
-@dataclass(frozen=True)
-class Near:
-    """An image of the run that a generated one is close to."""
-
-    image_id: str
-    distance: float | None
-    thumb: bytes | None
-
-
-@dataclass(frozen=True)
-class Opinion:
-    """What a classifier says of an image before and after it was changed."""
-
-    classifier: str
-    class_name: str
-    before: float | None
-    after: float | None
-
-
-@dataclass(frozen=True)
-class Way:
-    """What an optimisation passed through, who says what of it, and what it came close to.
-
-    `mask`: where a real image could change; `psnr`: how well its inversion led back to it, in dB.
-    """
-
-    trajectory: tuple[tuple[int, bytes], ...] = ()
-    opinions: tuple[Opinion, ...] = ()
-    closest: tuple[Near, ...] = ()
-    mask: bytes | None = None
-    psnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -593,6 +594,7 @@ def _generated(row: Mapping[str, Any]) -> Generated:
         alpha_start=number(row.get("alpha_start")),
         losses=_losses(row),
         failed=row.get("failed") or None,
+        way=_way(row),
     )
 
 

@@ -46,6 +46,9 @@ class GenerateJobSpec(_Starting):
     """Images of the findings of an exemplars or investigate job."""
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
+    against: list[str] = Field(
+        default_factory=list, description="Other classifiers, whose view is noted too."
+    )
     generate: generate_job.GenerateSpec = Field(
         default_factory=lambda: generate_job.GenerateSpec(), description="How images are made."
     )
@@ -150,7 +153,7 @@ def run_visualisations(spec: VisualisationsJobSpec) -> Run:
 
 
 def run_generate(spec: GenerateJobSpec) -> Run:
-    check_names(sampler=spec.sampler)
+    check_names(classifiers=spec.against, sampler=spec.sampler)
     run = _start(spec, "generate", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist()
@@ -170,12 +173,14 @@ def run_generate(spec: GenerateJobSpec) -> Run:
         )
         generate_job.generate(
             run,
+            lineage,
             spec.generate,
             findings,
             arrows,
             prompts,
             sampler=spec.sampler,
             classifier=classifier,
+            against=spec.against,
             placement=spec.placement,
         )
     return _finished(run)

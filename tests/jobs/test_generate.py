@@ -186,12 +186,14 @@ def chances(image: np.ndarray, classifier: MeanColour) -> np.ndarray:
 def generated(run: Run, spec: GenerateSpec) -> list[dict[str, Any]]:
     generate.generate(
         run,
+        Lineage(run),
         spec,
         findings_of(run),
         DIRECTIONS,
         PROMPTS,
         sampler="s",
         classifier="a",
+        against=["b"],
         placement=Placement(),
     )
     return run.table("generated").read().to_pylist()
@@ -211,6 +213,17 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
             assert row[f"alpha{suffix}"] == pytest.approx(alpha, abs=1e-5)
             assert row["p_class" if name == "image" else "p_start"] == pytest.approx(p, abs=1e-6)
         assert row["losses"] == [2.0, 1.0]
+        own, other = row["probabilities"]
+        assert (own["classifier"], other["classifier"]) == ("a", "b")
+        assert own["before"] == pytest.approx(row["p_start"], abs=1e-6)
+        assert own["after"] == pytest.approx(row["p_class"], abs=1e-6)
+        # It numbers the class otherwise, and has one more.
+        assert other["class_name"] == own["class_name"] == NAMES[row["class_index"]]
+        assert other["after"] != pytest.approx(own["after"], abs=1e-3)
+        assert row["trajectory"] == [row["image"]]
+        assert nearest_of(run, row["image"]) == [one["image_id"] for one in row["closest"]]
+        gap = np.abs(pixels(row["image"]) - pixels(row["start_image"]))
+        np.testing.assert_allclose(pixels(row["difference"]), (2.5 * gap).clip(0, 1), atol=0.02)
 
 
 def test_a_stage_does_only_what_is_missing(run: Run, optimiser: Call) -> None:
