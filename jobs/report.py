@@ -67,7 +67,6 @@ def render(data: RunData, spec: ReportSpec, now: datetime | None = None) -> str:
             css=stylesheet("parts.css", "report.css"),
             settings=flat(data.spec),
             written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-            most_suspicious=max((f.suspicion or 0.0 for f in data.findings), default=0.0),
         )
     )
 
