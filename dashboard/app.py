@@ -17,9 +17,13 @@ VIEWS = {
     "Findings": views.findings,
     "Counterfactuals": views.counterfactuals,
     "Disagreements": views.disagreements,
+    "Neurons": views.neurons,
     "Rejected files": views.rejected,
     "Settings": views.settings,
 }
+# Jobs that measure what others made have a page of their own.
+MEASURED = {"Report": views.whole_report, "Settings": views.settings}
+MEASURING = ("score", "evaluate")
 
 
 @st.cache_data(show_spinner="Reading the run", max_entries=4)
@@ -54,11 +58,12 @@ def page(arguments: Sequence[str]) -> None:
         except WhylensError as error:
             st.error(str(error))
             return
-        view = st.radio("Show", list(VIEWS), key="view")
+        offered = MEASURED if data.manifest.get("job") in MEASURING else VIEWS
+        view = st.radio("Show", list(offered), key="view")
         if st.button("Read again", icon=":material/refresh:", type="tertiary"):
             load.clear()
             st.rerun()
-    VIEWS[view or "Overview"](data)
+    offered[view or next(iter(offered))](data)
 
 
 if __name__ == "__main__":

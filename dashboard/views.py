@@ -14,8 +14,9 @@ from whylens.errors import WhylensError
 from whylens.jobs import report_words as words
 from whylens.jobs.labels import LABELS, add_label
 from whylens.jobs.report import flat, part, stylesheet
-from whylens.jobs.report_data import Counterfactual, Finding, RunData
+from whylens.jobs.report_data import Counterfactual, Finding, Neuron, RunData
 from whylens.jobs.report_words import Verdict, verdict
+from whylens.runs import Run
 
 RELIES = "Relies on something else"
 PAGE_STYLE = """
@@ -39,6 +40,15 @@ def mark() -> Image.Image:
     for radius, colour in ((30, "#2d5f9e"), (18, "#b3401f"), (7, "#fbfaf7")):
         pen.ellipse((32 - radius, 32 - radius, 32 + radius, 32 + radius), fill=colour)
     return icon
+
+
+def whole_report(data: RunData) -> None:
+    """The page that a job wrote that only measures."""
+    storage = Run.open(data.uri).storage
+    if not storage.exists("report.html"):
+        st.info(f"No report yet: it comes at the job's end, or by `whylens report {data.uri}`.")
+        return
+    st.iframe(storage.read("report.html").decode(), height=1800)
 
 
 def overview(data: RunData) -> None:
@@ -132,6 +142,17 @@ def disagreements(data: RunData) -> None:
     _cards("disagreement_card", shown, "disagreement")
 
 
+def neurons(data: RunData) -> None:
+    """One neuron at a time: its words, and images in which it rises and falls."""
+    if not data.neurons:
+        st.info("No neurons: start `whylens neurons` with this run as its source.")
+        return
+    st.subheader("Neurons", anchor=False)
+    neuron = st.selectbox("Neuron", data.neurons, format_func=neuron_title)
+    if neuron is not None:
+        _html(part("neuron_article", neuron))
+
+
 def rejected(data: RunData) -> None:
     """The files that were left out, and why."""
     st.subheader("Rejected files", anchor=False)
@@ -159,6 +180,11 @@ def finding_title(finding: Finding) -> str:
     """A finding in a list: rank, class, what it seems to be, verdict."""
     seems = f": {', '.join(finding.guess)}" if finding.guess else ""
     return f"{finding.rank}. {finding.class_name}{seems} ({verdict(finding).value})"
+
+
+def neuron_title(neuron: Neuron) -> str:
+    """A neuron in a list: its number, the class that it raises, and its word."""
+    return f"{neuron.index}: {neuron.word or 'no word'} raises {neuron.class_name}"
 
 
 def outcome(row: Counterfactual) -> str:

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 import whylens.dashboard.app
 from whylens.dashboard.launch import command
+from whylens.runs import Run
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
 
@@ -49,6 +50,39 @@ def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path
     assert "not an image" in app.dataframe[0].value["Reason"].tolist()
     settled(app.sidebar.radio[0].set_value("Settings").run())
     assert "planted:biased" in app.dataframe[0].value["Value"].tolist()
+
+
+def test_a_neuron_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = synthetic["build_run"](tmp_path)
+    app = opened(monkeypatch, folder)
+    settled(app.sidebar.radio[0].set_value("Neurons").run())
+    assert "whylens neurons" in app.info[0].value
+    picture = synthetic["encoded"](synthetic["drawing"](None, "sea", "background", 1).image)
+    head = {"class_index": 3, "class_name": "fish", "word": "sea", "prompt": "a photo of sea"}
+    synthetic["write_part"](folder, "neuron_words", [
+        {**head, "neuron": neuron, "rank": 1, "share": 0.5, "images": [picture],
+         "activation": 1.5, "chosen": True} for neuron in (7, 62)
+    ])  # fmt: skip
+    app = opened(monkeypatch, folder)
+    settled(app.sidebar.radio[0].set_value("Neurons").run())
+    assert app.selectbox[0].options == ["7: sea raises fish", "62: sea raises fish"]
+    settled(app.selectbox[0].select_index(1).run())
+    assert 'id="neuron-62"' in shown(app)
+    assert 'id="neuron-7"' not in shown(app)
+
+
+def test_a_job_that_measures_shows_its_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run.start(str(tmp_path / "measured"), "evaluate", {"runs": ["a"]})
+    app = opened(monkeypatch, Path(run.folder))
+    assert list(app.sidebar.radio[0].options) == ["Report", "Settings"]
+    assert "No report yet" in app.info[0].value
+    run.storage.write("report.html", b"<p>measured</p>")
+    app = opened(monkeypatch, Path(run.folder))
+    assert not app.info
+    (frame,) = app.get("iframe")
+    assert "<p>measured</p>" in frame.proto.srcdoc
 
 
 def test_findings_are_filtered(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
