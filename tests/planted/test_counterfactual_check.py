@@ -56,6 +56,10 @@ def test_parts_are_made_once_and_measured(task, tmp_path, monkeypatch):
     assert calls == [8, 2]
     assert np.array_equal(first.images, again.images)
     assert first.failed.tolist() == [True, *[False] * 7, True, False]
+    # Nobody tells the sampler the target's word there: the object stays as it is drawn.
+    unworded = check.make(sampler, *arguments[1:3], "unworded", *arguments[4:])
+    drawn = torch.from_numpy(unworded.images).permute(0, 3, 1, 2).float() / 255
+    assert check.measured(classifier, task, unworded, drawn, task.images)["judged_target"] <= 0.1
     after = torch.from_numpy(first.images).permute(0, 3, 1, 2).float() / 255
     found = check.measured(classifier, task, first, after, task.images)
     # The two that failed stay what they were.
