@@ -37,6 +37,19 @@ def test_the_spufix_example_repairs_a_classifier_and_saves_it(
     assert torch.equal(loaded.logits(images), names["fixed"].logits(images))
 
 
+def test_the_spec_for_stable_diffusion_is_one() -> None:
+    from whylens.jobs.investigate import InvestigateSpec
+    from whylens.jobs.spec import make_spec, read_yaml
+
+    settings = read_yaml(str(Path(__file__).parents[1] / "docs" / "stable-diffusion.yaml"))
+    spec = make_spec(InvestigateSpec, {**settings, "images": "photos", "out": "runs/photos"})
+    assert spec.generate is not None
+    assert spec.counterfactuals is not None
+    assert spec.counterfactuals.guidance.inversion == "null_text"
+    for guidance in (spec.generate.guidance, spec.counterfactuals.guidance):
+        assert (guidance.steps, guidance.cutouts, guidance.last_predictions) == (20, 16, 3)
+
+
 def test_every_job_of_the_table_is_a_command() -> None:
     from whylens.jobs.cli import JOBS
 
