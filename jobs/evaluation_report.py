@@ -69,8 +69,6 @@ def write(run: Run, now: datetime | None = None) -> str:
     are missing from the pictures, not from the table.
     """
     rows = run.table(TABLE).read().to_pylist()
-    shown = [measure for measure in MEASURES if any(r[measure.name] is not None for r in rows)]
-    judges = list(dict.fromkeys(one["judge"] for row in rows for one in row["attributes"] or ()))
     record = run.record()
     missing, pictures = side_by_side([row["run"] for row in rows])
     page = (
@@ -80,13 +78,7 @@ def write(run: Run, now: datetime | None = None) -> str:
             css=stylesheet("parts.css", "report.css"),
             rows=rows,
             labels=labels(rows),
-            measures=shown,
-            cells={m.name: cells([row[m.name] for row in rows], m.form, m.better) for m in shown},
-            judges=judges,
-            said={
-                judge: {side: cells(_said(rows, judge, side), "{:.0%}", "high") for side in SIDES}
-                for judge in judges
-            },
+            measures=lines(rows),
             pictures=pictures,
             missing=missing,
             warnings=record["warnings"],
@@ -100,14 +92,29 @@ def write(run: Run, now: datetime | None = None) -> str:
     return path
 
 
-SIDES = ("target", "kept")
-
-
-def _said(rows: Sequence[Mapping[str, Any]], judge: str, side: str) -> list[float | None]:
-    return [
-        next((one[side] for one in row["attributes"] or () if one["judge"] == judge), None)
-        for row in rows
+def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Cell]]]:
+    """Each measure that a run has, and what each judge says: a title, and a cell a run."""
+    found = [
+        (one.title, cells([row[one.name] for row in rows], one.form, one.better))
+        for one in MEASURES
+        if any(row[one.name] is not None for row in rows)
     ]
+    for judge in dict.fromkeys(one["judge"] for row in rows for one in row["attributes"] or ()):
+        said: list[Mapping[str, Any]] = [
+            next((one for one in row["attributes"] or () if one["judge"] == judge), {})
+            for row in rows
+        ]
+        name = judge.rpartition(":")[2]
+        # Of what was to stay a judge should say the same, of the object it should not.
+        for title, side, better in (
+            (f"{name} sees the target", "target", "high"),
+            (f"{name} says as before", "kept", "neither"),
+        ):
+            shares = [one.get(side) for one in said]
+            # A judge of other classes has no target to see.
+            if any(share is not None for share in shares):
+                found.append((title, cells(shares, "{:.0%}", better)))
+    return found
 
 
 def cells(values: Sequence[float | None], form: str, better: str) -> list[Cell]:

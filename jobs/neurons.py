@@ -194,12 +194,13 @@ class Activator:
         others = {name: load_classifier(name, device) for name in against}
         self.classifiers = {classifier: self.classifier, **others}
         self.closest = closest.Closest(lineage, self.classifier)
-        self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
+        self.inversions = Inversions(run, lineage, self.sampler, spec.changing)
 
     def __call__(self, unit: NeuronUnit) -> int:
         """Optimise the unit's images; how many."""
         tasks = unit.tasks
-        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
+        settings = self.spec.guidance if tasks[0].kind == "image" else self.spec.changing
+        way = trajectory.Trajectory(settings.optimisation_steps)
         if tasks[0].kind == "image":
             prompts = [task.prompt or "" for task in tasks]
             starts, solutions = [None] * len(tasks), self.made(tasks, prompts, way)
@@ -266,7 +267,7 @@ class Activator:
                 [prompts[place] for place in fit],
                 [after[place] for place in fit],
                 self.objective([tasks[place] for place in fit], 0.0),
-                self.spec.guidance,
+                self.spec.changing,
                 seeds=[tasks[place].seed for place in fit],
                 inversion=self.inversions.of(
                     [str(tasks[place].image_id) for place in fit],

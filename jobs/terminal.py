@@ -67,33 +67,21 @@ def show_leaderboard(run: Run, console: Console) -> None:
 
 
 def show_evaluation(run: Run, console: Console) -> None:
-    """The measures of each run's counterfactuals, and what judges say of them."""
+    """The measures of each run's counterfactuals, a column a run, and what judges say of them."""
     from rich.markup import escape
+
+    from whylens.jobs.evaluation_report import labels, lines
 
     rows = run.table("evaluation").read().to_pylist()
     table = Table(title="Counterfactuals, measured", title_justify="left")
-    table.add_column("run", overflow="fold")
-    table.add_column("method")
-    shown = {
-        "images": "{:d}", "flip_rate": "{:.0%}", "target_probability": "{:.2f}", "l1": "{:.3f}",
-        "l2": "{:.2f}", "feature_distance": "{:.2f}", "lpips": "{:.3f}",
-        "change_inside": "{:.3f}", "change_outside": "{:.3f}", "frechet": "{:.2f}",
-    }  # fmt: skip
-    shown = {name: form for name, form in shown.items() if any(r[name] is not None for r in rows)}
-    for name in shown:
-        table.add_column(name.replace("_", "\n"), justify="right")
-    judges = list(dict.fromkeys(one["judge"] for row in rows for one in row["attributes"] or ()))
-    for judge in judges:
-        table.add_column(f"{judge.rpartition(':')[2]}\ntarget / kept", justify="right")
-    for row in rows:
-        cells = [
-            "-" if row[name] is None else form.format(row[name]) for name, form in shown.items()
-        ]
-        said = {one["judge"]: one for one in row["attributes"] or ()}
-        for judge in judges:
-            shares = [said.get(judge, {}).get(name) for name in ("target", "kept")]
-            cells.append(" / ".join("-" if s is None else f"{s:.0%}" for s in shares))
-        table.add_row(escape(row["run"]), row["method"], *cells)
+    table.add_column("")
+    for label in labels(rows):
+        table.add_column(escape(label), justify="right", overflow="fold")
+    table.add_row("Images", *(str(row["images"]) for row in rows))
+    if any(row["failed"] for row in rows):
+        table.add_row("Failed", *(str(row["failed"]) for row in rows))
+    for title, line in lines(rows):
+        table.add_row(escape(title), *(f"[bold]{c.text}[/]" if c.best else c.text for c in line))
     console.print(table)
 
 

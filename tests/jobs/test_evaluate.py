@@ -104,8 +104,12 @@ def test_a_row_measures_the_stored_pictures_of_its_run(runs: list[Run], tmp_path
     show_evaluation(out, console)
     text = console.export_text()
     assert f"{rows[0]['change_outside']:.3f}" in text
-    assert f"- / {rows[1]['attributes'][1]['kept']:.0%}" in text
-    assert "lpips" not in text
+    said_kept = [f"{row['attributes'][1]['kept']:.0%}" for row in rows]
+    (line,) = (line for line in text.splitlines() if "judge_background says as before" in line)
+    assert [cell.strip() for cell in line.split("│")[2:4]] == said_kept
+    assert "judge_object sees the target" in text
+    assert "judge_background sees the target" not in text
+    assert "LPIPS" not in text
     near, far = rows
     assert near["l2"] < far["l2"]
     assert near["feature_distance"] < far["feature_distance"]
@@ -117,7 +121,7 @@ def test_a_row_measures_the_stored_pictures_of_its_run(runs: list[Run], tmp_path
     # Three images, before and as each run made them.
     assert page.count("<img src=") == 9
     assert "SVCE, 0.01" in page
-    assert "LPIPS</th>" not in page
+    assert '<th scope="row">LPIPS' not in page
 
 
 def test_runs_that_are_gone_are_missing_in_the_pictures_only(

@@ -126,6 +126,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
 SPEC = NeuronSpec(
     most=1, words=2, samples=1, images=1, changed=1,
     guidance=GuidanceSettings(steps=2, optimisation_steps=1, cutouts=0),
+    changing=GuidanceSettings(steps=3, optimisation_steps=2, cutouts=0),
 )  # fmt: skip
 
 
@@ -183,6 +184,9 @@ def test_rows_tell_of_their_own_pictures(done: tuple[Run, Run]) -> None:
         assert [one["image_id"] for one in row["closest"]] == nearest
         assert [one["thumb"] for one in row["closest"]] == [one.encode() for one in nearest]
         assert row["trajectory"][-1] == row["after"]
+        # Images from words and real images have settings of their own.
+        settings = SPEC.guidance if row["kind"] == "image" else SPEC.changing
+        assert len(row["losses"]) == settings.optimisation_steps + 1
         if row["kind"] != "image":
             drawn = next(i for i in open_collection("planted:linked?count=30&seed=4").records
                          if i.id == row["image_id"])  # fmt: skip
