@@ -150,13 +150,13 @@ def scheduled(
 
     def steered(rows: Tensor, until: Tensor, start: Tensor) -> Conditioning:
         """The edit of `rows`, a problem as often as it is named, under a candidate each."""
-        steered = edit.select(rows)
+        conditioning = edit.select(rows)
         if settings.thresholds:
             injection = Injection(maps, index, weights, until.new_zeros(count)).select(rows)
-            steered = replace(steered, injection=replace(injection, until=until))
+            conditioning = replace(conditioning, injection=replace(injection, until=until))
         if inside is not None:
-            steered = replace(steered, blend=Blend(way[:, rows], inside[rows], start))
-        return steered
+            conditioning = replace(conditioning, blend=Blend(way[:, rows], inside[rows], start))
+        return conditioning
 
     def losses(tried: Sequence[tuple[int, int]]) -> Tensor:
         """[C, B] of the candidates; half of them at a time where memory is too small."""
@@ -183,8 +183,10 @@ def scheduled(
         logger.warning("out of memory with %d schedules at once; trying %d", len(tried), half)
         return torch.cat([losses(tried[:half]), losses(tried[half:])])
 
-    found = losses(candidates).nan_to_num(nan=torch.inf).T.tolist()
-    best = [candidates[row.index(min(row))] for row in found]
+    best = candidates * count
+    if len(candidates) > 1:
+        found = losses(candidates).nan_to_num(nan=torch.inf).T.tolist()
+        best = [candidates[row.index(min(row))] for row in found]
     until, start = torch.tensor(best, device=device).unbind(1)
     return steered(torch.arange(count, device=device), until, start)
 
