@@ -86,8 +86,8 @@ def build_sampler(folder: Path) -> Path:
     return folder
 
 
-def write_spec(folder: Path) -> Path:
-    """A small investigation with several units a stage."""
+def write_spec(folder: Path, workers: int) -> Path:
+    """A small investigation with several units a stage, by up to so many workers."""
     spec = {
         "images": "planted:linked?count=300&seed=7",
         "second": "planted:unlinked?count=300&seed=8",
@@ -101,7 +101,7 @@ def write_spec(folder: Path) -> Path:
         "generate": {"findings": 3, "images": 2, "batch": 2, "guidance": GUIDANCE},
         "counterfactuals": {"images": 6, "batch": 2, "guidance": GUIDANCE},
         "disagreements": {"most_classes": 3, "images": 1, "batch": 1, "guidance": GUIDANCE},
-        "placement": {"workers": [1, 2]},
+        "placement": {"workers": [1, workers]},
     }
     path = folder / "spec.yaml"
     path.write_text(yaml.safe_dump(spec))
@@ -228,14 +228,16 @@ def moments(count: int, longest: float, seed: int) -> list[float]:
     return [float(m) for m in 1 + places * (longest - 1)]
 
 
-def kill_again_and_again(work: Path, count: int, seed: int, say=lambda line: None) -> Result:
+def kill_again_and_again(
+    work: Path, count: int, seed: int, workers: int = 2, say=lambda line: None
+) -> Result:
     """Kill runs `count` times; each run is gone on with until it ends, and is then compared.
 
     Moments are counted from the command's first new part, and in turn from its start, so that
     half of the kills at least meet a stage at work however slow a start is. A run that ends before
     its next kill leaves that kill to a new run.
     """
-    spec = write_spec(work)
+    spec = write_spec(work, workers)
     expected = work / "undisturbed"
     first, undisturbed = finish(spec, expected)
     result = Result(undisturbed)
@@ -351,7 +353,7 @@ def main() -> int:
         print(line, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="kills-") as work:
-        result = kill_again_and_again(Path(work), arguments.kills, arguments.seed, say)
+        result = kill_again_and_again(Path(work), arguments.kills, arguments.seed, say=say)
     at_work = sum(kill.done > kill.done_before for kill in result.kills)
     say(
         f"{len(result.kills)} kills, {at_work} of them after new parts; "
