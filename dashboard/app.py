@@ -10,6 +10,7 @@ import streamlit as st
 from whylens.dashboard import views
 from whylens.dashboard.choices import find_runs
 from whylens.errors import WhylensError
+from whylens.jobs.report import MEASURING
 from whylens.jobs.report_data import RunData, load_run, progress
 
 VIEWS = {
@@ -21,9 +22,8 @@ VIEWS = {
     "Rejected files": views.rejected,
     "Settings": views.settings,
 }
-# Jobs that measure what others made have a page of their own.
+# Of jobs that measure what others made.
 MEASURED = {"Report": views.whole_report, "Settings": views.settings}
-MEASURING = ("score", "evaluate")
 
 
 @st.cache_data(show_spinner="Reading the run", max_entries=4)

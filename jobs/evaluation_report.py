@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from whylens.errors import UsageError
 from whylens.jobs import counterfactuals
 from whylens.jobs.evaluate import TABLE
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.report import environment, flat, stylesheet
+from whylens.jobs.report import publish
 from whylens.runs import Run
 
-logger = logging.getLogger(__name__)
-
-# Images that are shown side by side.
+# Images that are shown side by side, and what of a run's table that takes.
 SHOWN = 12
+COLUMNS = [
+    "image_id", "target_name", "before", "after", "p_target_before", "p_target_after", "failed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,17 @@ def write(run: Run, now: datetime | None = None) -> str:
     are missing from the pictures, not from the table.
     """
     rows = run.table(TABLE).read().to_pylist()
-    record = run.record()
     missing, pictures = side_by_side([row["run"] for row in rows])
-    page = (
-        environment()
-        .get_template("evaluation.html.j2")
-        .render(
-            css=stylesheet("parts.css", "report.css"),
-            rows=rows,
-            labels=labels(rows),
-            measures=lines(rows),
-            pictures=pictures,
-            missing=missing,
-            warnings=record["warnings"],
-            settings=flat(record["spec"]),
-            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-        )
+    return publish(
+        run,
+        "evaluation.html.j2",
+        now,
+        rows=rows,
+        labels=labels(rows),
+        measures=lines(rows),
+        pictures=pictures,
+        missing=missing,
     )
-    run.storage.write("report.html", page.encode())
-    path = run.storage.path("report.html")
-    logger.info("wrote %s", path)
-    return path
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Cell]]]:
@@ -147,7 +137,7 @@ def side_by_side(folders: Sequence[str]) -> tuple[list[str], list[Pictures]]:
     tables: dict[int, dict[tuple[str, str], Mapping[str, Any]]] = {}
     for place, folder in enumerate(folders):
         try:
-            rows = Lineage(Run.open(folder)).table(counterfactuals.TABLE).read().to_pylist()
+            rows = Lineage(Run.open(folder)).table(counterfactuals.TABLE).read(COLUMNS).to_pylist()
         except UsageError:
             missing.append(folder)
             continue

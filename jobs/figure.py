@@ -164,7 +164,6 @@ def _draw_row(strip: SubFigure, row: Row, width: float) -> None:
         for shift, content in ((0.0, pair.before), (side + gap, pair.after)):
             axes: Axes = strip.add_axes((left + shift, 0.2, side, 0.6))
             axes.imshow(_pixels(content), interpolation="lanczos")
-            axes.set_anchor("C")
             axes.axis("off")
         middle = left + side + gap / 2
         strip.text(middle, 0.83, _short(pair.title), fontsize=8, color=INK, ha="center")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import logging
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Pictures are shown at 96 to 128 CSS pixels: twice that is sharp on every screen.
 SHOWN_PIXELS = 256
+# Jobs that measure what others made have pages of their own, and the modules that write them.
+MEASURING = {"score": "score_report", "evaluate": "evaluation_report"}
 
 
 class ReportSpec(BaseModel):
@@ -39,19 +42,35 @@ class ReportSpec(BaseModel):
 
 def run(spec: ReportSpec) -> str:
     """Write report.html into the run folder; its path. UsageError where there is no run."""
-    job = Run.open(spec.run).record()["job"]
-    if job == "score":
-        from whylens.jobs import score_report
+    opened = Run.open(spec.run)
+    if own := MEASURING.get(opened.record()["job"]):
+        return str(importlib.import_module(f"whylens.jobs.{own}").write(opened))
+    return _written(opened, render(load_run(spec.run), spec))
 
-        return score_report.write(Run.open(spec.run))
-    if job == "evaluate":
-        from whylens.jobs import evaluation_report
 
-        return evaluation_report.write(Run.open(spec.run))
-    data = load_run(spec.run)
-    storage = Run.open(spec.run).storage
-    storage.write("report.html", render(data, spec).encode())
-    path = storage.path("report.html")
+def publish(run: Run, template: str, now: datetime | None = None, **values: Any) -> str:
+    """Write report.html of a run that measures, from a template that extends measured.html.j2.
+
+    Returns the page's path.
+    """
+    record = run.record()
+    page = (
+        environment()
+        .get_template(template)
+        .render(
+            css=stylesheet("parts.css", "report.css"),
+            warnings=record["warnings"],
+            settings=flat(record["spec"]),
+            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
+            **values,
+        )
+    )
+    return _written(run, page)
+
+
+def _written(run: Run, page: str) -> str:
+    run.storage.write("report.html", page.encode())
+    path = run.storage.path("report.html")
     logger.info("wrote %s", path)
     return path
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow.compute as pc
 
-from whylens.jobs.report import data_uri, environment, flat, stylesheet
+from whylens.jobs.report import data_uri, publish
 from whylens.jobs.score_figures import accuracy_against_score, leaderboard, png, short_names
 from whylens.jobs.score_tables import LEADERBOARD, SCORES
 from whylens.runs import Run
-
-logger = logging.getLogger(__name__)
 
 
 def write(run: Run, now: datetime | None = None) -> str:
@@ -35,27 +32,17 @@ def write(run: Run, now: datetime | None = None) -> str:
     }
     for name, content in figures.items():
         run.storage.write(f"figures/{name}.png", content)
-    record = run.record()
-    page = (
-        environment()
-        .get_template("score.html.j2")
-        .render(
-            css=stylesheet("parts.css", "report.css"),
-            leaders=leaders,
-            names=short_names(leaders),
-            unscored=_unscored(record["spec"]["classifiers"], leaders),
-            hardest=_hardest(scores.to_pylist()),
-            chance=chance,
-            figures={n: data_uri(content, "image/png") for n, content in figures.items()},
-            warnings=record["warnings"],
-            settings=flat(record["spec"]),
-            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-        )
+    return publish(
+        run,
+        "score.html.j2",
+        now,
+        leaders=leaders,
+        names=short_names(leaders),
+        unscored=_unscored(run.record()["spec"]["classifiers"], leaders),
+        hardest=_hardest(scores.to_pylist()),
+        chance=chance,
+        figures={n: data_uri(content, "image/png") for n, content in figures.items()},
     )
-    run.storage.write("report.html", page.encode())
-    path = run.storage.path("report.html")
-    logger.info("wrote %s", path)
-    return path
 
 
 def _unscored(classifiers: list[str], leaders: list[dict[str, Any]]) -> list[str]:
