@@ -115,7 +115,8 @@ def test_on_a_real_classifier_both_routes_give_the_components_of_the_textbook(re
     for route in (by_gram, by_covariance):
         np.testing.assert_allclose(route.variances, values[:20], rtol=1e-9)
         assert route.total_variance == pytest.approx(values.sum(), rel=1e-9)
-        np.testing.assert_allclose(route.alphas(real.features), expected, atol=1e-8)
+        # Neighbours mix by rounding errors over their eigenvalues' gap, differently on each CPU.
+        np.testing.assert_allclose(route.alphas(real.features), expected, atol=1e-7)
     # Components of the class's own images span them: on these the identity holds for the Gram
     # route too, with the 44 components that vary.
     whole = class_components(TIGER_CAT, weight, bias, real.features, top=1280)
