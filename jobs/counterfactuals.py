@@ -103,7 +103,7 @@ class CounterfactualSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: GuidanceSettings = Field(
-        default_factory=GuidanceSettings.model_construct,
+        default_factory=lambda: GuidanceSettings.model_construct(stop_below=0.3),
         description="How the images are optimised.",
     )
     masks: str | None = Field(

@@ -20,7 +20,7 @@ def test_a_margin_is_erosion_dilation_and_blur_scaled_with_the_image():
     raw = np.random.default_rng(0).random((2, 256, 256)).astype(np.float32)
     raw = np.stack([ndimage.gaussian_filter(one, 8, mode="nearest") for one in raw])
     raw = (raw - raw.min()) / (raw.max() - raw.min())
-    found = with_margin(torch.from_numpy(raw)[:, None])[:, 0].numpy()
+    found = with_margin(torch.from_numpy(raw)[:, None], 10 / 256)[:, 0].numpy()
     for one, expected in zip(found, raw, strict=True):
         expected = ndimage.grey_erosion(expected, footprint=disc(2), mode="nearest")
         expected = ndimage.grey_dilation(expected, footprint=disc(10), mode="nearest")
@@ -67,7 +67,7 @@ def test_the_mask_of_a_drawings_object_is_nearer_to_it_than_masks_of_other_drawi
     strangers = [overlap(masks, truth.roll(turn, 0)).mean() for turn in range(1, 12)]
     assert overlap(masks, truth).mean() > torch.stack(strangers).mean() + 0.07
     # With its margin it holds most of the object and leaves most of the rest alone.
-    soft = with_margin(raw)[:, 0]
+    soft = with_margin(raw, 0.0625)[:, 0]
     assert (soft * truth).sum() > 0.85 * truth.sum()
     assert (soft * ~truth).sum() < 0.3 * (~truth).sum()
 

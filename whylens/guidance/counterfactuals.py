@@ -98,7 +98,8 @@ def counterfactual(
                 masks = segmenter.refine(images, masks.to(images))
         if settings.mask != "none":
             assert masks is not None
-            frame = Frame(images, with_margin(masks.to(images)))
+            frame = Frame(images, with_margin(masks.to(images), settings.margin))
+            edit = _freed(edit, _in_latents(frame.masks, noise), prompts_before, prompts_after)
         tokens = [
             align(before, after)
             for before, after in zip(
@@ -191,6 +192,22 @@ def scheduled(
     return steered(torch.arange(count, device=device), until, start)
 
 
+def _freed(
+    edit: Conditioning, inside: Tensor, prompts_before: Sequence[str], prompts_after: Sequence[str]
+) -> Conditioning:
+    """The edit without an inversion's corrections inside of masks [B, 1, h, w].
+
+    They make up for what guidance by the image's own prompt does. Under another prompt they leave a
+    blend of both shapes (Ju et al. 2024 correct the image's own chain alone, too). Where both
+    prompts are the same, they stay.
+    """
+    if edit.offsets is None:
+        return edit
+    other = [b != a for b, a in zip(prompts_before, prompts_after, strict=True)]
+    freed = inside * torch.tensor(other, device=inside.device).view(-1, 1, 1, 1)
+    return replace(edit, offsets=edit.offsets * (1 - freed))
+
+
 def _in_latents(masks: Tensor, latents: Tensor) -> Tensor:
     """Masks [B, 1, S, S] at the size of latents: 1 wherever any of a place's pixels is inside."""
     return F.adaptive_max_pool2d(masks, latents.shape[-2:])
@@ -200,6 +217,7 @@ def _problem(start: Problem, edit: Conditioning, frame: Frame | None, row: int) 
     one = torch.tensor([row], device=edit.text.device)
     return replace(
         start,
+        offsets=None if edit.offsets is None else edit.offsets[:, row],
         injection=None if edit.injection is None else edit.injection.select(one),
         blend=None if edit.blend is None else edit.blend.select(one),
         frame=None if frame is None else frame.select(one),

@@ -19,7 +19,7 @@ from whylens.diffusion.sampler import Sampler
 # Steepness of the squashing, and the level of a normalised map that becomes 1/2.
 STEEPNESS, LEVEL = 20.0, 0.4
 # Pixels at 512 px, after DiG-IN's.
-ERODED, DILATED, BLURRED, REFERENCE = 3, 20, 10, 512
+ERODED, BLURRED, REFERENCE = 3, 10, 512
 
 
 def foreground(
@@ -111,14 +111,15 @@ def prediction_gap(
     return (root / top).clamp(0, 1)
 
 
-def with_margin(masks: Tensor) -> Tensor:
+def with_margin(masks: Tensor, margin: float) -> Tensor:
     """Masks [B, 1, S, S] without specks, grown and blurred: soft masks [B, 1, S, S] in [0, 1].
 
-    Erosion by 3 pixels, dilation by 20 and a blur, all at 512 px and scaled with S.
+    Erosion by 3 pixels at 512 px, dilation by `margin` of the side, one pixel at least, and a blur
+    of 10 pixels at 512 px.
     """
     scale = masks.shape[-1] / REFERENCE
     eroded = -_largest_near(-masks, round(ERODED * scale))
-    grown = _largest_near(eroded, max(1, round(DILATED * scale)))
+    grown = _largest_near(eroded, max(1, round(margin * masks.shape[-1])))
     return _blurred(grown, max(0.5, BLURRED * scale))
 
 

@@ -55,7 +55,10 @@ class GuidanceSettings(BaseModel):
     )
     noise: float = Field(0.02, ge=0, description="Sd of the noise on each crop.")
     stop_below: float | None = Field(
-        None, description="An image is finished once its loss is below this."
+        None,
+        description="An image is finished once its loss is below this (a counterfactual's is about "
+        "-log of the target's probability: 0.3 is 0.74). More steps make the classifier surer and "
+        "the image less like others.",
     )
     keep: float = Field(
         4.0, ge=0, description="Counterfactuals: weight of the squared distance to the image."
@@ -94,11 +97,18 @@ class GuidanceSettings(BaseModel):
         description="Counterfactuals: where an image may change. none: anywhere; attention: where "
         "the sampler looks for the class word, with a margin; given: in the collection's masks.",
     )
+    margin: float = Field(
+        0.0625,
+        ge=0,
+        le=0.5,
+        description="Counterfactuals with a mask: how far it is grown, as a part of the image's "
+        "side, so that another shape has room (DiG-IN: 0.04).",
+    )
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=lambda: [0.3, 0.4, 0.5],
+        default_factory=lambda: [0.0, 0.2, 0.4],
         description="Counterfactuals: parts of the chain in which words that both prompts have "
-        "keep the image's cross-attention (prompt-to-prompt); the best of them is taken. Empty: "
-        "none is kept.",
+        "keep the image's cross-attention (prompt-to-prompt); the best of them is taken (DiG-IN: "
+        "0.3, 0.4, 0.5). Empty: none is kept.",
     )
     blends: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(
         default_factory=lambda: [None, 0.3],

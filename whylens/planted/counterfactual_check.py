@@ -56,10 +56,15 @@ BUDGET = 530
 # Each within it, the baselines tuned for what the judge sees of the target, in their favour: on the
 # first eight of the drawings that are then measured (one of eight is 0.125).
 SETTINGS: dict[str, Any] = {
-    # Inversion 30, masks and schedules 150, then 9 images and 8 gradients of 20 passes each. Tuned
-    # on other drawings (seed 91,001).
+    # Inversion 30, masks and schedules 150, then up to 9 images and 8 gradients of 20 passes each.
+    # Tuned on other drawings (seed 91,001).
     "uvce": GuidanceSettings(
-        steps=10, optimisation_steps=8, cutouts=3, learning_rate=0.04, held_steps=10
+        steps=10,
+        optimisation_steps=8,
+        stop_below=0.3,
+        cutouts=3,
+        learning_rate=0.04,
+        held_steps=10,
     ),
     # The cheapest flip: any of it may change, nobody tells the sampler the target's word, and
     # little holds it to the image. What it shows is what the classifier asks for.
