@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
@@ -71,10 +71,22 @@ class NeuronSpec(BaseModel):
     # images in which it is silent: a little noise silences it. Words and strong views do not.
     changing: GuidanceSettings = Field(
         default_factory=lambda: GuidanceSettings.model_construct(
-            latents_factor=0.0, learning_rate=0.05, keep=1.0, noise=0.1
+            latents_factor=0.0, learning_rate=0.05, keep=1.0, noise=0.1, mask="none"
         ),
-        description="How real images are changed: by their text alone, seen under strong noise.",
+        description="How real images are changed: by their text alone, seen under strong noise. "
+        "With mask = attention only where a falling neuron looks, which suits things in a corner, "
+        "not what fills an image.",
     )
+
+    @field_validator("changing")
+    @classmethod
+    def _masks_of_neurons(cls, changing: GuidanceSettings) -> GuidanceSettings:
+        if changing.mask == "given":
+            raise ValueError(
+                "mask is given, but neurons take no given masks: attention lets a falling neuron's "
+                "image change where the neuron looks, none anywhere"
+            )
+        return changing
 
 
 @dataclass(frozen=True)

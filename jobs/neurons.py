@@ -67,6 +67,8 @@ SCHEMA = pa.schema(
         ("before", pa.binary()),
         ("after", pa.binary()),
         ("difference", pa.binary()),
+        # Where a real image could change, as PNG.
+        ("mask", pa.binary()),
         *trajectory.FIELDS,
         ("losses", pa.list_(pa.float32())),
         ("activation_before", pa.float32()),
@@ -315,6 +317,7 @@ class Activator:
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "mean": task.mean,
             "deviation": task.deviation,
+            "mask": None if solution.mask is None else png(solution.mask.expand(3, -1, -1)),
             "failed": solution.failed,
         }
         before = solution.start_image if start is None else start

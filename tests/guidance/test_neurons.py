@@ -5,13 +5,16 @@ import pytest
 import torch
 
 from whylens.classifiers import load_classifier
+from whylens.guidance.masks import with_margin
 from whylens.guidance.neurons import (
     leave_out,
+    looked_at,
     mixed_exemplars,
     neuron_counterfactual,
 )
 from whylens.guidance.objectives import FeatureObjective
 from whylens.guidance.settings import GuidanceSettings
+from whylens.planted.world import draw, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,61 @@ def test_a_neuron_rises_and_falls_in_a_batch_as_alone(double_sampler, double_cla
         assert sign * (after - before) > 0
         # The first image is the inverted one, returned to.
         assert solution.loss_trajectory[0] == pytest.approx(-sign * before, abs=1e-9)
+
+
+# The planted biased classifier's neuron that tells drawings with a companion from others best, by
+# `whylens planted check --neurons`.
+SEES = {"flag": 57, "flower": 23, "balloon": 32, "crate": 73}
+
+
+@pytest.mark.parametrize("companion", SEES)
+def test_a_falling_neuron_may_change_what_it_sees_and_not_the_rest(companion):
+    drawings = [draw(sample_scene("clear", 5, place)) for place in range(400)]
+    drawings = [d for d in drawings if d.scene.companion == companion][:12]
+    assert len(drawings) == 12
+    images = torch.stack([torch.from_numpy(d.image).permute(2, 0, 1) / 255 for d in drawings])
+    truth = torch.stack([torch.from_numpy(d.masks["companion"]) for d in drawings])
+    neuron = torch.full((12,), SEES[companion])
+    signs = torch.tensor([-1.0] * 11 + [1.0])
+    raw = looked_at(FeatureObjective(load_classifier("planted:biased"), neuron, signs), images)
+    masks = with_margin(raw, 0.0625)[:, 0]
+    falling, seen = masks[:11], truth[:11]
+    assert (falling * seen).sum() > 0.9 * seen.sum()
+    assert (falling * ~seen).sum() < 0.45 * (~seen).sum()
+    # A rising one has seen nothing yet.
+    assert masks[11].min() > 0.999
+
+
+def test_outside_of_what_a_falling_neuron_sees_an_image_stays_what_it_is(
+    double_sampler, double_classifiers
+):
+    classifier, size = double_classifiers[0], double_sampler.image_size
+    images = torch.rand(
+        (2, 3, size, size), dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    settings = GuidanceSettings(steps=2, optimisation_steps=2, cutouts=0, learning_rate=0.05)
+    objective = FeatureObjective(
+        classifier, torch.tensor([1, 1]), torch.tensor([-1.0, -1.0]).double()
+    )
+    prompts = ["a photo of a fish"] * 2
+
+    def changed(**options):
+        return neuron_counterfactual(
+            double_sampler, images, prompts, prompts, objective,
+            settings.model_copy(update=options),
+        )  # fmt: skip
+
+    for solution, image in zip(changed(), images, strict=True):
+        far = solution.mask[0] < 1e-3
+        assert far.any()
+        change = (solution.image - image).abs()
+        assert change[:, far].max() < 1e-3
+        assert change[:, solution.mask[0] > 0.5].max() > 1e-3
+    for solution, image in zip(changed(mask="none"), images, strict=True):
+        assert solution.mask is None
+        assert ((solution.image - image).abs().amax(0) > 0).all()
+    with pytest.raises(ValueError, match="know no given masks"):
+        changed(mask="given")
 
 
 def test_inputs_must_be_as_many_as_images(sampler, objective):

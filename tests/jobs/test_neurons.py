@@ -70,6 +70,11 @@ def test_neurons_can_be_named_and_must_be_there() -> None:
         neuron_plan.check(NeuronSpec(neurons=[5, 96]), load_classifier("planted:biased"))
 
 
+def test_given_masks_are_for_counterfactuals() -> None:
+    with pytest.raises(ValueError, match="neurons take no given masks"):
+        NeuronSpec(changing=GuidanceSettings(mask="given"))
+
+
 def test_words_are_those_of_exemplars_and_their_classes() -> None:
     words = neuron_plan.suggested(
         Neuron(2, 0, 1.0), MAIN, ("boat", "car"), NeuronSpec(exemplars=3, words=2)
@@ -126,7 +131,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
 SPEC = NeuronSpec(
     most=1, words=2, samples=1, images=1, changed=1,
     guidance=GuidanceSettings(steps=2, optimisation_steps=1, cutouts=0),
-    changing=GuidanceSettings(steps=3, optimisation_steps=2, cutouts=0),
+    changing=GuidanceSettings(steps=3, optimisation_steps=2, cutouts=0, mask="attention"),
 )  # fmt: skip
 
 
@@ -187,6 +192,11 @@ def test_rows_tell_of_their_own_pictures(done: tuple[Run, Run]) -> None:
         # Images from words and real images have settings of their own.
         settings = SPEC.guidance if row["kind"] == "image" else SPEC.changing
         assert len(row["losses"]) == settings.optimisation_steps + 1
+        assert (row["mask"] is None) == (row["kind"] == "image")
+        if row["kind"] == "down":
+            could = tensor(row["mask"])[0, 0] > 0
+            change = (tensor(row["after"]) - tensor(row["before"])).abs().amax((0, 1))
+            assert change[~could].max() < 1 / 255
         if row["kind"] != "image":
             drawn = next(i for i in open_collection("planted:linked?count=30&seed=4").records
                          if i.id == row["image_id"])  # fmt: skip

@@ -65,7 +65,12 @@ def foreground(
             for one in (looked.to(differs), differs)
         ]
     ).mean(0)
-    return torch.sigmoid(STEEPNESS * (both - LEVEL))
+    return squashed(both)
+
+
+def squashed(maps: Tensor) -> Tensor:
+    """Maps that go from 0 to 1 as raw masks: 1/2 at `LEVEL`, steep there."""
+    return torch.sigmoid(STEEPNESS * (maps - LEVEL))
 
 
 def changed(own: Sequence[int], other: Sequence[int]) -> list[int]:

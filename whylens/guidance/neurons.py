@@ -5,16 +5,20 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
+from whylens.guidance.masks import squashed, with_margin
 from whylens.guidance.objectives import FeatureObjective, PixelDistance
-from whylens.guidance.optimiser import OnStep, Problem, Solution, optimise
+from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
+from whylens.neural_pca.heatmap import component_heatmap
 
 # No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
 MOST_OF_ONE_CLASS = 1 / 6
@@ -34,7 +38,8 @@ def neuron_counterfactual(
 ) -> list[Solution]:
     """Raise or lower a feature of images [B, 3, S, S] in [0, 1], and change little else.
 
-    The objective's signs say which; `settings.keep` weighs the squared distance to the image.
+    The objective's signs say which; `settings.keep` weighs the squared distance to the image. With
+    `settings.mask` "attention" an image changes only where a falling neuron looks (`looked_at`).
     `prompts_before` say what the images show, `prompts_after` what they should show: the same, or
     without what a falling neuron sees (`leave_out`). `inversion`, where it is there already, is of
     these images, prompts and settings.
@@ -42,8 +47,10 @@ def neuron_counterfactual(
     Raises
     ------
     ValueError
-        If prompts, features or seeds are not as many as the images.
+        If prompts, features or seeds are not as many as the images, or `settings.mask` is "given".
     """
+    if settings.mask == "given":
+        raise ValueError('neuron counterfactuals know no given masks: take "attention" or "none"')
     seeds = range(len(images)) if seeds is None else seeds
     for name, given in (
         ("prompts_before", prompts_before),
@@ -59,9 +66,35 @@ def neuron_counterfactual(
         Problem.starting(prompt, seed, inversion, row)
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
     ]
-    return optimise(
+    if settings.mask == "attention":
+        frame = Frame(images, with_margin(looked_at(objective, images), settings.margin))
+        problems = [
+            replace(problem, frame=frame.select(torch.tensor([row])))
+            for row, problem in enumerate(problems)
+        ]
+    solutions = optimise(
         sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
     )
+    for problem, solution in zip(problems, solutions, strict=True):
+        solution.mask = None if problem.frame is None else problem.frame.masks[0]
+    return solutions
+
+
+def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:
+    """Raw masks [B, 1, S, S] in [0, 1] of where falling neurons see what they respond to.
+
+    The neuron's heat map (`whylens.neural_pca.component_heatmap`), squashed between its 5th and
+    95th percentile. A rising neuron has seen nothing yet: its image may change anywhere.
+    """
+    count, size = len(images), objective.classifier.feature_size
+    direction = torch.zeros(count, size, device=images.device, dtype=images.dtype)
+    direction[torch.arange(count), objective.features] = 1
+    heat = component_heatmap(objective.classifier, images, direction)
+    ends = torch.tensor([0.05, 0.95]).to(heat)
+    low, high = heat.flatten(1).quantile(ends, dim=1).view(2, -1, 1, 1)
+    scaled = ((heat - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+    falling = (objective.signs < 0).view(-1, 1, 1)
+    return torch.where(falling, squashed(scaled), 1.0)[:, None].to(images)
 
 
 def mixed_exemplars(

@@ -94,14 +94,15 @@ class GuidanceSettings(BaseModel):
     )
     mask: Literal["none", "attention", "given"] = Field(
         "attention",
-        description="Counterfactuals: where an image may change. none: anywhere; attention: where "
-        "the sampler looks for the class word, with a margin; given: in the collection's masks.",
+        description="Real images: where one may change. none: anywhere; attention: where the "
+        "sampler looks for the class word, or a neuron that is to fall for what it sees, with a "
+        "margin; given (counterfactuals): in the collection's masks.",
     )
     margin: float = Field(
         0.0625,
         ge=0,
         le=0.5,
-        description="Counterfactuals with a mask: how far it is grown, as a part of the image's "
+        description="Real images with a mask: how far it is grown, as a part of the image's "
         "side, so that another shape has room (DiG-IN: 0.04).",
     )
     thresholds: list[Annotated[float, Field(ge=0, le=1)]] = Field(

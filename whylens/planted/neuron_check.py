@@ -43,6 +43,7 @@ REMOVING = GuidanceSettings(
     learning_rate=0.08,
     keep=1.0,
     noise=0.1,
+    mask="none",
 )
 BATCH = 16
 IMAGES, CHANGED = 3, 4
