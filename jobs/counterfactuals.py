@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
@@ -71,6 +71,10 @@ SCHEMA = pa.schema(
 )
 
 
+# Of `guidance`, where it differs from what images from noise need.
+OWN_DEFAULTS: dict[str, Any] = {"stop_below": 0.3}
+
+
 class CounterfactualSpec(BaseModel):
     """Which images are changed, and how."""
 
@@ -103,7 +107,7 @@ class CounterfactualSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: GuidanceSettings = Field(
-        default_factory=lambda: GuidanceSettings.model_construct(stop_below=0.3),
+        default_factory=lambda: GuidanceSettings.model_construct(**OWN_DEFAULTS),
         description="How the images are optimised.",
     )
     masks: str | None = Field(
@@ -123,6 +127,11 @@ class CounterfactualSpec(BaseModel):
         default_factory=BaselineSettings.model_construct,
         description="Settings of the earlier methods.",
     )
+
+    @field_validator("guidance", mode="before")
+    @classmethod
+    def _on_own_defaults(cls, given: Any) -> Any:
+        return {**OWN_DEFAULTS, **given} if isinstance(given, Mapping) else given
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,6 @@ def settings(out: str) -> dict[str, Any]:
         "exemplars": {"at_least": 0},
         "starts": {"feature_templates": prompts},
         "generate": {"findings": 8, "images": 3, "batch": 6, "guidance": guidance},
-        "counterfactuals": {
-            "images": 8,
-            "batch": 4,
-            "guidance": {**guidance, "stop_below": 0.3},
-        },
+        "counterfactuals": {"images": 8, "batch": 4, "guidance": guidance},
         "disagreements": {"most_classes": 8, "images": 1, "batch": 4, "guidance": guidance},
     }

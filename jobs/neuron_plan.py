@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 Kind = Literal["image", "up", "down"]
 
 
+# Defaults of `changing`. On the planted world's neurons, moving latents leaves what a neuron sees
+# in a third of the images in which it is silent: a little noise silences it. Words and strong views
+# do not.
+CHANGING: dict[str, Any] = {
+    "latents_factor": 0.0,
+    "learning_rate": 0.05,
+    "keep": 1.0,
+    "noise": 0.1,
+    "mask": "none",
+}
+
+
 class NeuronSpec(BaseModel):
     """Which neurons are shown, and how."""
 
@@ -67,16 +79,17 @@ class NeuronSpec(BaseModel):
         default_factory=GuidanceSettings.model_construct,
         description="How images are optimised from words.",
     )
-    # On the planted world's neurons, moving latents leaves what a neuron sees in a third of the
-    # images in which it is silent: a little noise silences it. Words and strong views do not.
     changing: GuidanceSettings = Field(
-        default_factory=lambda: GuidanceSettings.model_construct(
-            latents_factor=0.0, learning_rate=0.05, keep=1.0, noise=0.1, mask="none"
-        ),
+        default_factory=lambda: GuidanceSettings.model_construct(**CHANGING),
         description="How real images are changed: by their text alone, seen under strong noise. "
         "With mask = attention only where a falling neuron looks, which suits things in a corner, "
         "not what fills an image.",
     )
+
+    @field_validator("changing", mode="before")
+    @classmethod
+    def _on_own_defaults(cls, given: Any) -> Any:
+        return {**CHANGING, **given} if isinstance(given, Mapping) else given
 
     @field_validator("changing")
     @classmethod

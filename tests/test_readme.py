@@ -46,6 +46,7 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
     assert spec.generate is not None
     assert spec.counterfactuals is not None
     assert spec.counterfactuals.guidance.inversion == "null_text"
+    assert spec.counterfactuals.guidance.stop_below is None
     for guidance in (spec.generate.guidance, spec.counterfactuals.guidance):
         assert (guidance.steps, guidance.cutouts, guidance.last_predictions) == (20, 16, 3)
 

@@ -249,6 +249,15 @@ def test_nothing_found_is_nothing_to_generate(tmp_path: Path) -> None:
     assert generate.plan([], {}, {}, GenerateSpec()) == []
 
 
+def test_some_settings_leave_the_other_defaults_of_counterfactuals() -> None:
+    spec = CounterfactualSpec.model_validate({"guidance": {"steps": 4}})
+    expected = CounterfactualSpec().guidance.model_copy(update={"steps": 4})
+    assert spec.guidance == expected
+    assert expected.stop_below == 0.3
+    never = CounterfactualSpec.model_validate({"guidance": {"stop_below": None}})
+    assert never.guidance.stop_below is None
+
+
 def changed(run: Run, spec: CounterfactualSpec) -> list[dict[str, Any]]:
     counterfactuals.counterfactuals(
         run,

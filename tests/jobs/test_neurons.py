@@ -70,6 +70,13 @@ def test_neurons_can_be_named_and_must_be_there() -> None:
         neuron_plan.check(NeuronSpec(neurons=[5, 96]), load_classifier("planted:biased"))
 
 
+def test_some_settings_leave_the_other_defaults_of_changing() -> None:
+    spec = NeuronSpec.model_validate({"changing": {"steps": 4, "noise": 0.2}})
+    expected = NeuronSpec().changing.model_copy(update={"steps": 4, "noise": 0.2})
+    assert spec.changing == expected
+    assert (expected.latents_factor, expected.mask) == (0.0, "none")
+
+
 def test_given_masks_are_for_counterfactuals() -> None:
     with pytest.raises(ValueError, match="neurons take no given masks"):
         NeuronSpec(changing=GuidanceSettings(mask="given"))
