@@ -91,7 +91,9 @@ def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:
     direction[torch.arange(count), objective.features] = 1
     heat = component_heatmap(objective.classifier, images, direction)
     ends = torch.tensor([0.05, 0.95]).to(heat)
-    low, high = heat.flatten(1).quantile(ends, dim=1).view(2, -1, 1, 1)
+    # Row by row: torch takes quantiles of at most 16 million numbers at once.
+    rows = torch.stack([row.quantile(ends) for row in heat.flatten(1)])
+    low, high = rows.T.reshape(2, -1, 1, 1)
     scaled = ((heat - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
     falling = (objective.signs < 0).view(-1, 1, 1)
     return torch.where(falling, squashed(scaled), 1.0)[:, None].to(images)
