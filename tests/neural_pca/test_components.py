@@ -112,11 +112,12 @@ def test_on_a_real_classifier_both_routes_give_the_components_of_the_textbook(re
     expected = textbook_alphas(real.features, weight, vectors[:20], mean)
     by_gram = class_components(TIGER_CAT, weight, bias, real.features, top=20)
     by_covariance = from_moments(TIGER_CAT, weight, bias, Moments.of(real.features), top=20)
-    for route in (by_gram, by_covariance):
+    # Of 1,280 features the covariance's subspace is found in single precision (`leading`), whose
+    # rounding differs between CPUs and numbers of threads; of 45 images the Gram matrix's is not.
+    for route, error in ((by_gram, 1e-8), (by_covariance, 1e-7)):
         np.testing.assert_allclose(route.variances, values[:20], rtol=1e-9)
         assert route.total_variance == pytest.approx(values.sum(), rel=1e-9)
-        # Neighbours mix by rounding errors over their eigenvalues' gap, differently on each CPU.
-        np.testing.assert_allclose(route.alphas(real.features), expected, atol=1e-7)
+        np.testing.assert_allclose(route.alphas(real.features), expected, atol=error)
     # Components of the class's own images span them: on these the identity holds for the Gram
     # route too, with the 44 components that vary.
     whole = class_components(TIGER_CAT, weight, bias, real.features, top=1280)
