@@ -74,7 +74,7 @@ def counterfactual(
         inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
     noise = inversion.noise
     objective = TargetClass(classifier, targets) + settings.keep * PixelDistance(images)
-    edit = inversion.onto(condition(sampler, list(prompts_after)))
+    edit = condition(sampler, list(prompts_after))
     frame = None
     if settings.mask != "none" or settings.thresholds:
         conditioning = inversion.onto(condition(sampler, list(prompts_before)))
@@ -99,26 +99,23 @@ def counterfactual(
         if settings.mask != "none":
             assert masks is not None
             frame = Frame(images, with_margin(masks.to(images), settings.margin))
-            edit = _freed(edit, _in_latents(frame.masks, noise), prompts_before, prompts_after)
+            inversion = _freed(
+                inversion, _in_latents(frame.masks, noise), prompts_before, prompts_after
+            )
         tokens = [
             align(before, after)
             for before, after in zip(
                 sampler.tokens(prompts_before), sampler.tokens(prompts_after), strict=True
             )
         ]
-        edit = scheduled(sampler, noise, edit, tokens, way, maps, frame, objective, settings)
+        edit = scheduled(
+            sampler, noise, inversion.onto(edit), tokens, way, maps, frame, objective, settings
+        )
     problems = [
         _problem(Problem.starting(prompt, seed, inversion, row), edit, frame, row)
         for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
     ]
-    solutions = optimise(sampler, problems, objective, settings, on_step)
-    for row, solution in enumerate(solutions):
-        solution.mask = None if frame is None else frame.masks[row]
-        if edit.injection is not None:
-            solution.attention_steps = int(edit.injection.until[row])
-        if edit.blend is not None:
-            solution.blend_start = int(edit.blend.start[row])
-    return solutions
+    return optimise(sampler, problems, objective, settings, on_step)
 
 
 @torch.no_grad()
@@ -193,19 +190,22 @@ def scheduled(
 
 
 def _freed(
-    edit: Conditioning, inside: Tensor, prompts_before: Sequence[str], prompts_after: Sequence[str]
-) -> Conditioning:
-    """The edit without an inversion's corrections inside of masks [B, 1, h, w].
+    inversion: Inversion,
+    inside: Tensor,
+    prompts_before: Sequence[str],
+    prompts_after: Sequence[str],
+) -> Inversion:
+    """The inversion without its corrections inside of masks [B, 1, h, w], for an edit.
 
     They make up for what guidance by the image's own prompt does. Under another prompt they leave a
     blend of both shapes (Ju et al. 2024 correct the image's own chain alone, too). Where both
     prompts are the same, they stay.
     """
-    if edit.offsets is None:
-        return edit
+    if inversion.offsets is None:
+        return inversion
     other = [b != a for b, a in zip(prompts_before, prompts_after, strict=True)]
     freed = inside * torch.tensor(other, device=inside.device).view(-1, 1, 1, 1)
-    return replace(edit, offsets=edit.offsets * (1 - freed))
+    return replace(inversion, offsets=inversion.offsets * (1 - freed))
 
 
 def _in_latents(masks: Tensor, latents: Tensor) -> Tensor:
@@ -217,7 +217,6 @@ def _problem(start: Problem, edit: Conditioning, frame: Frame | None, row: int) 
     one = torch.tensor([row], device=edit.text.device)
     return replace(
         start,
-        offsets=None if edit.offsets is None else edit.offsets[:, row],
         injection=None if edit.injection is None else edit.injection.select(one),
         blend=None if edit.blend is None else edit.blend.select(one),
         frame=None if frame is None else frame.select(one),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
@@ -72,12 +73,9 @@ def neuron_counterfactual(
             replace(problem, frame=frame.select(torch.tensor([row])))
             for row, problem in enumerate(problems)
         ]
-    solutions = optimise(
+    return optimise(
         sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
     )
-    for problem, solution in zip(problems, solutions, strict=True):
-        solution.mask = None if problem.frame is None else problem.frame.masks[0]
-    return solutions
 
 
 def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:
@@ -86,10 +84,8 @@ def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:
     The neuron's heat map (`whylens.neural_pca.component_heatmap`), squashed between its 5th and
     95th percentile. A rising neuron has seen nothing yet: its image may change anywhere.
     """
-    count, size = len(images), objective.classifier.feature_size
-    direction = torch.zeros(count, size, device=images.device, dtype=images.dtype)
-    direction[torch.arange(count), objective.features] = 1
-    heat = component_heatmap(objective.classifier, images, direction)
+    neurons = F.one_hot(objective.features, objective.classifier.feature_size)
+    heat = component_heatmap(objective.classifier, images, neurons)
     ends = torch.tensor([0.05, 0.95]).to(heat)
     # Row by row: torch takes quantiles of at most 16 million numbers at once.
     rows = torch.stack([row.quantile(ends) for row in heat.flatten(1)])

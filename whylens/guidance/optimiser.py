@@ -94,7 +94,7 @@ class Solution:
     failed
         Why the problem ended early, None where it didn't.
     mask, attention_steps, blend_start
-        Of a counterfactual: where it could change, [1, S, S] in [0, 1]; how many steps kept the
+        Of a real image: where it could change, [1, S, S] in [0, 1]; how many steps kept the
         image's cross-attention; from which step on latents outside of the mask were its own.
     """
 
@@ -148,7 +148,7 @@ def _optimise(
     settings: GuidanceSettings,
     on_step: OnStep | None,
 ) -> list[Solution]:
-    solutions = [Solution() for _ in problems]
+    solutions = [_unsolved(problem) for problem in problems]
     active = list(range(len(problems)))
     variables, base = _start(sampler, problems, settings)
     frames = [problem.frame for problem in problems if problem.frame is not None]
@@ -222,6 +222,15 @@ def _optimise(
             base, norms, objective = base.select(rows), norms[rows], objective.select(rows)
             frame = None if frame is None else frame.select(rows)
     return solutions
+
+
+def _unsolved(problem: Problem) -> Solution:
+    """The solution of a problem before its first image: what the problem is held to."""
+    return Solution(
+        mask=None if problem.frame is None else problem.frame.masks[0],
+        attention_steps=None if problem.injection is None else int(problem.injection.until[0]),
+        blend_start=None if problem.blend is None else int(problem.blend.start[0]),
+    )
 
 
 def _start(
