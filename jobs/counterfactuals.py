@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
@@ -21,6 +21,7 @@ from whylens.jobs.inversions import Inversions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
 from whylens.jobs.prompts import PLAIN_TEMPLATE, PromptTemplate, names, plain_name, prompt_pair
+from whylens.jobs.spec import onto
 from whylens.jobs.targets import RUNNER_UP, Targets
 from whylens.jobs.working import in_batches, work_through
 
@@ -106,7 +107,7 @@ class CounterfactualSpec(BaseModel):
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
-    guidance: GuidanceSettings = Field(
+    guidance: Annotated[GuidanceSettings, onto(OWN_DEFAULTS)] = Field(
         default_factory=lambda: GuidanceSettings.model_construct(**OWN_DEFAULTS),
         description="How the images are optimised.",
     )
@@ -127,11 +128,6 @@ class CounterfactualSpec(BaseModel):
         default_factory=BaselineSettings.model_construct,
         description="Settings of the earlier methods.",
     )
-
-    @field_validator("guidance", mode="before")
-    @classmethod
-    def _on_own_defaults(cls, given: Any) -> Any:
-        return {**OWN_DEFAULTS, **given} if isinstance(given, Mapping) else given
 
 
 @dataclass(frozen=True)
@@ -420,7 +416,7 @@ class Changer:
 
     def row(self, change: Change, before: torch.Tensor, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.pictures import difference, measured, png, stored
+        from whylens.jobs.pictures import difference, mask_png, measured, png, stored
 
         names = self.classifier.class_names
         row: dict[str, Any] = {
@@ -433,7 +429,7 @@ class Changer:
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "flipped": False,
             "failed": solution.failed,
-            "mask": None if solution.mask is None else png(solution.mask.expand(3, -1, -1)),
+            "mask": mask_png(solution.mask),
             "attention_steps": solution.attention_steps,
             "blend_start": solution.blend_start,
             "probabilities": opinions.opinions(

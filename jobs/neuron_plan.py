@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -20,6 +20,7 @@ from whylens.jobs.prompts import (
     PromptTemplate,
     prompt_for,
 )
+from whylens.jobs.spec import onto
 from whylens.jobs.working import in_batches
 
 if TYPE_CHECKING:
@@ -79,17 +80,12 @@ class NeuronSpec(BaseModel):
         default_factory=GuidanceSettings.model_construct,
         description="How images are optimised from words.",
     )
-    changing: GuidanceSettings = Field(
+    changing: Annotated[GuidanceSettings, onto(CHANGING)] = Field(
         default_factory=lambda: GuidanceSettings.model_construct(**CHANGING),
         description="How real images are changed: by their text alone, seen under strong noise. "
         "With mask = attention only where a falling neuron looks, which suits things in a corner, "
         "not what fills an image.",
     )
-
-    @field_validator("changing", mode="before")
-    @classmethod
-    def _on_own_defaults(cls, given: Any) -> Any:
-        return {**CHANGING, **given} if isinstance(given, Mapping) else given
 
     @field_validator("changing")
     @classmethod

@@ -302,7 +302,7 @@ class Activator:
         self, task: NeuronTask, start: torch.Tensor | None, solution: Solution
     ) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.pictures import difference, measured, png
+        from whylens.jobs.pictures import difference, mask_png, measured, png
 
         names = self.classifier.class_names
         row: dict[str, Any] = {
@@ -317,7 +317,7 @@ class Activator:
             "losses": [float(loss) for loss in solution.loss_trajectory],
             "mean": task.mean,
             "deviation": task.deviation,
-            "mask": None if solution.mask is None else png(solution.mask.expand(3, -1, -1)),
+            "mask": mask_png(solution.mask),
             "failed": solution.failed,
         }
         before = solution.start_image if start is None else start

@@ -26,6 +26,11 @@ def png(image: Tensor) -> bytes:
     return to_png(to_pixels(image))
 
 
+def mask_png(mask: Tensor | None) -> bytes | None:
+    """A mask [1, H, W] in [0, 1] as a PNG file, white where it is 1; None where there is none."""
+    return None if mask is None else png(mask.expand(3, -1, -1))
+
+
 def difference(before: Tensor, after: Tensor) -> Tensor:
     """Where two images [3, H, W] in [0, 1] differ: brightened absolute difference, same shape."""
     return (after - before).abs().mul(DIFFERENCE_GAIN).clamp(0, 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
@@ -21,6 +21,15 @@ class JobSpec(BaseModel):
     placement: Placement = Field(
         default_factory=lambda: Placement(), description="How many workers, with which resources."
     )
+
+
+def onto(own: Mapping[str, Any]) -> BeforeValidator:
+    """Read the settings that a spec gives of a field on the field's own defaults.
+
+    A mapping is otherwise read on the defaults of the settings' type, so that giving one of them
+    would lose those that the field has of its own.
+    """
+    return BeforeValidator(lambda given: {**own, **given} if isinstance(given, Mapping) else given)
 
 
 Spec = TypeVar("Spec", bound=BaseModel)
