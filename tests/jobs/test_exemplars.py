@@ -5,7 +5,7 @@ import pytest
 
 from whylens.images.planted import PlantedCollection
 from whylens.jobs.exemplars import _overlap, _square_mask, ranked
-from whylens.planted.world import draw, sample_scene
+from whylens.planted.drawing.world import draw, sample_scene
 
 
 def finding(component, suspicion):

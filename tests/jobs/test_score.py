@@ -30,7 +30,7 @@ from whylens.jobs.report import run as report
 from whylens.jobs.score import Predictor, ScoreSpec
 from whylens.jobs.score_figures import accuracy_against_score, leaderboard, short_names
 from whylens.jobs.score_sides import Contender, make_sides
-from whylens.planted.world import LINKS, OBJECTS
+from whylens.planted.drawing.world import LINKS, OBJECTS
 from whylens.runs import Run
 
 BIASED, BALANCED = "planted:biased", "planted:balanced"
