@@ -251,8 +251,8 @@ class Exhibitor:
     ) -> list[dict[str, Any]]:
         import torch
 
+        from whylens.classifiers.heatmap import component_heatmap, overlay
         from whylens.images.tensors import square, thumbnail, to_png, to_tensor
-        from whylens.neural_pca.heatmap import component_heatmap, overlay
 
         if not ids:
             return []
@@ -305,7 +305,7 @@ def _overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | Non
     """The columns heat_on_object and object_area of one image; None where nobody knows."""
     import torch
 
-    from whylens.neural_pca.heatmap import share_inside
+    from whylens.classifiers.heatmap import share_inside
 
     if mask is None:
         return {"heat_on_object": None, "object_area": None}

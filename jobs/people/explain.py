@@ -403,8 +403,8 @@ def _heatmaps(classifier: Classifier, pixels: np.ndarray, directions: np.ndarray
     """Where each component sits in the image, as PNGs."""
     import torch
 
+    from whylens.classifiers.heatmap import component_heatmap, overlay
     from whylens.images.tensors import to_png, to_tensor
-    from whylens.neural_pca.heatmap import component_heatmap, overlay
 
     shown = _shown(classifier, pixels)
     image = to_tensor(shown)[None]

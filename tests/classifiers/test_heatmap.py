@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from whylens.classifiers import Classifier, Head, load_classifier
-from whylens.neural_pca import class_components
-from whylens.neural_pca.heatmap import component_heatmap, overlay
+from whylens.classifiers.heatmap import component_heatmap, overlay
 
 
 class PatchMeans(Classifier):
@@ -41,15 +40,6 @@ def test_the_mean_of_an_exact_map_is_the_inner_product_with_the_features(planted
     one = component_heatmap(planted, images, directions[1])
     torch.testing.assert_close(one[1], heat[1])
     assert not torch.allclose(one[0], heat[0])
-
-
-def test_on_a_real_classifier_the_map_adds_up_to_alpha(real):
-    weight, bias = real.weight[282], float(real.bias[282])
-    found = class_components(282, weight, bias, real.features, top=2)
-    direction = torch.from_numpy(found.directions[1])
-    heat = component_heatmap(real.classifier, real.images[12:15], direction)
-    alphas = heat.double().mean((1, 2)).numpy() - found.offsets[1]
-    np.testing.assert_allclose(alphas, found.alphas(real.features[12:15])[:, 1], atol=1e-4)
 
 
 def test_an_exact_map_is_hot_where_the_feature_is(planted):

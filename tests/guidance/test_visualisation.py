@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from whylens.classifiers import load_classifier
+from whylens.guidance.visualisation import radius_at, visualise
 from whylens.neural_pca import class_components
-from whylens.neural_pca.visualisation import radius_at, visualise
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.data import draw_many
 

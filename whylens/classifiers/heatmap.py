@@ -1,4 +1,4 @@
-"""Where in an image a component sits.
+"""Where in an image a component (or a neuron) sits: heat of a direction in features.
 
 Four ways, the first that the classifier's structure allows:
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
-from whylens.classifiers import Classifier
+from whylens.classifiers.classifier import Classifier
 from whylens.classifiers.structure import VisionTransformer
 
 # How far the pointing game may miss, as a part of the image's side.

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from whylens.classifiers import load_classifier
+from whylens.classifiers.heatmap import component_heatmap, points_inside, share_inside
 from whylens.classifiers.timm_models import wrap
 from whylens.classifiers.zero_shot import ZeroShotClassifier
-from whylens.neural_pca.heatmap import component_heatmap, points_inside, share_inside
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.world import Scene, draw
 
