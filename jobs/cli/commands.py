@@ -272,7 +272,7 @@ def search(
 
     Three questions: --class X --component L, --neuron N, or --like IMAGE_ID.
     """
-    module = importlib.import_module("whylens.jobs.images.search")
+    module = importlib.import_module("whylens.jobs.people.search")
     question = module.Question(
         class_name=class_, component=component, neuron=neuron, like=like, of_class=of_class,
         among_class=among_class, without_class=without_class, collection=collection, count=count,

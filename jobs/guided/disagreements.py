@@ -310,7 +310,7 @@ class Scout:
     def __call__(self, unit: ScoutUnit) -> int:
         """Make the unit's plain images; how many."""
         from whylens.diffusion import sample
-        from whylens.jobs.guided.pictures import measured, png
+        from whylens.jobs.images.pictures import measured, png
 
         seeds = [self.spec.seed + place for place in range(self.spec.scout)]
         starts = [(prompt, seed) for prompt in unit.prompts for seed in seeds]
@@ -390,7 +390,7 @@ class Divider:
 
     def row(self, task: DisagreementTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, measured, png
+        from whylens.jobs.images.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "class_index": task.class_a,

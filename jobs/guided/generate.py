@@ -189,7 +189,7 @@ class Generator:
 
     def row(self, task: GenerateTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, measured, png
+        from whylens.jobs.images.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "rank": task.rank,
