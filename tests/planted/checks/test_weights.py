@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from whylens.planted.check import check
+from whylens.planted.checks.weights import check
 
 
 @pytest.fixture(scope="module")

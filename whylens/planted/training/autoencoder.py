@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whylens.planted.fitting import Schedule, fit
-from whylens.planted.pipeline import LATENT_CHANNELS, build_autoencoder
+from whylens.images.tensors import to_batch
+from whylens.planted.networks.pipeline import LATENT_CHANNELS, build_autoencoder
+from whylens.planted.training.fitting import Schedule, fit
 
 BATCH = 16
 # Images whose patches make the components.
@@ -30,11 +31,6 @@ DECODER_NOISE = 0.06
 # The constants that keep the encoder's last norm and SiLU linear.
 _ANCHOR = 16.0
 _LIFT = 12.0
-
-
-def to_batch(images: NDArray[np.uint8], rows: NDArray[np.int64] | slice) -> Tensor:
-    """Rows of [N, 64, 64, 3] uint8 as channels-last float32 [B, 3, 64, 64] in [0, 1]."""
-    return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255)
 
 
 def patch_components(images: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

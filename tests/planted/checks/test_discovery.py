@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from whylens.classifiers import load_classifier
-from whylens.planted.data import Drawings, draw_many
-from whylens.planted.discovery import Collections, check_seed, compare, find, shows, study
-from whylens.planted.discovery_figure import draw_discovery
-from whylens.planted.world import BACKGROUNDS, LINKS, OBJECTS
+from whylens.planted.checks.discovery import Collections, check_seed, compare, find, shows, study
+from whylens.planted.checks.discovery_figure import draw_discovery
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, LINKS, OBJECTS
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from whylens.errors import UsageError
-from whylens.planted.autoencoder import (
+from whylens.images.tensors import to_batch
+from whylens.planted.drawing.data import draw_many
+from whylens.planted.networks.cnn import PlantedCNN
+from whylens.planted.networks.pipeline import build_tokenizer, words
+from whylens.planted.training.autoencoder import (
     closed_form_autoencoder,
     patch_components,
-    to_batch,
 )
-from whylens.planted.classifiers import l2_attack
-from whylens.planted.data import draw_many
-from whylens.planted.fitting import Schedule, fit
-from whylens.planted.networks import PlantedCNN
-from whylens.planted.pipeline import build_tokenizer, words
-from whylens.planted.training import TrainingPlan, train
+from whylens.planted.training.classifiers import l2_attack
+from whylens.planted.training.fitting import Schedule, fit
+from whylens.planted.training.stages import TrainingPlan, train
 
 
 def test_the_encoder_is_the_principal_components_of_patches() -> None:

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from whylens.planted.judges import Seen
-from whylens.planted.shape_bias import coarse, fine, hybrids, shape_bias
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
-from whylens.planted.zero_shot_errors import (
+from whylens.planted.checks.judges import Seen
+from whylens.planted.checks.shape_bias import coarse, fine, hybrids, shape_bias
+from whylens.planted.checks.zero_shot_errors import (
     Pattern,
     confirm,
     pattern_of,
     scenes_with,
     scenes_without,
 )
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
 
 
 def saying(labels_of):
@@ -90,7 +90,7 @@ def test_scenes_with_and_without_a_pattern():
 
 
 def test_only_real_errors_are_confirmed(monkeypatch):
-    module = "whylens.planted.zero_shot_errors"
+    module = "whylens.planted.checks.zero_shot_errors"
     monkeypatch.setattr(f"{module}.SCENES", 60)
     star, fish = OBJECTS.index("star"), OBJECTS.index("fish")
 

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import Drawings
-from whylens.planted.fitting import Schedule, fit
-from whylens.planted.networks import PlantedCNN, build
-from whylens.planted.recipes import CLASS_NAMES, Recipe
+from whylens.images.tensors import to_batch
+from whylens.planted.drawing.data import Drawings
+from whylens.planted.networks.cnn import PlantedCNN, build
+from whylens.planted.training.fitting import Schedule, fit
+from whylens.planted.training.recipes import CLASS_NAMES, Recipe
 
 BATCH = 64
 NOISE = 0.03

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whylens.planted.fitting import Schedule, fit
-from whylens.planted.pipeline import build_scheduler, build_text_encoder, build_unet
+from whylens.planted.networks.pipeline import build_scheduler, build_text_encoder, build_unet
+from whylens.planted.training.fitting import Schedule, fit
 
 BATCH = 32
 # How often a caption is replaced by the empty one, for classifier-free guidance.

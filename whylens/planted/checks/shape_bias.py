@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from whylens.classifiers.classifier import Classifier
-from whylens.planted.judges import probabilities
-from whylens.planted.world import OBJECTS
+from whylens.planted.checks.judges import probabilities
+from whylens.planted.drawing.world import OBJECTS
 
 # Where coarse and fine part, in pixels: an outline of 1 px is gone, a fish is still a fish (a
 # judge finds 97 % of the objects on the coarse part alone).

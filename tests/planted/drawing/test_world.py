@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from whylens.planted.world import (
+from whylens.planted.drawing.world import (
     BACKGROUNDS,
     COMPANIONS,
     LINKS,

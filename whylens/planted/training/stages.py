@@ -16,7 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
-from whylens.planted.autoencoder import (
+from whylens.planted.drawing.data import Drawings, draw_many, join
+from whylens.planted.drawing.world import OBJECTS
+from whylens.planted.networks import WEIGHTS
+from whylens.planted.networks.pipeline import assemble, build_tokenizer
+from whylens.planted.training.autoencoder import (
     FITTED,
     closed_form_autoencoder,
     encode_all,
@@ -24,18 +28,14 @@ from whylens.planted.autoencoder import (
     project,
     train_decoder,
 )
-from whylens.planted.classifiers import save_classifier, train_classifier
-from whylens.planted.clip import save_clip, train_clip
-from whylens.planted.data import Drawings, draw_many, join
-from whylens.planted.diffusion import train_diffusion
-from whylens.planted.fitting import Schedule
-from whylens.planted.pipeline import assemble, build_tokenizer
-from whylens.planted.recipes import RECIPES
-from whylens.planted.world import OBJECTS
+from whylens.planted.training.classifiers import save_classifier, train_classifier
+from whylens.planted.training.clip import save_clip, train_clip
+from whylens.planted.training.diffusion import train_diffusion
+from whylens.planted.training.fitting import Schedule
+from whylens.planted.training.recipes import RECIPES
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = Path(__file__).parent / "weights"
 STAGES: tuple[str, ...] = ("decoder", "diffusion", *RECIPES, "clip")
 
 DRAWN = 20_000

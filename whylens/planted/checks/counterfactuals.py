@@ -36,10 +36,10 @@ from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.measures import change_by_place, features_of, frechet, grown, l1
 from whylens.guidance.optimiser import Solution
 from whylens.guidance.settings import GuidanceSettings
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import caption, draw_many
-from whylens.planted.judges import Seen, judged, probabilities, save_pictures
-from whylens.planted.world import LINKS, OBJECTS, Split, draw, sample_scene
+from whylens.images.tensors import to_batch
+from whylens.planted.checks.judges import Seen, judged, probabilities, save_pictures
+from whylens.planted.drawing.data import caption, draw_many
+from whylens.planted.drawing.world import LINKS, OBJECTS, Split, draw, sample_scene
 
 logger = logging.getLogger(__name__)
 

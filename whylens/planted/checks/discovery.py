@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from whylens.classifiers.classifier import Classifier
 from whylens.classifiers.planted import load_folder
+from whylens.images.tensors import to_batch
 from whylens.neural_pca import (
     ClassComponents,
     Evidence,
@@ -34,11 +35,10 @@ from whylens.neural_pca import (
     transfer,
 )
 from whylens.neural_pca.refit import STRENGTHS
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.classifiers import save_classifier, train_classifier
-from whylens.planted.data import Drawings, draw_many
-from whylens.planted.recipes import Recipe
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
+from whylens.planted.training.classifiers import save_classifier, train_classifier
+from whylens.planted.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 

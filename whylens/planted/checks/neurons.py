@@ -24,11 +24,11 @@ from whylens.guidance.neurons import leave_out, mixed_exemplars, neuron_counterf
 from whylens.guidance.objectives import FeatureObjective
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
+from whylens.images.tensors import to_batch
 from whylens.neural_pca.ranking import typical_words
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import Drawings, draw_many
-from whylens.planted.judges import features, judged, probabilities, save_pictures
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
+from whylens.planted.checks.judges import features, judged, probabilities, save_pictures
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from whylens.classifiers import load_classifier
 from whylens.classifiers.classifier import Classifier
 from whylens.images.tensors import to_pixels
-from whylens.planted.check import save_sheet
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, OBJECTS, Link
+from whylens.planted.checks.weights import save_sheet
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, OBJECTS, Link
 
 BATCH = 250
 

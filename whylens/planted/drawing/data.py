@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, OBJECTS, SIZE, Split, draw, sample_scene
+from whylens.planted.drawing.world import (
+    BACKGROUNDS,
+    COMPANIONS,
+    OBJECTS,
+    SIZE,
+    Scene,
+    Split,
+    draw,
+    sample_scene,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +56,6 @@ class Drawings:
 
 def caption(object_index: int, background_index: int, companion_index: int) -> str:
     """The caption of a scene given as indices, -1 for what isn't there."""
-    from whylens.planted.world import Scene
-
     return Scene(
         OBJECTS[object_index] if object_index >= 0 else None,
         BACKGROUNDS[background_index],

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, OBJECTS, Split
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, OBJECTS, Split
 
 ABSENT = "none"
 Target = Literal["object", "background", "companion"]

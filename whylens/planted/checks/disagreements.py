@@ -23,12 +23,12 @@ from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import Disagreement
 from whylens.guidance.optimiser import Problem, optimise
 from whylens.guidance.settings import GuidanceSettings
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import draw_many
-from whylens.planted.judges import judged, probabilities, save_pictures
-from whylens.planted.shape_bias import coarse, fine, shape_bias
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link, Scene
-from whylens.planted.zero_shot_errors import confirm, pattern_of
+from whylens.images.tensors import to_batch
+from whylens.planted.checks.judges import judged, probabilities, save_pictures
+from whylens.planted.checks.shape_bias import coarse, fine, shape_bias
+from whylens.planted.checks.zero_shot_errors import confirm, pattern_of
+from whylens.planted.drawing.data import draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link, Scene
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def check_disagreements(work: Path) -> dict[str, Any]:
 
     difference: mean p of biased minus p of balanced over the planted classes' images;
     feature_without_object: share of planted classes most of whose images show the planted feature
-    and not the class's object, as judges see it. shape_bias: see `whylens.planted.shape_bias`, of
+    and not the class's object, as judges see it. shape_bias: see the module `shape_bias`, of
     robust on drawn hybrids, and balanced beside it. Of the images that robust calls the class and
     balanced does not: shape_kept, how often robust still says it of the coarse part alone;
     detail_kept, how often balanced still says it of the fine part alone; a judge's view of both, of

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from whylens.planted.backgrounds import PAINTERS
-from whylens.planted.shapes import COMPANION_SHAPES, OBJECT_SHAPES, Layer, Role
+from whylens.planted.drawing.backgrounds import PAINTERS
+from whylens.planted.drawing.shapes import COMPANION_SHAPES, OBJECT_SHAPES, Layer, Role
 
 SIZE = 64
 OBJECTS: tuple[str, ...] = tuple(OBJECT_SHAPES)

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, OBJECTS
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, OBJECTS
 
 CAPTION_LENGTH = 16
 LATENT_CHANNELS = 12

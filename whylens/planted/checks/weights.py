@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from whylens.classifiers import load_classifier
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.classifiers import l2_attack
-from whylens.planted.data import Drawings, draw_many
-from whylens.planted.training import WEIGHTS
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS
+from whylens.images.tensors import to_batch
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS
+from whylens.planted.networks import WEIGHTS
+from whylens.planted.training.classifiers import l2_attack
 
 logger = logging.getLogger(__name__)
 

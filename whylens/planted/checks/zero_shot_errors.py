@@ -15,8 +15,15 @@ from scipy.stats import fisher_exact
 
 from whylens.classifiers.classifier import Classifier
 from whylens.images.tensors import to_tensor
-from whylens.planted.judges import Seen, probabilities
-from whylens.planted.world import BACKGROUNDS, COMPANIONS, OBJECTS, Scene, draw, sample_scene
+from whylens.planted.checks.judges import Seen, probabilities
+from whylens.planted.drawing.world import (
+    BACKGROUNDS,
+    COMPANIONS,
+    OBJECTS,
+    Scene,
+    draw,
+    sample_scene,
+)
 
 CONFIRMING_SEED = 77_001
 SCENES = 500

@@ -10,9 +10,9 @@ from whylens.classifiers import load_classifier
 from whylens.diffusion import load_sampler
 from whylens.guidance.optimiser import Solution
 from whylens.images.tensors import to_tensor
-from whylens.planted import counterfactual_check as check
-from whylens.planted.judges import Seen
-from whylens.planted.world import BACKGROUNDS, LINKS, OBJECTS, Scene, draw
+from whylens.planted.checks import counterfactuals as check
+from whylens.planted.checks.judges import Seen
+from whylens.planted.drawing.world import BACKGROUNDS, LINKS, OBJECTS, Scene, draw
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import Drawings
-from whylens.planted.diffusion import tokenize
-from whylens.planted.fitting import Schedule, fit
-from whylens.planted.pipeline import CAPTION_LENGTH
+from whylens.images.tensors import to_batch
+from whylens.planted.drawing.data import Drawings
+from whylens.planted.networks.pipeline import CAPTION_LENGTH
+from whylens.planted.training.diffusion import tokenize
+from whylens.planted.training.fitting import Schedule, fit
 
 BATCH = 128
 NOISE = 0.03
