@@ -9,6 +9,9 @@ RUN ?= out/demo
 PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
+# uv installs no bytecode. Where a shell forbids to write it, every process (Ray's workers, commands
+# that tests start) compiles torch and diffusers again: 15 s of a core.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make demo       find what the planted classifiers rely on -> out/demo/report.html"
