@@ -43,6 +43,7 @@ def test_without_given_latents_the_first_result_is_kept():
     assert none.at_variables({"text_delta": first}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["keep_latents", "delta_size"])
 def test_an_image_that_is_held_moves_less(name, classifier):
     sampler = load_sampler("planted")
