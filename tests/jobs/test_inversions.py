@@ -11,7 +11,7 @@ from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]
-SETTINGS = GuidanceSettings(steps=3)
+SETTINGS = GuidanceSettings(chain={"steps": 3})
 
 
 @pytest.fixture(scope="module")

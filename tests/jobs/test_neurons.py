@@ -79,7 +79,7 @@ def test_some_settings_leave_the_other_defaults_of_changing() -> None:
 
 def test_given_masks_are_for_counterfactuals() -> None:
     with pytest.raises(ValueError, match="neurons take no given masks"):
-        NeuronSpec(changing=GuidanceSettings(mask="given"))
+        NeuronSpec(changing=GuidanceSettings(editing={"mask": "given"}))
 
 
 def test_words_are_those_of_exemplars_and_their_classes() -> None:
@@ -137,8 +137,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
 
 SPEC = NeuronSpec(
     most=1, words=2, samples=1, images=1, changed=1,
-    guidance=GuidanceSettings(steps=2, optimisation_steps=1, cutouts=0),
-    changing=GuidanceSettings(steps=3, optimisation_steps=2, cutouts=0, mask="attention"),
+    guidance=GuidanceSettings(chain={"steps": 2}, optimiser={"steps": 1}, views={"cutouts": 0}),
+    changing=GuidanceSettings(chain={"steps": 3}, optimiser={"steps": 2}, views={"cutouts": 0}, editing={"mask": "attention"}),
 )  # fmt: skip
 
 

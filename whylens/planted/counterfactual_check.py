@@ -59,24 +59,18 @@ SETTINGS: dict[str, Any] = {
     # Inversion 30, masks and schedules 150, then up to 9 images and 8 gradients of 20 passes each.
     # Tuned on other drawings (seed 91,001).
     "uvce": GuidanceSettings(
-        steps=10,
-        optimisation_steps=8,
-        stop_below=0.3,
-        cutouts=3,
-        learning_rate=0.04,
-        held_steps=10,
+        chain=ChainSettings(steps=10, segment=10),
+        optimiser=OptimiserSettings(steps=8, stop_below=0.3, learning_rate=0.04),
+        views=ViewSettings(cutouts=3),
     ),
     # The cheapest flip: any of it may change, nobody tells the sampler the target's word, and
     # little holds it to the image. What it shows is what the classifier asks for.
     "unworded": GuidanceSettings(
-        steps=10,
-        optimisation_steps=12,
-        cutouts=3,
-        learning_rate=0.07,
-        keep=0.3,
-        held_steps=10,
-        mask="none",
-        thresholds=[],
+        chain=ChainSettings(steps=10, segment=10),
+        optimiser=OptimiserSettings(steps=12, learning_rate=0.07),
+        views=ViewSettings(cutouts=3),
+        regularisers=RegulariserSettings(pixels=0.3),
+        editing=EditingSettings(mask="none", thresholds=[]),
     ),
     # No U-Net; four times as many looks at the classifier as UVCE. Radius 0.04: judged 0.13, 0.1:
     # judged 0.75, 2.5 times the change outside.

@@ -33,7 +33,9 @@ from whylens.planted.zero_shot_errors import confirm, pattern_of
 logger = logging.getLogger(__name__)
 
 SETTINGS = GuidanceSettings(
-    steps=10, optimisation_steps=15, cutouts=3, stop_below=-0.97, learning_rate=0.02
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=15, stop_below=-0.97, learning_rate=0.02),
+    views=ViewSettings(cutouts=3),
 )
 BATCH = 16
 # Images a class, and plain images a prompt among which their starts are found.

@@ -32,18 +32,19 @@ from whylens.planted.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
 
 logger = logging.getLogger(__name__)
 
-SHOWING = GuidanceSettings(steps=10, optimisation_steps=12, cutouts=3)
+SHOWING = GuidanceSettings(
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=12),
+    views=ViewSettings(cutouts=3),
+)
 # Tuned on other drawings (seed 78,003). By its text alone, under strong noise: where latents move
 # too, a third of the neurons fall silent while a judge still sees their feature.
 REMOVING = GuidanceSettings(
-    steps=10,
-    optimisation_steps=20,
-    cutouts=3,
-    latents_factor=0.0,
-    learning_rate=0.08,
-    keep=1.0,
-    noise=0.1,
-    mask="none",
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=20, latents_factor=0.0, learning_rate=0.08),
+    views=ViewSettings(cutouts=3, noise=0.1),
+    regularisers=RegulariserSettings(pixels=1.0),
+    editing=EditingSettings(mask="none"),
 )
 BATCH = 16
 IMAGES, CHANGED = 3, 4
