@@ -10,8 +10,8 @@ import streamlit as st
 from whylens.dashboard import views
 from whylens.dashboard.choices import find_runs
 from whylens.errors import WhylensError
-from whylens.jobs.report import MEASURING
-from whylens.jobs.report_data import RunData, load_run, progress
+from whylens.jobs.report.data import RunData, load_run, progress
+from whylens.jobs.report.page import MEASURING
 
 VIEWS = {
     "Overview": views.overview,

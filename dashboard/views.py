@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw
 
 from whylens.dashboard.choices import matching
 from whylens.errors import WhylensError
-from whylens.jobs import report_words as words
-from whylens.jobs.labels import LABELS, add_label
-from whylens.jobs.report import flat, part, stylesheet
-from whylens.jobs.report_data import Counterfactual, Finding, Neuron, RunData
-from whylens.jobs.report_words import Verdict, verdict
+from whylens.jobs.people.labels import LABELS, add_label
+from whylens.jobs.report import words
+from whylens.jobs.report.data import Counterfactual, Finding, Neuron, RunData
+from whylens.jobs.report.page import flat, part, stylesheet
+from whylens.jobs.report.words import Verdict, verdict
+from whylens.jobs.words import amount, percent
 from whylens.runs import Run
 
 RELIES = "Relies on something else"
@@ -90,7 +91,7 @@ def findings(data: RunData) -> None:
         return
     ranks = {finding.rank: finding for finding in fitting}
     chosen = st.selectbox(
-        f"{words.amount(len(fitting), 'finding')} of {len(data.findings)}",
+        f"{amount(len(fitting), 'finding')} of {len(data.findings)}",
         list(ranks),
         format_func=lambda rank: finding_title(ranks[rank]),
     )
@@ -159,7 +160,7 @@ def rejected(data: RunData) -> None:
     if not data.rejected:
         st.info("None: every file could be read.")
         return
-    st.write(f"{words.amount(len(data.rejected), 'file')} could not be used.")
+    st.write(f"{amount(len(data.rejected), 'file')} could not be used.")
     _table(
         [{"File": r.path, "Reason": r.reason, "Collection": r.collection} for r in data.rejected]
     )
@@ -227,7 +228,7 @@ def _numbers(data: RunData) -> None:
     values = {
         "Images": f"{sum(data.images.values()):,}" if data.images else "?",
         "Classes": f"{len(data.classes):,}" if data.classes else "?",
-        "Accuracy": words.percent(right / seen) if seen else "?",
+        "Accuracy": percent(right / seen) if seen else "?",
         "Findings": str(len(data.findings)),
         "Generated images": str(sum(len(f.generated) for f in data.findings)),
         "Counterfactuals": str(len(data.counterfactuals)),

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
-from whylens.jobs.components import ComponentSettings, components, directions
-from whylens.jobs.counterfactuals import CounterfactualSpec, counterfactuals
-from whylens.jobs.disagreements import DisagreementSpec, disagreements
-from whylens.jobs.embed import EmbedSpec, embed
-from whylens.jobs.exemplars import ExemplarSettings, exemplars
-from whylens.jobs.generate import GenerateSpec, generate
+from whylens.jobs.findings.components import ComponentSettings, components, directions
+from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
+from whylens.jobs.findings.visualisations import VisualisationSpec
+from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements
+from whylens.jobs.guided.generate import GenerateSpec, generate
+from whylens.jobs.guided.starts import StartSettings, starts
+from whylens.jobs.guided.targets import RULES
+from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.starts import StartSettings, starts
-from whylens.jobs.targets import RULES
-from whylens.jobs.visualisations import VisualisationSpec
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -92,8 +91,8 @@ def check(spec: InvestigateSpec) -> None:
 def run(spec: InvestigateSpec) -> Run:
     """Do what is missing of the run and write its report; the run."""
     from whylens.cluster.session import session
-    from whylens.jobs.report import ReportSpec
-    from whylens.jobs.report import run as report
+    from whylens.jobs.report.page import ReportSpec
+    from whylens.jobs.report.page import run as report
 
     check(spec)
     run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
@@ -169,28 +168,3 @@ def run(spec: InvestigateSpec) -> Run:
     run.finish()
     report(ReportSpec(run=spec.out))
     return run
-
-
-@dataclass(frozen=True)
-class Score:
-    """Findings against the planted truth."""
-
-    planted: int
-    found: int
-    false: int
-
-    def __str__(self) -> str:
-        return f"{self.found} of {self.planted} planted links found, {self.false} false"
-
-
-def score(run: Run) -> Score | None:
-    """The run's suspicious findings against the planted links; None outside the planted world."""
-    from whylens.jobs.exemplars import planted_truth
-
-    spec = run.record()["spec"]
-    truth = planted_truth(spec["images"], spec["classifier"])
-    if truth is None or not run.table("findings").units():
-        return None
-    rows = [row for row in run.table("findings").read().to_pylist() if row["suspicious"]]
-    found = {(row["class_name"], row["truth"]) for row in rows if row["truth"]}
-    return Score(len(truth), len(found), sum(1 for row in rows if not row["truth"]))

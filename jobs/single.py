@@ -6,24 +6,24 @@ from pydantic import Field
 
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.jobs import components as components_job
-from whylens.jobs import counterfactuals as counterfactuals_job
-from whylens.jobs import disagreements as disagreements_job
-from whylens.jobs import embed as embed_job
-from whylens.jobs import exemplars as exemplars_job
-from whylens.jobs import generate as generate_job
-from whylens.jobs import index as index_job
-from whylens.jobs import neuron_plan
-from whylens.jobs import neurons as neurons_job
-from whylens.jobs import visualisations as visualisations_job
 from whylens.jobs.checking import check_names
-from whylens.jobs.components import ComponentsSpec, directions
-from whylens.jobs.embed import EmbedSpec
-from whylens.jobs.exemplars import ExemplarsSpec
-from whylens.jobs.index import IndexSpec
+from whylens.jobs.findings import components as components_job
+from whylens.jobs.findings import exemplars as exemplars_job
+from whylens.jobs.findings import visualisations as visualisations_job
+from whylens.jobs.findings.components import ComponentsSpec, directions
+from whylens.jobs.findings.exemplars import ExemplarsSpec
+from whylens.jobs.guided import counterfactuals as counterfactuals_job
+from whylens.jobs.guided import disagreements as disagreements_job
+from whylens.jobs.guided import generate as generate_job
+from whylens.jobs.guided import neuron_plan
+from whylens.jobs.guided import neurons as neurons_job
+from whylens.jobs.guided.starts import StartSettings, starts
+from whylens.jobs.images import embed as embed_job
+from whylens.jobs.images import index as index_job
+from whylens.jobs.images.embed import EmbedSpec
+from whylens.jobs.images.index import IndexSpec
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.starts import StartSettings, starts
 from whylens.runs import Run
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "whylens.dashboard": {"whylens.jobs", "whylens.cluster", "whylens", "whylens.kernels"},
 }
 # The one way up: the command `whylens dashboard` starts Streamlit through it.
-EXCEPTIONS = {("whylens.jobs.cli", "whylens.dashboard.launch")}
+EXCEPTIONS = {("whylens.jobs.cli.commands", "whylens.dashboard.launch")}
 # The science knows PyTorch only.
 FOREIGN = {
     "whylens.kernels": {"ray", "streamlit", "typer", "diffusers", "transformers", "timm"},
@@ -61,6 +61,12 @@ def modules():
         for path in sorted((ROOT / folder).rglob("*.py")):
             inside = path.relative_to(ROOT / folder).with_suffix("").parts
             yield path, ".".join([package, *(part for part in inside if part != "__init__")])
+
+
+def test_every_folder_of_modules_is_a_package():
+    # setup.py finds packages by it, so that a module elsewhere would not be installed.
+    folders = {path.parent for path, _ in modules()}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def wrong(path, module):

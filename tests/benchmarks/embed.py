@@ -89,7 +89,7 @@ def loop(folder, loaders, size_of_batch):
 
 def embed(folder, out):
     """embed's images per second: parts are timed by when they were written."""
-    from whylens.jobs.embed import EmbedSpec
+    from whylens.jobs.images.embed import EmbedSpec
     from whylens.jobs.single import run_embed
 
     spec = EmbedSpec(

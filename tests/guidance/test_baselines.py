@@ -21,8 +21,12 @@ from whylens.guidance.baselines.dvce import ancestral, onto_cone
 from whylens.guidance.baselines.interface import shown
 from whylens.guidance.baselines.ldce import agreed
 from whylens.guidance.objectives import TargetClass
+<<<<<<< HEAD
 from whylens.guidance.solutions import Latest, followed
 from whylens.jobs.methods import BaselineSettings, baseline_steps
+=======
+from whylens.jobs.guided.methods import BaselineSettings, baseline_steps
+>>>>>>> main
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
 AFTER = ["a photo of a fish on grass", "a photo of a ring"]

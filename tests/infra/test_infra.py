@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whylens.jobs.cli import JOBS
+from whylens.jobs.cli.commands import JOBS
 from whylens.jobs.investigate import InvestigateSpec
 from whylens.jobs.spec import make_spec
 
@@ -118,7 +118,12 @@ def test_the_image_copies_what_is_there_and_every_package(instructions):
     assert [path for path in copied if not (ROOT / path).exists()] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folders = set(project["tool"]["setuptools"]["package-dir"].values())
-    needed = folders | {"pyproject.toml", "requirements.lock", project["project"]["readme"]}
+    needed = folders | {
+        "pyproject.toml",
+        "setup.py",
+        "requirements.lock",
+        project["project"]["readme"],
+    }
     assert needed <= set(copied)
     # What is copied has to be in the build's context, too.
     shown = (INFRA / "docker" / "Dockerfile.dockerignore").read_text().splitlines()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from whylens.classifiers.heatmap import component_heatmap
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.checking import as_many
@@ -21,7 +22,6 @@ from whylens.guidance.objectives import FeatureObjective, Objective, PixelDistan
 from whylens.guidance.problems import Paste, Problems
 from whylens.guidance.settings import GuidanceSettings
 from whylens.guidance.solutions import Solution, solve
-from whylens.neural_pca.heatmap import component_heatmap
 
 # No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
 MOST_OF_ONE_CLASS = 1 / 6

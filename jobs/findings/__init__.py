@@ -1,0 +1,1 @@
+"""What a classifier relies on: components, findings, the images that show them."""

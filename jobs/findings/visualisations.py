@@ -1,0 +1,133 @@
+"""The visualisations job: the image near grey in which a finding's component is strongest.
+
+Neural PCA feature visualisations (whylens.guidance.visualisation). Readable where the classifier
+is adversarially robust; for any classifier the probability that the image gets is evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.cluster.placement import Placement
+from whylens.jobs.stage import in_batches, work_through
+
+if TYPE_CHECKING:
+    from whylens.runs import Run
+
+TABLE = "visualisations"
+SCHEMA = pa.schema(
+    [
+        *((name, pa.int32()) for name in ("class_index", "component")),
+        ("npfv", pa.binary()),
+        # Of the stored picture, and of plain grey, where it started.
+        *((name, pa.float32()) for name in ("alpha", "p", "alpha_grey", "p_grey")),
+        ("radius", pa.float32()),
+        ("steps", pa.int32()),
+    ]
+)
+
+
+class VisualisationSpec(BaseModel):
+    """How components are visualised."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    findings: int = Field(24, ge=1, description="Visualise this many findings, from the top.")
+    steps: int = Field(
+        50, ge=1, description="Auto-PGD steps: 50 tell the probability, 200 draw sharper pictures."
+    )
+    radius: float | None = Field(
+        None,
+        gt=0,
+        description="L2 radius around grey; 30 at 224 pixels, scaled with the side, if none.",
+    )
+    batch: int = Field(8, ge=1, description="Findings that are visualised together.")
+
+
+@dataclass(frozen=True)
+class VisualisationTask:
+    """One finding: alpha = <direction, phi> - offset, direction [D]."""
+
+    class_index: int
+    component: int
+    direction: np.ndarray
+    offset: float
+
+
+@dataclass(frozen=True)
+class VisualisationUnit:
+    """Findings that are visualised together and written as one part."""
+
+    name: str
+    tasks: tuple[VisualisationTask, ...]
+
+
+def visualisations(
+    run: Run,
+    spec: VisualisationSpec,
+    findings: Sequence[Mapping[str, Any]],
+    directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
+    *,
+    classifier: str,
+    placement: Placement,
+) -> None:
+    """The stage: what is missing of the table visualisations, for findings, the best first."""
+    keys = [(row["class_index"], row["component"]) for row in findings[: spec.findings]]
+    tasks = [VisualisationTask(*key, *directions[key]) for key in keys]
+    units = [VisualisationUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
+    work_through(
+        run, TABLE, units, Visualiser, (run, spec, classifier, placement.device), placement
+    )
+
+
+class Visualiser:
+    """A worker: holds the classifier, visualises one unit's findings, writes its part."""
+
+    def __init__(self, run: Run, spec: VisualisationSpec, classifier: str, device: str) -> None:
+        """Load the classifier by name onto the device."""
+        from whylens.classifiers import load_classifier
+
+        self.run, self.spec = run, spec
+        self.classifier = load_classifier(classifier, device)
+
+    def __call__(self, unit: VisualisationUnit) -> int:
+        """Visualise the unit's findings; how many."""
+        import torch
+
+        from whylens.guidance.visualisation import radius_at, visualise
+        from whylens.jobs.guided.pictures import measured, png
+
+        tasks, spec = unit.tasks, self.spec
+        radius = spec.radius or radius_at(self.classifier.image_size)
+        found = visualise(
+            self.classifier,
+            torch.from_numpy(np.stack([task.direction for task in tasks])),
+            torch.tensor([task.offset for task in tasks]),
+            steps=spec.steps,
+            radius=radius,
+        )
+        rows = []
+        for place, task in enumerate(tasks):
+            features, probabilities = measured(self.classifier, found.images[place])
+            alpha = float(features.double().cpu().numpy() @ task.direction) - task.offset
+            rows.append(
+                {
+                    "class_index": task.class_index,
+                    "component": task.component,
+                    "npfv": png(found.images[place]),
+                    "alpha": alpha,
+                    "p": float(probabilities[task.class_index]),
+                    "alpha_grey": float(found.grey_alphas[place]),
+                    "p_grey": float(found.grey_probabilities[task.class_index]),
+                    "radius": radius,
+                    "steps": spec.steps,
+                }
+            )
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return len(rows)

@@ -1,0 +1,1 @@
+"""Images that are made or changed: generate, counterfactuals, disagreements, neurons."""

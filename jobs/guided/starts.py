@@ -1,0 +1,193 @@
+"""The starts stage: which prompt shows a finding's feature, as the classifier itself says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.cluster.placement import Placement
+from whylens.jobs.guided.prompts import (
+    FEATURE_TEMPLATES,
+    PLAIN_TEMPLATE,
+    FeatureTemplates,
+    PromptTemplate,
+    names,
+    prompts_of,
+)
+from whylens.jobs.images.embedded import read_captions
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.stage import work_through
+
+if TYPE_CHECKING:
+    from whylens.guidance.settings import GuidanceSettings
+    from whylens.runs import Run
+
+TABLE = "starts"
+SCHEMA = pa.schema(
+    [
+        ("class_index", pa.int32()),
+        ("component", pa.int32()),
+        ("prompt", pa.string()),
+        ("alpha", pa.float32()),
+        ("p_class", pa.float32()),
+        ("chosen", pa.bool_()),
+    ]
+)
+# Prompts come plainest first: among those that say the class, a later one must say it clearly more.
+NEARLY_BEST = 0.9
+SAYS = 0.5
+Key = tuple[int, int]
+"""Class index and component of a finding."""
+
+
+class StartSettings(BaseModel):
+    """How the prompt is chosen from which a finding's images start."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feature_templates: FeatureTemplates = FEATURE_TEMPLATES
+    prompt_template: PromptTemplate = PLAIN_TEMPLATE
+    captions: int = Field(
+        3,
+        ge=0,
+        description="Captions of mined images that are tried too, those that name the feature but "
+        "not the class.",
+    )
+    images: int = Field(3, ge=1, description="Plain images a prompt, to choose by.")
+    seed: int = Field(0, ge=0, description="Seed of a prompt's first image; the next adds one.")
+
+
+@dataclass(frozen=True)
+class StartUnit:
+    """A finding and the prompts that may show it; alpha = <direction, phi> - offset."""
+
+    name: str
+    class_index: int
+    component: int
+    prompts: tuple[str, ...]
+    direction: np.ndarray
+    offset: float
+
+
+def plan(
+    findings: Sequence[Mapping[str, Any]],
+    directions: Mapping[Key, tuple[np.ndarray, float]],
+    captions: Mapping[str, str],
+    settings: StartSettings,
+) -> list[StartUnit]:
+    """One unit a finding; `captions` are by image id."""
+    units = []
+    for row in findings:
+        k, component = row["class_index"], row["component"]
+        prompts = prompts_of(row, settings.feature_templates, settings.prompt_template)
+        prompts += telling_captions(row, captions)[: settings.captions]
+        name = f"class-{k:06d}-component-{component:05d}"
+        distinct = tuple(dict.fromkeys(prompts))
+        units.append(StartUnit(name, k, component, distinct, *directions[k, component]))
+    return units
+
+
+def telling_captions(finding: Mapping[str, Any], captions: Mapping[str, str]) -> list[str]:
+    """Captions of the finding's mined images that name its feature, not its class; common first."""
+    words = finding.get("guess") or []
+    if not words:
+        return []
+    told = [captions.get(image_id, "") for image_id in finding.get("mined_ids") or ()]
+    counts = Counter(
+        text for text in told if names(text, words[0]) and not names(text, finding["class_name"])
+    )
+    return [text for text, _ in counts.most_common()]
+
+
+def starts(
+    run: Run,
+    lineage: Lineage,
+    settings: StartSettings,
+    findings: Sequence[Mapping[str, Any]],
+    directions: Mapping[Key, tuple[np.ndarray, float]],
+    *,
+    guidance: GuidanceSettings,
+    sampler: str,
+    classifier: str,
+    placement: Placement,
+) -> dict[Key, str]:
+    """The stage: the prompt of each finding, by class and component.
+
+    Of plain images of each prompt, those that the classifier most calls the class decide, the
+    plainer prompt where two that say it are nearly equal. No prompt names the class where the
+    feature has a name, so it is the feature that speaks. (DiG-IN starts its neurons from the word
+    that activates them most.)
+    """
+    if not findings:
+        return {}
+    mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
+    units = plan(findings, directions, read_captions(lineage, mined), settings)
+    arguments = (run, settings, guidance, sampler, classifier, placement.device)
+    work_through(run, TABLE, units, Chooser, arguments, placement)
+    rows = run.table(TABLE).read().to_pylist()
+    return {(r["class_index"], r["component"]): r["prompt"] for r in rows if r["chosen"]}
+
+
+class Chooser:
+    """A worker: holds sampler and classifier, tries one finding's prompts, writes its part."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: StartSettings,
+        guidance: GuidanceSettings,
+        sampler: str,
+        classifier: str,
+        device: str,
+    ) -> None:
+        """Load sampler and classifier by name onto the device."""
+        from whylens.classifiers import load_classifier
+        from whylens.diffusion import load_sampler
+
+        self.run, self.settings, self.guidance = run, settings, guidance
+        self.sampler = load_sampler(sampler, device)
+        self.classifier = load_classifier(classifier, device)
+
+    def __call__(self, unit: StartUnit) -> int:
+        """Try the unit's prompts; how many."""
+        scores = [self.score(unit, prompt) for prompt in unit.prompts]
+        p_class = np.array([p for _, p in scores])
+        best = p_class.max()
+        chosen = int(np.flatnonzero(p_class >= max(NEARLY_BEST * best, min(best, SAYS)))[0])
+        rows = [
+            {
+                "class_index": unit.class_index,
+                "component": unit.component,
+                "prompt": prompt,
+                "alpha": alpha,
+                "p_class": p,
+                "chosen": place == chosen,
+            }
+            for place, (prompt, (alpha, p)) in enumerate(zip(unit.prompts, scores, strict=True))
+        ]
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return len(rows)
+
+    def score(self, unit: StartUnit, prompt: str) -> tuple[float, float]:
+        """Mean alpha and mean probability of the class over plain images of a prompt."""
+        from whylens.diffusion import sample
+        from whylens.jobs.guided.pictures import measured
+
+        seeds = [self.settings.seed + place for place in range(self.settings.images)]
+        images = sample(
+            self.sampler,
+            [prompt] * len(seeds),
+            seeds,
+            steps=self.guidance.steps,
+            guidance_scale=self.guidance.guidance_scale,
+        )
+        seen = [measured(self.classifier, image) for image in images]
+        features = np.stack([phi.double().cpu().numpy() for phi, _ in seen])
+        alphas = features @ unit.direction - unit.offset
+        return float(alphas.mean()), float(np.mean([float(p[unit.class_index]) for _, p in seen]))

@@ -1,0 +1,1 @@
+"""Collections: embedded once, indexed, searched."""

@@ -1,0 +1,67 @@
+"""The images of a run that a generated image is closest to, in the classifier's features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from whylens.jobs.images.embedded import COLUMNS, read_embedded
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.index import open_index
+from whylens.jobs.lineage import Lineage
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+    from whylens.neural_pca.index import Searchable
+
+FIELD = (
+    "closest",
+    pa.list_(
+        pa.struct([("image_id", pa.string()), ("distance", pa.float32()), ("thumb", pa.binary())])
+    ),
+)
+COUNT = 4
+
+
+class Closest:
+    """Answers from the run's index, or from its table of features where no index job ran."""
+
+    def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
+        from whylens.neural_pca import FeatureIndex
+
+        self.images = lineage.table(IMAGES)
+        index: Searchable | None = open_index(lineage, "main", classifier)
+        if index is None:
+            embedded = read_embedded(self.images.read(COLUMNS), "main")
+            index = FeatureIndex.build(
+                embedded.features, embedded.ids, fingerprint=classifier.fingerprint
+            ).placed()
+        self.index: Searchable = index
+        # Which part holds an image: thumbnails are read of those parts only.
+        self.part_of = {
+            image_id: part
+            for part in self.images.units()
+            for image_id in self.images.read(["id"], [part])["id"].to_pylist()
+        }
+
+    def __call__(self, features: np.ndarray) -> list[dict[str, Any]]:
+        """The nearest images to features [D], the nearest first, as rows of `FIELD`."""
+        from whylens.neural_pca.queries import nearest
+
+        found = nearest(self.index, features, COUNT)
+        thumbs = self.thumbs(found.ids)
+        return [
+            {"image_id": image_id, "distance": float(distance), "thumb": thumbs.get(image_id)}
+            for image_id, distance in zip(found.ids, found.values, strict=True)
+        ]
+
+    def thumbs(self, ids: tuple[str, ...]) -> dict[str, bytes]:
+        """Thumbnails by image id."""
+        parts = sorted({self.part_of[image_id] for image_id in ids if image_id in self.part_of})
+        if not parts:
+            return {}
+        table = self.images.read(["id", "thumb"], parts)
+        kept = table.filter(pa.compute.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+        return dict(zip(kept["id"].to_pylist(), kept["thumb"].to_pylist(), strict=True))

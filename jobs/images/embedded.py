@@ -1,0 +1,76 @@
+"""The table of embedded images, read back: features, labels, captions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from whylens.errors import UsageError
+from whylens.jobs.lineage import Lineage
+
+TABLE = "images"
+# What `read_embedded` reads of the table.
+COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An images table in memory: ids and texts [N], labels [N], features [N, D] float32."""
+
+    ids: list[str]
+    labels: np.ndarray
+    texts: list[str]
+    predicted: np.ndarray
+    features: np.ndarray
+
+
+def read_embedded(table: pa.Table, tag: str) -> Embedded:
+    """The rows of one collection.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    rows = table.filter(pc.equal(table["collection"], tag))
+    if len(rows) == 0:
+        raise UsageError(
+            f"no image of the {tag} collection could be used: see the table 'rejected' for reasons"
+        )
+    column = rows["features"].combine_chunks()
+    size = column.type.list_size
+    features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
+    captions, names = (
+        pc.if_else(pc.equal(rows[name], ""), None, rows[name]) for name in ("caption", "class_name")
+    )
+    return Embedded(
+        rows["id"].to_pylist(),
+        rows["label"].to_numpy().astype(np.int64),
+        pc.coalesce(captions, names, "").to_pylist(),
+        pc.list_element(rows["top5_classes"], 0).to_numpy().astype(np.int64),
+        features.astype(np.float32),
+    )
+
+
+def read_captions(lineage: Lineage, wanted: Collection[str]) -> dict[str, str]:
+    """Captions of the images that are wanted and have one, by id."""
+    if not wanted or not lineage.has(TABLE):
+        return {}
+    table = lineage.table(TABLE).read(["id", "caption"])
+    pairs = zip(table["id"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    return {image_id: caption for image_id, caption in pairs if caption and image_id in wanted}
+
+
+def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
+    """Each collection that a part of the table holds images of: its tag, and the images."""
+    for tag in sorted(table["collection"].unique().to_pylist()):
+        yield tag, read_embedded(table, tag)
+
+
+def labels_used(main: Embedded) -> np.ndarray:
+    """The images' labels [N]; the prediction stands in for one that is missing."""
+    return np.where(main.labels < 0, main.predicted, main.labels)

@@ -1,0 +1,303 @@
+"""The index job: features to faiss indexes on disk, one shard a unit, to search and to map."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.cluster.placement import Placement
+from whylens.errors import UsageError, WhylensError
+from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.spec import JobSpec
+from whylens.jobs.stage import work_through
+from whylens.runs import Run
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+    from whylens.neural_pca import FeatureIndex, ShardedIndex
+
+logger = logging.getLogger(__name__)
+
+TABLE = "index"
+TRAINED = "index/trained"
+QUERIES = "index/queries.npy"
+# What an approximate index is calibrated on: components of classes, and how many of each.
+CLASSES, COMPONENTS = 32, 8
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("collection", pa.string()),
+        ("rows", pa.int64()),
+        ("factory", pa.string()),
+        ("effort", pa.string()),
+        ("recall", pa.float64()),
+        ("size_mb", pa.float64()),
+    ]
+)
+
+
+class IndexSettings(BaseModel):
+    """How features are indexed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    factory: str = Field(
+        "Flat",
+        description="faiss factory string: Flat (exact), SQfp16, IVF1024,SQfp16, ...; for half a "
+        "million images and more PCAR384,IVF4096,PQ192x4fsr,Refine(SQfp16).",
+    )
+    shard: int = Field(
+        100_000, ge=1, description="Images a shard, at least; whole parts of images."
+    )
+    sample: int = Field(50_000, ge=2, description="Images that an approximate index is trained on.")
+    recall: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Share of the exact five exemplars of a component that an approximate index is "
+        "set to find.",
+    )
+
+
+class IndexSpec(JobSpec):
+    """A faiss index of what was embedded."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    index: IndexSettings = Field(
+        default_factory=lambda: IndexSettings(), description="How features are indexed."
+    )
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """Parts of the images table that go into one shard."""
+
+    name: str
+    collection: str
+    parts: tuple[str, ...]
+
+
+def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Placement) -> None:
+    """Train once on a sample, then build the shards; one unit a shard.
+
+    Raises
+    ------
+    UsageError
+        If faiss knows no such kind, or can't train it on so few images; a feature is not finite.
+    WhylensError
+        If a shard could not be built.
+    """
+    from whylens.classifiers import load_classifier
+
+    classifier = load_classifier(str(lineage.setting("classifier")))
+    units = shards(lineage, settings.shard)
+    if not run.storage.exists(f"{TRAINED}.json"):
+        _train(run, lineage, classifier, settings, units)
+    work_through(
+        run,
+        TABLE,
+        units,
+        Indexer,
+        (run, lineage, settings),
+        placement,
+    )
+    rows = run.table(TABLE).read().to_pylist() if run.table(TABLE).units() else []
+    if len(rows) < len(units):
+        raise WhylensError(
+            f"{len(units) - len(rows)} of {len(units)} shards could not be built (see the warnings "
+            f"in {run.folder}/run.json): start the same command again"
+        )
+    worst = min(rows, key=lambda row: row["recall"])
+    if worst["recall"] < settings.recall:
+        run.warn(
+            f"the index {settings.factory} finds {worst['recall']:.0%} of the exact exemplars in "
+            f"the shard {worst['shard']} at best, {settings.recall:.0%} are asked for: choose a "
+            "finer one"
+        )
+
+
+def shards(lineage: Lineage, size: int) -> list[ShardUnit]:
+    """Parts of the images table, in order, in groups of at least `size` images a collection."""
+    table = lineage.table(IMAGES)
+    groups: dict[str, list[list[str]]] = {}
+    filled: dict[str, int] = {}
+    for part in table.units():
+        collections, counts = np.unique(
+            table.read(["collection"], [part])["collection"].to_numpy(), return_counts=True
+        )
+        for tag, count in zip(collections.tolist(), counts.tolist(), strict=True):
+            if tag not in groups or filled[tag] >= size:
+                groups.setdefault(tag, []).append([])
+                filled[tag] = 0
+            groups[tag][-1].append(part)
+            filled[tag] += count
+    if not groups:
+        raise UsageError(
+            "no image could be used: there is nothing to index. See the table 'rejected' for "
+            "reasons"
+        )
+    return [
+        ShardUnit(f"{tag}-{number:05d}", tag, tuple(parts))
+        for tag, members in groups.items()
+        for number, parts in enumerate(members)
+    ]
+
+
+def _train(
+    run: Run,
+    lineage: Lineage,
+    classifier: Classifier,
+    settings: IndexSettings,
+    units: Sequence[ShardUnit],
+) -> None:
+    """Write the empty trained index, and components of the sample to calibrate it on."""
+    from whylens.neural_pca import FeatureIndex
+
+    main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
+    parts = [part for unit in units if unit.collection == main for part in unit.parts]
+    sample = _sample(lineage, main, parts, settings.sample)
+    queries = sample_queries(sample, classifier)
+    trained = FeatureIndex.train(
+        sample.features,
+        sample.ids,
+        fingerprint=classifier.fingerprint,
+        factory=settings.factory,
+    )
+    logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
+    content, record = trained.packed()
+    run.storage.write(QUERIES, _array_bytes(queries))
+    run.storage.write(f"{TRAINED}.faiss", content)
+    # The last one tells that all are there.
+    run.storage.write(f"{TRAINED}.json", record)
+
+
+def _sample(lineage: Lineage, tag: str, parts: Sequence[str], count: int) -> Embedded:
+    """At least `count` images where there are so many, from whole parts all over the collection."""
+    table = lineage.table(IMAGES)
+    order = np.random.default_rng(0).permutation(len(parts))
+    chosen: list[pa.Table] = []
+    for place in order:
+        if sum(len(part) for part in chosen) >= count:
+            break
+        rows = table.read(COLUMNS, [parts[place]])
+        chosen.append(rows.filter(pa.compute.equal(rows["collection"], tag)))
+    return read_embedded(pa.concat_tables(chosen, promote_options="permissive"), tag)
+
+
+def sample_queries(sample: Embedded, classifier: Classifier) -> np.ndarray:
+    """Directions d_l of components of the sample's largest classes, [Q, D] float32.
+
+    Labels stand for the class, predictions where there are none. Where no class has two images,
+    the head's rows take their place.
+    """
+    from whylens.neural_pca import class_components
+
+    labels = labels_used(sample)
+    weight, bias = classifier.head.arrays()
+    present, counts = np.unique(labels, return_counts=True)
+    queries = []
+    for k in present[np.argsort(-counts, kind="stable")][:CLASSES]:
+        try:
+            found = class_components(
+                int(k), weight[k], float(bias[k]), sample.features[labels == k], COMPONENTS
+            )
+        except WhylensError:  # one image only
+            continue
+        queries.append(found.directions)
+    return np.concatenate(queries or [weight]).astype(np.float32)
+
+
+class Indexer:
+    """A worker: reads a shard's features, fills a copy of the trained index, writes both files."""
+
+    def __init__(self, run: Run, lineage: Lineage, settings: IndexSettings) -> None:
+        """Read the trained index."""
+        from whylens.neural_pca import FeatureIndex
+
+        self.run, self.lineage, self.settings = run, lineage, settings
+        self.trained = FeatureIndex.unpacked(
+            run.storage.read(f"{TRAINED}.faiss"), run.storage.read(f"{TRAINED}.json")
+        )
+        self.queries = _array(run.storage.read(QUERIES))
+
+    def __call__(self, unit: ShardUnit) -> int:
+        """Write the shard; how many images it holds."""
+        table = self.lineage.table(IMAGES).read(COLUMNS, unit.parts)
+        embedded = read_embedded(table, unit.collection)
+        filled, recall = self.trained.filled(embedded.features, embedded.ids).calibrated(
+            embedded.features, self.queries, recall=self.settings.recall
+        )
+        content, record = filled.packed()
+        self.run.storage.write(f"{TABLE}/shard-{unit.name}.faiss", content)
+        self.run.storage.write(f"{TABLE}/shard-{unit.name}.json", record)
+        row = {
+            "shard": unit.name,
+            "collection": unit.collection,
+            "rows": len(embedded.ids),
+            "factory": filled.factory,
+            "effort": filled.effort,
+            "recall": recall,
+            "size_mb": len(content) / 1e6,
+        }
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist([row], schema=SCHEMA))
+        return len(embedded.ids)
+
+
+def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedIndex | None:
+    """The index of a collection that a run or its sources keep; None where none does.
+
+    Memory-mapped from a local run folder, read from any other; on GPUs where faiss sees some.
+
+    Raises
+    ------
+    UsageError
+        If it was built for another classifier, or some shards are missing.
+    """
+    from whylens.neural_pca import ShardedIndex
+
+    if not lineage.has(TABLE):
+        return None
+    run = lineage.holder(TABLE)
+    rows = [row for row in run.table(TABLE).read().to_pylist() if row["collection"] == tag]
+    if not rows:
+        return None
+    if run.record()["state"] != "finished":
+        raise UsageError(f"the index in {run.folder} is not finished: start its job again")
+    names = [f"shard-{row['shard']}" for row in rows]
+    return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).placed() for name in names))
+
+
+def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
+    from whylens.neural_pca import FeatureIndex
+    from whylens.neural_pca.index import require_classifier
+
+    if run.storage.local:
+        return FeatureIndex.load(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
+    read = run.storage.read
+    found = FeatureIndex.unpacked(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
+    require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
+    return found
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array(content: bytes) -> np.ndarray:
+    from io import BytesIO
+
+    loaded: np.ndarray = np.load(BytesIO(content), allow_pickle=False)
+    return loaded

@@ -1,0 +1,1 @@
+"""Figures over what others made: spurious scores, evaluations of counterfactuals."""

@@ -1,0 +1,203 @@
+"""The score job: how much do classifiers rely on features that are known to be spurious?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from whylens.cluster.session import session
+from whylens.images import Rejected, RejectedImageError, open_collection, units
+from whylens.images.spurious import open_spurious
+from whylens.jobs.images.embedding import write_rejected
+from whylens.jobs.measuring.sides import Contender, Side, contend, make_sides
+from whylens.jobs.measuring.tables import PREDICTION, PREDICTIONS, SCORES, tabulate
+from whylens.jobs.spec import JobSpec
+from whylens.jobs.stage import work_through
+from whylens.runs import Run
+
+
+class ScoreSpec(JobSpec):
+    """The spurious score of classifiers, and how it goes with their accuracy."""
+
+    classifiers: list[str] = Field(
+        min_length=1,
+        description="Classifiers to score, by name; the first one's classes are those meant by "
+        "the images (ImageNet's 1,000 for a head of any ImageNet list).",
+    )
+    images: str = Field(
+        description="Validation images with their classes: a folder with one subfolder a class, "
+        ".parquet, a WebDataset .tar, or planted:<split>?count=N&seed=S."
+    )
+    spurious: str = Field(
+        description="Spurious images: the folder of the published data set (images/), .parquet "
+        "with a column that names the class, or planted:spurious?count=N&seed=S."
+    )
+    spurious_column: str = Field(
+        "spurious_for",
+        description="Parquet: the column of the class (name or index) that an image is spurious "
+        "for.",
+    )
+    unit: int = Field(256, ge=1, description="Images a unit.")
+    batch: int = Field(64, ge=1, description="Images that go through a classifier together.")
+
+    @field_validator("classifiers")
+    @classmethod
+    def _different(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("a classifier is named more than once")
+        return names
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """A slice of one side, for one classifier."""
+
+    name: str
+    contender: int
+    side: int
+    start: int
+    stop: int
+
+
+def run(spec: ScoreSpec) -> Run:
+    """Score the classifiers; tables predictions, scores and leaderboard, figures and a page.
+
+    Raises
+    ------
+    UsageError
+        For a name that means nothing, before anything is written.
+    WhylensError
+        If no classifier could be scored.
+    """
+    from whylens.jobs.measuring import score_report
+
+    collection = open_collection(spec.images)
+    spurious = open_spurious(spec.spurious, spec.spurious_column)
+    space, contenders = contend(spec.classifiers)
+    sides, remarks = make_sides(collection, spurious, space, contenders)
+    run = Run.start(spec.out, "score", spec.model_dump(mode="json"))
+    for remark in remarks:
+        run.warn(remark)
+    for side, listed in zip(sides, (collection, spurious.images), strict=True):
+        write_rejected(run, f"{side.name}-listing", listed.rejected, side.name)
+    todo = [
+        ScoreUnit(f"{c:03d}-{side.name}-{name}", c, s, part.start, part.stop)
+        for c in range(len(contenders))
+        for s, side in enumerate(sides)
+        for name, part in units(len(side), spec.unit)
+    ]
+    with session():
+        work_through(
+            run,
+            PREDICTIONS,
+            todo,
+            Predictor,
+            (run, sides, contenders, spec.placement.device, spec.batch),
+            spec.placement,
+        )
+    with run.stage(SCORES):
+        done = set(run.table(PREDICTIONS).units())
+        failed = {unit.contender for unit in todo if unit.name not in done}
+        tabulate(run, contenders, space, failed)
+    score_report.write(run)
+    run.finish()
+    return run
+
+
+class Predictor:
+    """A worker: p_k of a slice's images by one classifier, which it keeps until another's turn."""
+
+    def __init__(
+        self,
+        run: Run,
+        sides: Sequence[Side],
+        contenders: Sequence[Contender],
+        device: str,
+        batch: int,
+    ) -> None:
+        self.run, self.sides, self.contenders = run, sides, contenders
+        self.device, self.batch = device, batch
+        self._held = -1
+        self._classifier: Any = None
+
+    def __call__(self, unit: ScoreUnit) -> int:
+        """Write the slice's predictions; how many images could be read."""
+        from whylens.classifiers import load_classifier
+        from whylens.images.tensors import to_tensor
+
+        contender, side = self.contenders[unit.contender], self.sides[unit.side]
+        if self._held != unit.contender:
+            self._classifier = None  # two large ones may not fit
+            self._classifier = load_classifier(contender.name, self.device)
+            self._held = unit.contender
+        places = range(unit.start, unit.stop)
+
+        def load(place: int) -> Any:
+            record = side.collection.records[side.rows[place]]
+            try:
+                image = side.collection.load(record)
+            except RejectedImageError as error:
+                return Rejected(record.id, record.path, str(error))
+            return to_tensor(image, self._classifier.image_size)
+
+        with ThreadPoolExecutor(2) as threads:
+            loaded = list(threads.map(load, places))
+        pairs = list(zip(places, loaded, strict=True))
+        rejected = [item for _, item in pairs if isinstance(item, Rejected)]
+        # An image that can't be read is named once, whoever finds out.
+        listed = f"{side.name}-{unit.start:09d}"
+        write_rejected(self.run, listed, rejected, side.name)
+        kept = [(place, item) for place, item in pairs if not isinstance(item, Rejected)]
+        classes = np.asarray([side.classes[place] for place, _ in kept], dtype=np.int64)
+        p, predicted = self._predict([item for _, item in kept], classes, contender.columns)
+        rows, undefined = [], []
+        for (place, _), p_k, called in zip(kept, p, predicted, strict=True):
+            record = side.collection.records[side.rows[place]]
+            if not np.isfinite(p_k):
+                reason = f"the probabilities of {contender.name} are not finite"
+                undefined.append(Rejected(record.id, record.path, reason))
+                continue
+            rows.append(
+                {
+                    "classifier": contender.name,
+                    "side": side.name,
+                    "id": record.id,
+                    "class_index": side.classes[place],
+                    "component": side.components[place],
+                    "p": float(p_k),
+                    "predicted": int(called),
+                }
+            )
+        write_rejected(self.run, unit.name, undefined, side.name)
+        part = pa.Table.from_pylist(rows, schema=PREDICTION)
+        self.run.table(PREDICTIONS).write(unit.name, part)
+        return len(rows)
+
+    def _predict(
+        self, images: list[Any], classes: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """p of each image's class [N], softmax over the whole head; the class called [N].
+
+        As the published code does it: a head of 21,843 classes keeps them all in the softmax, and
+        k's column is read from it. float64, so that p near 1 doesn't tie. Only classes of the run
+        can be called.
+        """
+        import torch
+
+        here = np.flatnonzero(columns >= 0)
+        p, called = [np.zeros(0)], [np.zeros(0, np.int64)]
+        with torch.inference_mode():
+            for start in range(0, len(images), self.batch):
+                batch = torch.stack(images[start : start + self.batch]).to(self.device)
+                logits = self._classifier.logits(batch).cpu().double()
+                wanted = torch.from_numpy(columns[classes[start : start + self.batch]])
+                p.append(logits.softmax(1).gather(1, wanted[:, None])[:, 0].numpy())
+                called.append(here[logits[:, columns[here]].argmax(1).numpy()])
+        return np.concatenate(p), np.concatenate(called)

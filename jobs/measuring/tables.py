@@ -1,0 +1,116 @@
+"""Predictions to the tables scores and leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from whylens.errors import WhylensError
+from whylens.neural_pca.spurious_score import mean_separation, spurious_scores
+from whylens.runs import Run
+
+if TYPE_CHECKING:
+    from whylens.jobs.measuring.sides import Contender
+
+PREDICTIONS, SCORES, LEADERBOARD = "predictions", "scores", "leaderboard"
+SIDES = ("validation", "spurious")
+
+PREDICTION = pa.schema(
+    [
+        *((name, pa.string()) for name in ("classifier", "side", "id")),
+        ("class_index", pa.int32()),
+        ("component", pa.int32()),
+        ("p", pa.float64()),
+        ("predicted", pa.int32()),
+    ]
+)
+SCORE = pa.schema(
+    [
+        ("classifier", pa.string()),
+        ("class_index", pa.int32()),
+        ("class_name", pa.string()),
+        *((name, pa.float64()) for name in ("average_precision", "roc_auc")),
+        *((name, pa.int32()) for name in ("validation_images", "spurious_images")),
+        *((n, pa.float64()) for n in ("accuracy", "p_validation", "p_spurious")),
+        ("spurious_called", pa.float64()),
+    ]
+)
+LEADER = pa.schema(
+    [
+        ("rank", pa.int32()),
+        *((name, pa.string()) for name in ("classifier", "base")),
+        *((n, pa.float64()) for n in ("spurious_score", "roc_auc", "accuracy", "spurious_called")),
+        *((name, pa.int32()) for name in ("classes", "validation_images", "spurious_images")),
+    ]
+)
+
+
+def tabulate(
+    run: Run, contenders: Sequence[Contender], space: Sequence[str], failed: Collection[int]
+) -> None:
+    """The tables scores and leaderboard of what was predicted.
+
+    `failed` are the places of classifiers of which units are missing: they get no score, since it
+    would be one of other images.
+    """
+    if len(failed) == len(contenders):
+        raise WhylensError("no classifier could be scored: run.json's warnings say why")
+    predictions = run.table(PREDICTIONS).read()
+    leaders = []
+    for index, contender in enumerate(contenders):
+        if index in failed:
+            continue
+        rows, leader = score_classifier(predictions, contender, space)
+        run.table(SCORES).write(f"{index:03d}", pa.Table.from_pylist(rows, schema=SCORE))
+        leaders.append(leader)
+    leaders.sort(key=lambda row: -row["spurious_score"])
+    ranked = [{"rank": rank, **row} for rank, row in enumerate(leaders, 1)]
+    run.table(LEADERBOARD).write("all", pa.Table.from_pylist(ranked, schema=LEADER))
+
+
+def score_classifier(
+    predictions: pa.Table, contender: Contender, space: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A classifier's rows of the table scores, and its row of the leaderboard without a rank."""
+    import pyarrow.compute as pc
+
+    own = predictions.filter(pc.equal(predictions["classifier"], contender.name))
+    columns = ("class_index", "p", "predicted")
+    sides = [
+        [own.filter(pc.equal(own["side"], side))[c].to_numpy() for c in columns] for side in SIDES
+    ]
+    (labels, p, called), (spurious_for, spurious_p, spurious_called) = sides
+    scores = spurious_scores(p, labels, spurious_p, spurious_for)
+    mean = mean_separation(scores)
+    rows = []
+    for k, score in scores.items():
+        inside, outside = labels == k, spurious_for == k
+        rows.append(
+            {
+                "classifier": contender.name,
+                "class_index": k,
+                "class_name": space[k],
+                "average_precision": score.average_precision,
+                "roc_auc": score.roc_auc,
+                "validation_images": int(inside.sum()),
+                "spurious_images": int(outside.sum()),
+                "accuracy": float((called[inside] == k).mean()),
+                "p_validation": float(p[inside].mean()),
+                "p_spurious": float(spurious_p[outside].mean()),
+                "spurious_called": float((spurious_called[outside] == k).mean()),
+            }
+        )
+    leader = {
+        "classifier": contender.name,
+        "base": contender.base,
+        "spurious_score": mean.average_precision,
+        "roc_auc": mean.roc_auc,
+        "accuracy": float((called == labels).mean()),
+        "spurious_called": float((spurious_called == spurious_for).mean()),
+        "classes": len(scores),
+        "validation_images": len(labels),
+        "spurious_images": len(spurious_for),
+    }
+    return rows, leader

@@ -1,0 +1,204 @@
+"""`whylens spufix`: repair a classifier by the spurious components of a run; save the repair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylens.errors import UsageError
+from whylens.jobs.findings.components import TABLE as COMPONENTS
+from whylens.jobs.findings.components import components_of
+from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.people.labels import spurious_components
+from whylens.runs import Run
+
+
+class RepairSpec(BaseModel):
+    """What is repaired, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(description="Run folder of a components or investigate job.")
+    onto: str | None = Field(
+        None,
+        description="Run folder in which another classifier embedded the same images: it is "
+        "repaired instead, with nothing but what was found in source.",
+    )
+    method: Literal["refit", "formula"] = Field(
+        "refit",
+        description="refit: the head is fitted again to training and mined images; formula: "
+        "max(alpha, 0) of each spurious component is taken from its class's logit.",
+    )
+    by: Literal["labels", "findings"] | None = Field(
+        None,
+        description="Which components are spurious: those that people labelled so, or the "
+        "suspicious ones; labels where there are any, if not said.",
+    )
+    budget: float = Field(
+        0.015, ge=0, le=1, description="refit: accuracy on training images that may be lost."
+    )
+    out: str = Field(description="File to write, *.safetensors.")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What was done: the repaired classifier's name, its spurious components, and accuracies.
+
+    `before` and `after` are the accuracy on the run's images and on the mined ones (of those whose
+    class is known), in [0, 1].
+    """
+
+    name: str
+    base: str
+    spurious: Mapping[int, Sequence[int]]
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def repair_run(spec: RepairSpec) -> Repair:
+    """Repair the classifier of a run and write the repair.
+
+    Raises
+    ------
+    UsageError
+        If nothing is spurious, the images of `onto` are others than those of `source`, or `out`
+        is there already.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.classifiers.repaired import repair, save_repaired
+    from whylens.neural_pca import refit, spufix, transfer
+
+    out = Path(spec.out)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"out: {spec.out} must end in .safetensors")
+    if out.exists():
+        raise UsageError(f"out: {spec.out} is there already: name another file, or remove it")
+    lineage = Lineage(Run.open(spec.source))
+    columns = ["class_index", "component", "suspicious", "mined_ids"]
+    rows = lineage.table(COMPONENTS).read(columns).to_pylist()
+    spurious = _spurious(spec, rows)
+    repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
+    classifier = load_classifier(str(repaired_run.setting("classifier")))
+    seen = _Seen(repaired_run, "second" if lineage.setting("second") else "main")
+    mined, mined_for = seen.mined(rows, spurious, repaired_run.runs[0].folder)
+    weight, bias = classifier.head.arrays()
+    labels = labels_used(seen.main)
+    if spec.method == "refit":
+        by: Any = refit(
+            weight,
+            bias,
+            seen.main.features,
+            labels,
+            seen.pool.features[mined],
+            seen.pool.labels[mined],
+            mined_for,
+            budget=spec.budget,
+        )
+    else:
+        name = str(lineage.setting("classifier"))
+        explained = load_classifier(name) if spec.onto else classifier
+        by = spufix([components_of(lineage, k, explained) for k in spurious], spurious)
+        if spec.onto:
+            first = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")
+            others = seen.in_order_of(first)
+            by = transfer(by, first.features, others, labels_used(first), weight)
+    fixed = repair(classifier, by, f"spufix:{spec.out}")
+    save_repaired(fixed, out)
+    known = mined[seen.pool.labels[mined] >= 0]
+    images = {"images": (seen.main, np.arange(len(labels)), labels)}
+    images["mined"] = (seen.pool, known, seen.pool.labels[known])
+    return Repair(
+        fixed.name,
+        classifier.name,
+        spurious,
+        {name: _accuracy(weight, bias, *of) for name, of in images.items()},
+        {name: _accuracy_of(fixed, *of) for name, of in images.items()},
+    )
+
+
+def _spurious(spec: RepairSpec, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    labelled = spurious_components(spec.source) if spec.by != "findings" else {}
+    if labelled or spec.by == "labels":
+        found = labelled
+    else:
+        found = {}
+        for row in rows:
+            if row["suspicious"]:
+                found.setdefault(row["class_index"], []).append(row["component"])
+    if not found:
+        raise UsageError(
+            f"nothing in {spec.source} is "
+            + ("labelled spurious: see whylens labels" if spec.by == "labels" else "suspicious")
+        )
+    return {k: sorted(components) for k, components in sorted(found.items())}
+
+
+class _Seen:
+    """A run's embedded images: those to explain, and those that were mined (`pool`)."""
+
+    def __init__(self, lineage: Lineage, pool: str) -> None:
+        table = lineage.table(IMAGES).read(COLUMNS)
+        if not pc.any(pc.equal(table["collection"], pool)).as_py():
+            raise UsageError(
+                f"{lineage.runs[0].folder} holds no images of a {pool} collection: embed the same "
+                "collections as in source"
+            )
+        self.main = read_embedded(table, "main")
+        self.pool = read_embedded(table, pool)
+        self._place = {name: row for row, name in enumerate(self.pool.ids)}
+
+    def mined(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        spurious: Mapping[int, Sequence[int]],
+        folder: str,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the pool that were mined for spurious components, and for which class each."""
+        pairs = {
+            (image, row["class_index"])
+            for row in rows
+            if row["component"] in spurious.get(row["class_index"], ())
+            for image in row["mined_ids"]
+        }
+        lost = sorted(image for image, _ in pairs if image not in self._place)
+        if lost:
+            raise UsageError(
+                f"{folder} did not embed {len(lost)} of the mined images, {lost[0]} for one: "
+                "embed the same collections as in source"
+            )
+        found = sorted((self._place[image], k) for image, k in pairs)
+        return np.array([i for i, _ in found], int), np.array([k for _, k in found], int)
+
+    def in_order_of(self, other: Embedded) -> np.ndarray:
+        """The features of another run's images."""
+        places = {name: row for row, name in enumerate(self.main.ids)}
+        if lost := [name for name in other.ids if name not in places]:
+            raise UsageError(f"{len(lost)} of source's images are not in onto, {lost[0]} for one")
+        return self.main.features[[places[name] for name in other.ids]]
+
+
+def _accuracy(
+    weight: np.ndarray, bias: np.ndarray, seen: Embedded, rows: np.ndarray, labels: np.ndarray
+) -> float:
+    if len(rows) == 0:
+        return float("nan")
+    return float(((seen.features[rows] @ weight.T + bias).argmax(1) == labels).mean())
+
+
+def _accuracy_of(fixed: Any, seen: Embedded, rows: np.ndarray, labels: np.ndarray) -> float:
+    import torch
+
+    if len(rows) == 0:
+        return float("nan")
+    features = torch.from_numpy(seen.features[rows]).to(fixed.device)
+    with torch.inference_mode():
+        predicted = fixed.repaired_head(features).argmax(1).cpu().numpy()
+    return float((predicted == labels).mean())

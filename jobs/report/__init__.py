@@ -1,0 +1,1 @@
+"""A run as a page: what is read of it, the words, the templates, the figure."""

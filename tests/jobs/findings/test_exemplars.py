@@ -1,0 +1,76 @@
+"""The order of findings, and how a heat map's overlap with the object is measured."""
+
+import numpy as np
+import pytest
+
+from whylens.images.planted import PlantedCollection
+from whylens.jobs.findings.exemplars import _overlap, _square_mask, ranked
+from whylens.planted.world import draw, sample_scene
+
+
+def finding(component, suspicion):
+    return {"class_index": 3, "component": component, "suspicion": suspicion}
+
+
+def exemplar(component, heat, area):
+    return {
+        "class_index": 3, "component": component, "heat_on_object": heat, "object_area": area
+    }  # fmt: skip
+
+
+def test_findings_whose_heat_lies_on_the_object_come_later():
+    found = [finding(0, 0.8), finding(1, 0.7), finding(2, 0.6)]
+    shown = [exemplar(0, 0.7, 0.2), exemplar(0, 0.5, 0.2), exemplar(1, 0.1, 0.2)]
+    rows = ranked(found, [*shown, exemplar(1, None, 0.9), exemplar(2, None, None)])
+    # 0.8 x (1 - (0.6 - 0.2)) = 0.48; heat that avoids the object, or without a mask, costs nothing.
+    assert [(row["rank"], row["component"]) for row in rows] == [(1, 1), (2, 2), (3, 0)]
+    assert rows[2]["heat_on_object"] == pytest.approx(0.6)
+    assert rows[0]["object_area"] == pytest.approx(0.2)
+    assert "heat_on_object" not in rows[1]
+
+
+def test_without_masks_suspicion_alone_decides():
+    found = [finding(0, 0.5), finding(1, 0.9)]
+    shown = [exemplar(0, None, None), exemplar(1, None, None)]
+    assert [row["component"] for row in ranked(found, shown)] == [1, 0]
+
+
+def test_a_feature_whose_visualisation_is_not_the_class_comes_later():
+    found = [finding(0, 0.9), finding(1, 0.8), finding(2, 0.5)]
+    npfvs = [
+        {"class_index": 3, "component": 0, "p": 0.2},
+        {"class_index": 3, "component": 1, "p": 1.0},
+        {"class_index": 4, "component": 2, "p": 0.0},  # another class's
+    ]
+    rows = ranked(found, [], npfvs)
+    # 0.9 x (1 + 0.2) / 2 = 0.54; without a visualisation nothing is lowered.
+    assert [(row["component"], row.get("npfv_p")) for row in rows] == [
+        (1, 1.0),
+        (0, 0.2),
+        (2, None),
+    ]
+    assert [row["component"] for row in ranked(found, [])] == [0, 1, 2]
+
+
+def test_the_overlap_is_the_share_of_positive_heat_inside_the_mask():
+    heat, mask = -np.ones((4, 4), np.float32), np.zeros((4, 4), bool)
+    heat[0, 0], heat[3, 3], mask[0] = 3, 1, True
+    assert _overlap(heat, mask) == {"heat_on_object": 0.75, "object_area": 0.25}
+    assert _overlap(heat * 0, mask) == {"heat_on_object": None, "object_area": 0.25}
+    assert _overlap(heat, None) == {"heat_on_object": None, "object_area": None}
+
+
+def test_masks_are_those_of_the_drawings_cut_as_the_picture():
+    collection = PlantedCollection("planted:features", "features", {"count": "8", "seed": "3"})
+    known = 0
+    for index, record in enumerate(collection.records):
+        drawing = draw(sample_scene("features", 3, index))
+        mask = collection.object_mask(record)
+        if drawing.scene.object is None:
+            assert mask is None
+            continue
+        known += 1
+        large = _square_mask(mask, 256)
+        assert large.shape == (256, 256)
+        assert (large[2::4, 2::4] == drawing.masks["object"]).mean() > 0.99
+    assert 0 < known < 8
