@@ -7,7 +7,7 @@ def settings(out: str) -> dict[str, Any]:
     """The demo's spec for `investigate`."""
     # The planted sampler knows a companion beside a background only.
     prompts = ["a photo of {feature}", "a photo of snow with a {feature}"]
-    guidance = {"steps": 10, "optimisation_steps": 12, "cutouts": 3}
+    guidance = {"chain": {"steps": 10}, "optimiser": {"steps": 12}, "views": {"cutouts": 3}}
     return {
         "out": out,
         "images": "planted:linked?count=3000&seed=7",

@@ -31,6 +31,7 @@ class Closest:
     def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
         from whylens.neural_pca import FeatureIndex
 
+        self.classifier = classifier
         self.images = lineage.table(IMAGES)
         index: Searchable | None = open_index(lineage, "main", classifier)
         if index is None:

@@ -21,12 +21,8 @@ from whylens.guidance.baselines.dvce import ancestral, onto_cone
 from whylens.guidance.baselines.interface import shown
 from whylens.guidance.baselines.ldce import agreed
 from whylens.guidance.objectives import TargetClass
-<<<<<<< HEAD
 from whylens.guidance.solutions import Latest, followed
-from whylens.jobs.methods import BaselineSettings, baseline_steps
-=======
 from whylens.jobs.guided.methods import BaselineSettings, baseline_steps
->>>>>>> main
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
 AFTER = ["a photo of a fish on grass", "a photo of a ring"]
@@ -83,8 +79,8 @@ def test_each_image_gets_what_it_would_get_alone(sampler, classifier, robust, im
     )
     for row in range(2):
         (alone,) = solved(
-            method, sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1], TARGETS[[row]],
-            classifier, settings, seeds=[5 + row], **options,
+            method, sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1],
+            TARGETS[[row]], classifier, settings, seeds=[5 + row], **options,
         )  # fmt: skip
         torch.testing.assert_close(together[row].image, alone.image, rtol=0, atol=2e-3)
         assert together[row].failed is None

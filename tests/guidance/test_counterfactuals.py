@@ -127,7 +127,11 @@ def test_inside_of_its_mask_an_edit_is_led_by_its_own_prompt_alone(
     after = [AFTER[0], BEFORE[1]]
     solutions = counterfactual(
         sampler, images, BEFORE, after, TARGETS, classifier,
-        GuidanceSettings(chain={"steps": 3, "guidance_scale": guidance_scale}, optimiser={"steps": 0}, editing={"mask": "given", "thresholds": [], "blends": [None]}),
+        GuidanceSettings(
+            chain={"steps": 3, "guidance_scale": guidance_scale},
+            optimiser={"steps": 0},
+            editing={"mask": "given", "thresholds": [], "blends": [None]},
+        ),
         masks=torch.ones(2, 1, 16, 16),
     )  # fmt: skip
     own = condition(sampler, BEFORE)

@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from whylens.diffusion import condition, invert, load_sampler
+from whylens.diffusion.attention import AttentionMaps
 from whylens.diffusion.chain import watch
 from whylens.guidance.masks import changed, foreground, with_margin
 from whylens.planted.world import OBJECTS, draw, sample_scene

@@ -141,7 +141,19 @@ def test_one_problem_is_plain_adam_on_the_whole_chain(
     """Against torch.optim.Adam and autograd from the loss to the latents, in one graph."""
     monkeypatch.setattr(module, "RELATIVE_EPSILON", 0.0)
     sampler, classifier = double_sampler, double_classifiers[0]
-    settings = GuidanceSettings(chain={"steps": 4}, optimiser={"steps": 4, "learning_rate": 0.03, "latents_factor": 0.1, "text_factor": 0.7, "null_factor": 1.3, "cosine": cosine, "clip": 2e-3}, views={"cutouts": 0, "predictions": 3})  # fmt: skip
+    settings = GuidanceSettings(
+        chain={"steps": 4},
+        optimiser={
+            "steps": 4,
+            "learning_rate": 0.03,
+            "latents_factor": 0.1,
+            "text_factor": 0.7,
+            "null_factor": 1.3,
+            "cosine": cosine,
+            "clip": 2e-3,
+        },
+        views={"cutouts": 0, "predictions": 3},
+    )
     problem, objective = problems_of(sampler, 1), TargetClass(classifier, TARGETS[:1])
     (found,) = solve(sampler, problem, objective, settings)
     latents = sampler.initial_latents([20]).requires_grad_()

@@ -60,7 +60,9 @@ class Problems(Batch):
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
         return cls(
-            sampler.initial_latents(seeds), condition(sampler, list(prompts)), torch.tensor(seeds)
+            sampler.initial_latents(seeds),
+            condition(sampler, list(prompts)),
+            torch.tensor(list(seeds)),
         )
 
     @classmethod
@@ -79,7 +81,7 @@ class Problems(Batch):
                 f"{len(prompts)} prompts and {len(seeds)} seeds for {len(inversion)} images"
             )
         conditioning = inversion.onto(condition(sampler, list(prompts)))
-        return cls(inversion.noise, conditioning, torch.tensor(seeds), inversion.latents)
+        return cls(inversion.noise, conditioning, torch.tensor(list(seeds)), inversion.latents)
 
     def shown(self, images: Tensor) -> Tensor:
         """Decoded images [B, 3, S, S] as they are shown: the paste's outside of its masks."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,16 @@ from whylens.guidance.baselines import (
 )
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.measures import change_by_place, features_of, frechet, grown, l1
-from whylens.guidance.optimiser import Solution
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.optimiser import State
+from whylens.guidance.settings import (
+    ChainSettings,
+    EditingSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    RegulariserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import Latest, Solution, followed
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.data import caption, draw_many
 from whylens.planted.judges import Seen, judged, probabilities, save_pictures
@@ -245,11 +254,22 @@ def _method(method: str) -> Callable[..., list[Solution]]:
     methods: dict[str, Callable[..., list[Solution]]] = {
         "uvce": counterfactual,
         "unworded": counterfactual,
-        "svce": pixel_counterfactual,
-        "dvce": diffusion_counterfactual,
-        "ldce": latent_counterfactual,
+        "svce": partial(_solved, pixel_counterfactual),
+        "dvce": partial(_solved, diffusion_counterfactual),
+        "ldce": partial(_solved, latent_counterfactual),
     }
     return methods[method]
+
+
+def _solved(
+    method: Callable[..., Iterator[State]],
+    sampler: Sampler,
+    images: Tensor,
+    *arguments: Any,
+    **options: Any,
+) -> list[Solution]:
+    states = method(sampler, images, *arguments, **options)
+    return followed(Latest(len(images)), states)
 
 
 @dataclass

@@ -21,8 +21,14 @@ from whylens.diffusion import load_sampler
 from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import Disagreement
-from whylens.guidance.optimiser import Problem, optimise
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.problems import Problems
+from whylens.guidance.settings import (
+    ChainSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import solve
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.data import draw_many
 from whylens.planted.judges import judged, probabilities, save_pictures
@@ -246,8 +252,9 @@ def pull(
     images: list[Tensor] = []
     for first in range(0, len(starts), BATCH):
         some, k = starts[first : first + BATCH], targets[first : first + BATCH]
-        problems = [Problem(one.prompt, one.seed) for one in some]
-        solutions = optimise(sampler, problems, Disagreement(a, b, k, k), SETTINGS)
+        prompts, seeds = [one.prompt for one in some], [one.seed for one in some]
+        problems = Problems.from_prompts(sampler, prompts, seeds)
+        solutions = solve(sampler, problems, Disagreement(a, b, k, k), SETTINGS)
         images += [
             one.image if solution.image is None else solution.image
             for one, solution in zip(some, solutions, strict=True)

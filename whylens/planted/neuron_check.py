@@ -22,8 +22,16 @@ from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.neurons import leave_out, mixed_exemplars, neuron_counterfactual
 from whylens.guidance.objectives import FeatureObjective
-from whylens.guidance.optimiser import Problem, optimise
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.problems import Problems
+from whylens.guidance.settings import (
+    ChainSettings,
+    EditingSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    RegulariserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import solve
 from whylens.neural_pca.ranking import typical_words
 from whylens.planted.autoencoder import to_batch
 from whylens.planted.data import Drawings, draw_many
@@ -155,11 +163,10 @@ def check_shown(
     starts, images = [], []
     for first in range(0, len(each), BATCH):
         rows = slice(first, first + BATCH)
-        problems = [
-            Problem(n.prompt, seed) for n, seed in zip(each[rows], seeds[rows], strict=True)
-        ]
+        prompts = [neuron.prompt for neuron in each[rows]]
+        problems = Problems.from_prompts(sampler, prompts, seeds[rows])
         objective = _objective(classifier, each[rows], 1.0)
-        for solution in optimise(sampler, problems, objective, SHOWING):
+        for solution in solve(sampler, problems, objective, SHOWING):
             assert solution.image is not None, solution.failed
             assert solution.start_image is not None
             starts.append(solution.start_image)

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from whylens.classifiers import load_classifier
-from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
 from whylens.jobs.guided import neuron_plan, neurons
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import Neuron, NeuronSpec
 from whylens.jobs.images.embedded import Embedded
 from whylens.jobs.lineage import Lineage
@@ -136,10 +136,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
 
 
 SPEC = NeuronSpec(
-    most=1, words=2, samples=1, images=1, changed=1,
+    most=1,
+    words=2,
+    samples=1,
+    images=1,
+    changed=1,
     guidance=GuidanceSettings(chain={"steps": 2}, optimiser={"steps": 1}, views={"cutouts": 0}),
-    changing=GuidanceSettings(chain={"steps": 3}, optimiser={"steps": 2}, views={"cutouts": 0}, editing={"mask": "attention"}),
-)  # fmt: skip
+    changing=GuidanceSettings(
+        chain={"steps": 3},
+        optimiser={"steps": 2},
+        views={"cutouts": 0},
+        editing={"mask": "attention"},
+    ),
+)
 
 
 def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: Any) -> None:
@@ -150,10 +159,8 @@ def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: A
 
 
 def work(run: Run) -> None:
-    neurons.neurons(
-        run, Lineage(run), SPEC, sampler="planted", classifier="planted:biased",
-        against=["planted:balanced"], placement=Placement(),
-    )  # fmt: skip
+    models = Models("planted", "planted:biased", ["planted:balanced"])
+    neurons.neurons(run, Lineage(run), SPEC, models)
 
 
 def tensor(content: bytes) -> torch.Tensor:
@@ -198,7 +205,7 @@ def test_rows_tell_of_their_own_pictures(done: tuple[Run, Run]) -> None:
         assert row["trajectory"][-1] == row["after"]
         # Images from words and real images have settings of their own.
         settings = SPEC.guidance if row["kind"] == "image" else SPEC.changing
-        assert len(row["losses"]) == settings.optimisation_steps + 1
+        assert len(row["losses"]) == settings.optimiser.steps + 1
         assert (row["mask"] is None) == (row["kind"] == "image")
         if row["kind"] == "down":
             could = tensor(row["mask"])[0, 0] > 0
