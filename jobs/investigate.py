@@ -8,8 +8,9 @@ from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
-from whylens.jobs.findings.components import ComponentSettings, components, directions
+from whylens.jobs.findings.components import ComponentSettings, components
 from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import VisualisationSpec
 from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals
 from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements

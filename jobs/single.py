@@ -10,8 +10,9 @@ from whylens.jobs.checking import check_names
 from whylens.jobs.findings import components as components_job
 from whylens.jobs.findings import exemplars as exemplars_job
 from whylens.jobs.findings import visualisations as visualisations_job
-from whylens.jobs.findings.components import ComponentsSpec, directions
+from whylens.jobs.findings.components import ComponentsSpec
 from whylens.jobs.findings.exemplars import ExemplarsSpec
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided import counterfactuals as counterfactuals_job
 from whylens.jobs.guided import disagreements as disagreements_job
 from whylens.jobs.guided import generate as generate_job

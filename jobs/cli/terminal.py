@@ -10,7 +10,7 @@ from rich.table import Table
 from whylens.runs import Run
 
 if TYPE_CHECKING:
-    from whylens.jobs.images.search import Answer
+    from whylens.jobs.people.search import Answer
 
 
 def show_findings(run: Run, console: Console) -> None:
@@ -110,7 +110,7 @@ def show_images(answer: Answer, console: Console | None = None) -> None:
 
 def show_explanation(found: Any, console: Console) -> None:
     """An image's decision as a table of contributions, and what SpuFix would change."""
-    from whylens.jobs.people.explain import sentences
+    from whylens.jobs.people.explanation_page import sentences
     from whylens.jobs.people.waterfall import signed, steps
     from whylens.jobs.words import plain_name
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.images import open_collection
-from whylens.jobs.findings.components import TABLE as COMPONENTS
-from whylens.jobs.findings.components import directions, read_components
+from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import directions, read_components
 from whylens.jobs.findings.truth import planted_truth
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations

@@ -101,7 +101,7 @@ class Visualiser:
         import torch
 
         from whylens.guidance.visualisation import radius_at, visualise
-        from whylens.jobs.guided.pictures import measured, png
+        from whylens.jobs.images.pictures import measured, png
 
         tasks, spec = unit.tasks, self.spec
         radius = spec.radius or radius_at(self.classifier.image_size)

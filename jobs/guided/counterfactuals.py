@@ -18,11 +18,11 @@ from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
 from whylens.jobs.guided.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
 from whylens.jobs.guided.models import Models
-from whylens.jobs.guided.pictures import mask_png
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, names, prompt_pair
 from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.targets import RUNNER_UP, Targets
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
+from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import onto
 from whylens.jobs.stage import in_batches, work_through

@@ -26,11 +26,11 @@ from whylens.jobs.guided.neuron_plan import (
     plan,
     suggested,
 )
-from whylens.jobs.guided.pictures import mask_png
 from whylens.jobs.guided.prompts import prompt_for
 from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
+from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.stage import work_through
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whylens.jobs.guided.pictures import png
+from whylens.jobs.images.pictures import png
 
 if TYPE_CHECKING:
     from whylens.guidance.optimiser import State

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided.models import Models
-from whylens.jobs.guided.pictures import difference, measured, png, stored
 from whylens.jobs.guided.trajectory import Trajectory
 from whylens.jobs.images import closest
+from whylens.jobs.images.pictures import difference, measured, png, stored
 from whylens.jobs.lineage import Lineage
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from whylens.errors import UsageError
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.measuring import evaluation_report
+from whylens.jobs.measuring.evaluation import SCHEMA, TABLE
 from whylens.jobs.spec import JobSpec
 from whylens.runs import Run
 
@@ -22,38 +24,6 @@ if TYPE_CHECKING:
 
     from whylens.classifiers import Classifier
     from whylens.guidance.objectives import PerceptualNetwork
-
-TABLE = "evaluation"
-NUMBERS = (
-    "flip_rate",
-    "target_probability",
-    "l1",
-    "l2",
-    "feature_distance",
-    "lpips",
-    "change_inside",
-    "change_outside",
-    "frechet",
-)
-SCHEMA = pa.schema(
-    [
-        ("run", pa.string()),
-        ("method", pa.string()),
-        ("classifier", pa.string()),
-        ("independent", pa.string()),
-        ("images", pa.int32()),
-        ("failed", pa.int32()),
-        *((name, pa.float64()) for name in NUMBERS),
-        (
-            "attributes",
-            pa.list_(
-                pa.struct(
-                    [("judge", pa.string()), ("target", pa.float64()), ("kept", pa.float64())]
-                )
-            ),
-        ),
-    ]
-)
 
 
 class EvaluateSpec(JobSpec):
@@ -96,7 +66,6 @@ def run(spec: EvaluateSpec) -> Run:
     """
     from whylens.classifiers import load_classifier
     from whylens.guidance.objectives import load_perceptual
-    from whylens.jobs.measuring import evaluation_report
 
     lineages = [Lineage(Run.open(folder)) for folder in spec.runs]
     for lineage in lineages:

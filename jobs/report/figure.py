@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
-from whylens.jobs.measuring.figures import DPI, INK, MARK, SOFT, png
+from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
 from whylens.jobs.report.data import RunData, load_run
 from whylens.jobs.words import percent, plain_name
 from whylens.runs.storage import Storage

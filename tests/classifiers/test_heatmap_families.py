@@ -10,8 +10,8 @@ from whylens.classifiers import load_classifier
 from whylens.classifiers.heatmap import component_heatmap, points_inside, share_inside
 from whylens.classifiers.timm_models import wrap
 from whylens.classifiers.zero_shot import ZeroShotClassifier
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.world import Scene, draw
+from whylens.images.tensors import to_batch
+from whylens.planted.drawing.world import Scene, draw
 
 
 def scenes(kind, count=24, **scene):

@@ -6,9 +6,9 @@ import torch
 
 from whylens.classifiers import load_classifier
 from whylens.guidance.visualisation import radius_at, visualise
+from whylens.images.tensors import to_batch
 from whylens.neural_pca import class_components
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import draw_many
+from whylens.planted.drawing.data import draw_many
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,13 @@ def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
 
 
+def to_batch(images: NDArray[np.uint8], rows: NDArray[np.int64] | slice) -> Tensor:
+    """Rows of [N, H, W, 3] uint8 -> [B, 3, H, W] float32 in [0, 1], channels last in memory."""
+    import torch
+
+    return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255)
+
+
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:
     """[3, H, W] in [0, 1] -> [H, W, 3] uint8."""
     import torch

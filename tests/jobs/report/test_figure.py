@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from whylens.errors import UsageError
 from whylens.jobs.cli.commands import app
-from whylens.jobs.measuring.figures import png
+from whylens.jobs.drawing import png
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.figure import FigureSpec, Pair, Row, draw, rows_of, spread, write
 

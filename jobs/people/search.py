@@ -1,0 +1,192 @@
+"""Searching a run's images: what activates a component or a neuron, what lies near an image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from whylens.errors import UsageError
+from whylens.jobs.findings.stored import components_of
+from whylens.jobs.images.embedded import COLUMNS, read_embedded
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.index import open_index
+from whylens.jobs.lineage import Lineage
+from whylens.runs import Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from whylens.classifiers import Classifier
+    from whylens.neural_pca import Found
+    from whylens.neural_pca.index import Searchable
+
+SHOWN = ("id", "label", "class_name", "p_label", "top5_classes", "top5_probabilities", "collection")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of a component of a class, a neuron, an image; and which images may answer.
+
+    Raises
+    ------
+    UsageError
+        If it is none of the three or several, or lacks the class that it speaks of.
+    """
+
+    class_name: str | None = None
+    component: int | None = None
+    neuron: int | None = None
+    like: str | None = None
+    of_class: bool = False
+    among_class: bool = False
+    without_class: bool = False
+    collection: str = "main"
+    count: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be answered."""
+        if sum(one is not None for one in (self.component, self.neuron, self.like)) != 1:
+            raise UsageError(
+                "ask for one of --class X --component L, --neuron N, and --like IMAGE_ID"
+            )
+        if self.of_class and self.like is None:
+            raise UsageError(
+                "--of-class says in which space an image's neighbours are: with --like"
+            )
+        if self.among_class and self.without_class:
+            raise UsageError("--among-class and --without-class leave no image: give one of them")
+        needs = {
+            "--component": self.component is not None,
+            "--of-class": self.of_class,
+            "--among-class": self.among_class,
+            "--without-class": self.without_class,
+        }
+        if self.class_name is None and any(needs.values()):
+            named = next(name for name, given in needs.items() if given)
+            raise UsageError(f"{named} needs the class that is meant: --class NAME")
+
+
+@dataclass(frozen=True)
+class Image:
+    """One answer.
+
+    `value` is alpha, an activation, or a distance. `p_label` is None without a label; `p_class` if
+    no class is asked for, or it is none of the image's top five.
+    """
+
+    id: str
+    value: float
+    label: str | None
+    p_label: float | None
+    predicted: str
+    p_predicted: float
+    p_class: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The images, the best first; what was asked, and what their values are."""
+
+    title: str
+    measure: str
+    class_name: str | None
+    images: tuple[Image, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The answer as plain values, for JSON."""
+        return asdict(self)
+
+
+def search(folder: str, question: Question) -> Answer:
+    """Answer from the run's index, or from one made on the spot where no index job ran.
+
+    Raises
+    ------
+    UsageError
+        If the run or its sources lack what is asked for: the class, its components, the neuron, the
+        image; or the index is another classifier's.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.neural_pca import component_exemplars, neighbours, neuron_exemplars
+
+    lineage = Lineage(Run.open(folder))
+    classifier = load_classifier(str(lineage.setting("classifier")))
+    k = None if question.class_name is None else classifier.class_index(question.class_name)
+    components = None
+    if k is not None and (question.component is not None or question.of_class):
+        components = components_of(lineage, k, classifier)
+    index = _index(lineage, question.collection, classifier)
+    images = lineage.table(IMAGES).read(SHOWN)
+    images = images.filter(_equal(images["collection"], question.collection))
+    limits = _limits(index, images, k, question)
+    name = None if k is None else classifier.class_names[k]
+    if question.component is not None and components is not None:
+        found = component_exemplars(index, components, question.component, question.count, **limits)
+        title, measure = f"component {question.component} of {name}", "alpha"
+    elif question.neuron is not None:
+        found = neuron_exemplars(index, question.neuron, question.count, **limits)
+        title, measure = f"neuron {question.neuron}", "activation"
+    else:
+        like = str(question.like)
+        found = neighbours(index, like, question.count, components=components, **limits)
+        space = f"the alphas of {name}" if components is not None else "phi"
+        title, measure = f"near {like} in {space}", "distance"
+    return Answer(title, measure, name, tuple(_answers(found, images, classifier, k)))
+
+
+def _index(lineage: Lineage, tag: str, classifier: Classifier) -> Searchable:
+    from whylens.neural_pca import FeatureIndex
+
+    if (there := open_index(lineage, tag, classifier)) is not None:
+        return there
+    embedded = read_embedded(lineage.table(IMAGES).read(COLUMNS), tag)
+    return FeatureIndex.build(
+        embedded.features, embedded.ids, fingerprint=classifier.fingerprint
+    ).placed()
+
+
+def _limits(
+    index: Searchable, images: pa.Table, k: int | None, question: Question
+) -> dict[str, np.ndarray]:
+    """The rows of the class's images, as `among` or `without`; predictions where labels lack."""
+    if not (question.among_class or question.without_class):
+        return {}
+    labels = images["label"].to_numpy()
+    predicted = np.asarray([top[0] for top in images["top5_classes"].to_pylist()], dtype=np.int64)
+    shows = np.flatnonzero(np.where(labels < 0, predicted, labels) == k)
+    ids = images["id"].take(shows).to_pylist()
+    rows = np.asarray([index.row_of(one) for one in ids], dtype=np.int64)
+    return {"among" if question.among_class else "without": rows}
+
+
+def _answers(found: Found, images: pa.Table, classifier: Classifier, k: int | None) -> list[Image]:
+    import pyarrow as pa
+
+    places = pa.compute.index_in(pa.array(found.ids, pa.string()), images["id"].combine_chunks())
+    names = classifier.class_names
+    answers = []
+    for value, row in zip(found.values, images.take(places).to_pylist(), strict=True):
+        top = dict(zip(row["top5_classes"], row["top5_probabilities"], strict=True))
+        label = row["label"]
+        predicted, p_predicted = next(iter(top.items()))
+        p_class = None if k is None else row["p_label"] if label == k else top.get(k)
+        answers.append(
+            Image(
+                row["id"],
+                float(value),
+                names[label] if label >= 0 else row["class_name"],
+                row["p_label"] if label >= 0 else None,
+                names[predicted],
+                p_predicted,
+                p_class,
+            )
+        )
+    return answers
+
+
+def _equal(column: pa.ChunkedArray, value: str) -> Any:
+    import pyarrow as pa
+
+    return pa.compute.equal(column, value)
