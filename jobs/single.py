@@ -18,6 +18,7 @@ from whylens.jobs.guided import disagreements as disagreements_job
 from whylens.jobs.guided import generate as generate_job
 from whylens.jobs.guided import neuron_plan
 from whylens.jobs.guided import neurons as neurons_job
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.images import embed as embed_job
 from whylens.jobs.images import index as index_job
@@ -157,57 +158,31 @@ def run_generate(spec: GenerateJobSpec) -> Run:
     check_names(classifiers=spec.against, sampler=spec.sampler)
     run = _start(spec, "generate", spec.source)
     lineage = Lineage(run)
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
     findings = lineage.table("findings").read().to_pylist()
     arrows = directions(lineage, findings)
-    classifier = str(lineage.setting("classifier"))
+    chain = spec.generate.guidance.chain
     with session():
-        prompts = starts(
-            run,
-            lineage,
-            spec.starts,
-            findings,
-            arrows,
-            guidance=spec.generate.guidance,
-            sampler=spec.sampler,
-            classifier=classifier,
-            placement=spec.placement,
-        )
-        generate_job.generate(
-            run,
-            lineage,
-            spec.generate,
-            findings,
-            arrows,
-            prompts,
-            sampler=spec.sampler,
-            classifier=classifier,
-            against=spec.against,
-            placement=spec.placement,
-        )
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        generate_job.generate(run, lineage, spec.generate, models, findings, arrows, prompts)
     return _finished(run)
 
 
 def run_counterfactuals(spec: CounterfactualsJobSpec) -> Run:
     check_names(classifiers=spec.against, sampler=spec.sampler)
     source = Lineage(Run.open(spec.source))
-    counterfactuals_job.planned(source, str(source.setting("classifier")), spec.counterfactuals)
+    classifier = str(source.setting("classifier"))
+    counterfactuals_job.planned(source, classifier, spec.counterfactuals)
     run = _start(spec, "counterfactuals", spec.source)
-    lineage = Lineage(run)
+    models = Models(spec.sampler, classifier, spec.against, spec.placement)
     with session():
-        counterfactuals_job.counterfactuals(
-            run,
-            lineage,
-            spec.counterfactuals,
-            sampler=spec.sampler,
-            classifier=str(lineage.setting("classifier")),
-            against=spec.against,
-            placement=spec.placement,
-        )
+        counterfactuals_job.counterfactuals(run, Lineage(run), spec.counterfactuals, models)
     return _finished(run)
 
 
 def run_disagreements(spec: DisagreementsJobSpec) -> Run:
-    named = list(dict.fromkeys([spec.classifier, *spec.against]))
+    models = Models(spec.sampler, spec.classifier, spec.against, spec.placement)
+    named = models.classifiers
     loaded = check_names(
         classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
     )
@@ -222,48 +197,21 @@ def run_disagreements(spec: DisagreementsJobSpec) -> Run:
     run = _start(spec, "disagreements", spec.source)
     lineage = Lineage(run)
     findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+    chain, arrows = spec.disagreements.guidance.chain, directions(lineage, findings)
     with session():
-        prompts = starts(
-            run,
-            lineage,
-            spec.starts,
-            findings,
-            directions(lineage, findings),
-            guidance=spec.disagreements.guidance,
-            sampler=spec.sampler,
-            classifier=spec.classifier,
-            placement=spec.placement,
-        )
-        disagreements_job.disagreements(
-            run,
-            lineage,
-            spec.disagreements,
-            findings,
-            prompts,
-            sampler=spec.sampler,
-            classifier=spec.classifier,
-            against=spec.against,
-            placement=spec.placement,
-        )
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        disagreements_job.disagreements(run, lineage, spec.disagreements, models, findings, prompts)
     return _finished(run)
 
 
 def run_neurons(spec: NeuronsJobSpec) -> Run:
     lineage = Lineage(Run.open(spec.source))
-    classifier = str(lineage.setting("classifier"))
-    (explained, *_) = check_names(classifiers=[classifier, *spec.against], sampler=spec.sampler)
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
     neuron_plan.check(spec.neurons, explained)
     run = _start(spec, "neurons", spec.source)
     with session():
-        neurons_job.neurons(
-            run,
-            Lineage(run),
-            spec.neurons,
-            sampler=spec.sampler,
-            classifier=classifier,
-            against=spec.against,
-            placement=spec.placement,
-        )
+        neurons_job.neurons(run, Lineage(run), spec.neurons, models)
     return _finished(run)
 
 

@@ -87,11 +87,14 @@ def _line(model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         *folders, last = where
         holder = _holder(model, folders)
-        if now := getattr(holder, "RENAMED", {}).get(last):
-            return f"the setting {name!r} is called {'.'.join([*folders, now])!r} now"
         fields = [] if holder is None else list(holder.model_fields)
-        near = difflib.get_close_matches(last, fields, n=1)
-        hint = f": do you mean {near[0]!r}?" if near else f"; there are: {', '.join(fields)}"
+        renamed: dict[str, str] = getattr(holder, "RENAMED", {})
+        if last in renamed:
+            now = ".".join([*folders, renamed[last]])
+            return f"the setting {name!r} is called {now!r} now"
+        near = difflib.get_close_matches(last, [*fields, *renamed], n=1)
+        meant = [renamed.get(one, one) for one in near]
+        hint = f": do you mean {meant[0]!r}?" if meant else f"; there are: {', '.join(fields)}"
         return f"unknown setting {name!r}{hint}"
     return f"{name}: {problem['msg']}, not {problem.get('input')!r}"
 

@@ -288,7 +288,8 @@ class Scout(_Worker):
         """Make the unit's plain images; how many."""
         seeds = [self.spec.seed + place for place in range(self.spec.scout)]
         starts = [(prompt, seed) for prompt in unit.prompts for seed in seeds]
-        pictures = self.plain(*zip(*starts, strict=True), self.spec.guidance.chain)
+        prompts, numbers = zip(*starts, strict=True)
+        pictures = self.plain(prompts, numbers, self.spec.guidance.chain)
         rows = [
             {
                 "class_name": unit.class_name,

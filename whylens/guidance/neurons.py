@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 
 import numpy as np
@@ -77,15 +77,13 @@ def neuron_problems(
     if editing.mask == "given":
         raise ValueError('neuron counterfactuals know no given masks: take "attention" or "none"')
     seeds = range(len(images)) if seeds is None else seeds
-    as_many(
-        images,
-        **{
-            "prompts_before": prompts_before,
-            "prompts_after": prompts_after,
-            "objective.features": objective.features,
-            "seeds": seeds,
-        },
-    )
+    parts: dict[str, Sized] = {
+        "prompts_before": prompts_before,
+        "prompts_after": prompts_after,
+        "objective.features": objective.features,
+        "seeds": seeds,
+    }
+    as_many(images, **parts)
     if inversion is None:
         inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
     problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)

@@ -79,7 +79,8 @@ def optimise(
         return
     half = len(problems) // 2
     logger.warning("out of memory with %d problems at once; going on with %d", len(problems), half)
-    for rows in torch.arange(len(problems)).split([half, len(problems) - half]):
+    every = torch.arange(len(problems))
+    for rows in (every[:half], every[half:]):
         part = optimise(sampler, problems.select(rows), objective.select(rows), settings)
         yield from (state.of(rows.tolist()) for state in part)
 

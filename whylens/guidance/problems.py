@@ -99,9 +99,10 @@ class Problems(Batch):
 
     def moved_to(self, variables: Mapping[str, Tensor]) -> Self:
         """The problems with other values of some variables."""
-        deltas = {name: value for name, value in variables.items() if name != "latents"}
-        return replace(
-            self,
-            latents=variables.get("latents", self.latents),
-            conditioning=replace(self.conditioning, **deltas),
+        conditioning = replace(
+            self.conditioning,
+            text_delta=variables.get("text_delta", self.conditioning.text_delta),
+            null_delta=variables.get("null_delta", self.conditioning.null_delta),
         )
+        latents = variables.get("latents", self.latents)
+        return replace(self, latents=latents, conditioning=conditioning)

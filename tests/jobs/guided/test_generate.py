@@ -225,7 +225,7 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
         # It numbers the class otherwise, and has one more.
         assert other["class_name"] == own["class_name"] == NAMES[row["class_index"]]
         assert other["after"] != pytest.approx(own["after"], abs=1e-3)
-        assert row["trajectory"] == [row["image"]]
+        assert row["trajectory"] == [row["start_image"], row["image"]]
         assert nearest_of(run, row["image"]) == [one["image_id"] for one in row["closest"]]
         gap = np.abs(pixels(row["image"]) - pixels(row["start_image"]))
         np.testing.assert_allclose(pixels(row["difference"]), (2.5 * gap).clip(0, 1), atol=0.02)
@@ -314,7 +314,7 @@ def test_counterfactual_rows_tell_of_their_own_pictures(run: Run, optimiser: Cal
         assert said["b", row["target_name"]] == row["against_target_after"]
         assert len(said) == 4
         assert row["trajectory"][-1] == row["after"]
-        assert row["trajectory_steps"] == [1]
+        assert row["trajectory_steps"] == [0, 1]
         assert nearest_of(run, row["after"]) == [one["image_id"] for one in row["closest"]]
         number = int(row["closest"][0]["image_id"].split("/")[1].split(".")[0])
         assert row["closest"][0]["thumb"] == bytes([number])

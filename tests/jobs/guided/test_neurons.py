@@ -71,10 +71,14 @@ def test_neurons_can_be_named_and_must_be_there() -> None:
 
 
 def test_some_settings_leave_the_other_defaults_of_changing() -> None:
-    spec = NeuronSpec.model_validate({"changing": {"steps": 4, "noise": 0.2}})
-    expected = NeuronSpec().changing.model_copy(update={"steps": 4, "noise": 0.2})
+    given = {"chain": {"steps": 4}, "views": {"noise": 0.2}}
+    spec = NeuronSpec.model_validate({"changing": given})
+    own = NeuronSpec().changing
+    chain = own.chain.model_copy(update={"steps": 4})
+    views = own.views.model_copy(update={"noise": 0.2})
+    expected = own.model_copy(update={"chain": chain, "views": views})
     assert spec.changing == expected
-    assert (expected.latents_factor, expected.mask) == (0.0, "none")
+    assert (expected.optimiser.latents_factor, expected.editing.mask) == (0.0, "none")
 
 
 def test_given_masks_are_for_counterfactuals() -> None:

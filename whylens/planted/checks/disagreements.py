@@ -228,8 +228,8 @@ def plain_images(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int])
             sampler,
             [prompt for prompt, _ in some],
             [seed for _, seed in some],
-            steps=SETTINGS.steps,
-            guidance_scale=SETTINGS.guidance_scale,
+            steps=SETTINGS.chain.steps,
+            guidance_scale=SETTINGS.chain.guidance_scale,
         )
         made += [Plain(*pair, image) for pair, image in zip(some, images, strict=True)]
     return made

@@ -276,7 +276,11 @@ def _objective(classifier: Classifier, neurons: list[Neuron], sign: float) -> Fe
 
 def _plain(sampler: Sampler, prompts: list[str], seeds: list[int]) -> Tensor:
     return sample(
-        sampler, prompts, seeds, steps=SHOWING.steps, guidance_scale=SHOWING.guidance_scale
+        sampler,
+        prompts,
+        seeds,
+        steps=SHOWING.chain.steps,
+        guidance_scale=SHOWING.chain.guidance_scale,
     )
 
 
