@@ -26,6 +26,13 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
+def square_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """A mask [H, W] cut and resized as `square` does it with the image, [size, size]."""
+    pixels: NDArray[np.uint8] = np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255
+    shown: NDArray[np.bool_] = square(pixels, size)[..., 0] > 127
+    return shown
+
+
 def too_small(image: NDArray[np.uint8], size: int) -> str | None:
     """Why [H, W, 3] can't be shown at size x size; None where it can.
 
