@@ -45,7 +45,7 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
     spec = make_spec(InvestigateSpec, {**settings, "images": "photos", "out": "runs/photos"})
     assert spec.generate is not None
     assert spec.counterfactuals is not None
-    assert spec.counterfactuals.guidance.inversion == "null_text"
+    assert spec.counterfactuals.guidance.editing.inversion == "null_text"
     assert spec.counterfactuals.guidance.optimiser.stop_below is None
     for guidance in (spec.generate.guidance, spec.counterfactuals.guidance):
         views = guidance.views
