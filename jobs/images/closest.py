@@ -38,7 +38,7 @@ class Closest:
             embedded = read_embedded(self.images.read(COLUMNS), "main")
             index = FeatureIndex.build(
                 embedded.features, embedded.ids, fingerprint=classifier.fingerprint
-            ).placed()
+            ).on_gpus()
         self.index: Searchable = index
         # Which part holds an image: thumbnails are read of those parts only.
         self.part_of = {

@@ -151,7 +151,7 @@ def main():
         trained.filled(features, names), features, known, count=COUNT, recall=options.target
     )
     build_s = time.perf_counter() - before
-    print(f"{options.factory}: {approximate.effort}, recall {expected:.3f} on other classes",
+    print(f"{options.factory}: {approximate.search_parameters}, recall {expected:.3f} on other classes",
           flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         save_index(approximate, Path(folder))
@@ -173,7 +173,7 @@ def main():
         "rows": options.rows,
         "threads": options.threads,
         "factory": options.factory,
-        "effort": approximate.effort,
+        "search_parameters": approximate.search_parameters,
         "exact_s": round(seconds[0], 2),
         "torch_s": round(seconds[1], 2),
         "approximate_s": round(seconds[2], 3),
