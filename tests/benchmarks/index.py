@@ -151,8 +151,8 @@ def main():
         trained.filled(features, names), features, known, count=COUNT, recall=options.target
     )
     build_s = time.perf_counter() - before
-    print(f"{options.factory}: {approximate.search_parameters}, recall {expected:.3f} on other classes",
-          flush=True)  # fmt: skip
+    told = f"{options.factory}: {approximate.search_parameters}"
+    print(f"{told}, recall {expected:.3f} on other classes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         save_index(approximate, Path(folder))
         size_mb = (Path(folder) / "index.faiss").stat().st_size / 1e6

@@ -68,5 +68,6 @@ def _with_record(index: Any, record: dict[str, Any]) -> FeatureIndex:
         record["fingerprint"],
         record["factory"],
         np.asarray(record["centre"], dtype=np.float32),
-        record["search_parameters"],
+        # Indexes of whylens 0.1 call them effort.
+        record["search_parameters"] if "search_parameters" in record else record["effort"],
     )
