@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.images.embedded import (
     COLUMNS,
@@ -29,6 +30,7 @@ from whylens.jobs.images.embedded import (
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import (
@@ -582,3 +584,21 @@ def components_of(lineage: Lineage, class_index: int, classifier: Classifier) ->
             "weights have changed, run the components job again"
         )
     return from_arrays(load(content))
+
+
+def run(spec: ComponentsSpec) -> Run:
+    """Find and judge the components of a run's classes."""
+    run = JOB.start(spec)
+    with session():
+        components(run, Lineage(run), spec.components, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="components",
+    help="Neural PCA of every class, judged.",
+    spec=ComponentsSpec,
+    run=run,
+    tables=(CENSUS, TABLE),
+)

@@ -15,19 +15,26 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
+from whylens.jobs.findings.components import directions
 from whylens.jobs.guided import opinions, trajectory
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
+from whylens.jobs.guided.spec import StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
 from whylens.jobs.images import closest
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
     from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
 
 TABLE = "disagreements"
 SCOUTED = "scouted"
@@ -96,6 +103,19 @@ class DisagreementSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class DisagreementsJobSpec(StartingSpec):
+    """Images on which classifiers disagree."""
+
+    source: str | None = Field(
+        None, description="Run folder of an exemplars or investigate job, for its findings."
+    )
+    classifier: str = Field(description="The classifier that says the class.")
+    against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
+    disagreements: DisagreementSpec = Field(
+        default_factory=lambda: DisagreementSpec(), description="On which classes, and how."
     )
 
 
@@ -423,3 +443,56 @@ class Divider:
                 features, _ = measured(self.classifiers[self.embedded_by], solution.image)
                 row["closest"] = self.closest(features.float().cpu().numpy())
         return row
+
+
+def run(spec: DisagreementsJobSpec) -> Run:
+    """Make images on which the classifiers that a spec names disagree."""
+    named = list(dict.fromkeys([spec.classifier, *spec.against]))
+    loaded = check_names(
+        classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
+    )
+    scouting([], {}, dict(zip(named, loaded, strict=True)), spec.disagreements)
+    if spec.source:
+        explained = Lineage(Run.open(spec.source)).setting("classifier")
+        if explained != spec.classifier:
+            raise UsageError(
+                f"the findings in {spec.source} are of {explained}, not of {spec.classifier}: "
+                f"give --classifier {explained}, or another source"
+            )
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+    with session():
+        prompts = starts(
+            run,
+            lineage,
+            spec.starts,
+            findings,
+            directions(lineage, findings),
+            guidance=spec.disagreements.guidance,
+            sampler=spec.sampler,
+            classifier=spec.classifier,
+            placement=spec.placement,
+        )
+        disagreements(
+            run,
+            lineage,
+            spec.disagreements,
+            findings,
+            prompts,
+            sampler=spec.sampler,
+            classifier=spec.classifier,
+            against=spec.against,
+            placement=spec.placement,
+        )
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="disagreements",
+    help="Images on which classifiers disagree most.",
+    spec=DisagreementsJobSpec,
+    run=run,
+    tables=(STARTS, SCOUTED, TABLE),
+)

@@ -11,15 +11,22 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
+from whylens.jobs.findings.components import directions
 from whylens.jobs.guided import opinions, trajectory
+from whylens.jobs.guided.spec import Against, StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
 from whylens.jobs.images import closest
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
 
 TABLE = "generated"
 SCHEMA = pa.schema(
@@ -62,6 +69,16 @@ class GenerateSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class GenerateJobSpec(StartingSpec):
+    """Images of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    against: Against = Field(default_factory=list)
+    generate: GenerateSpec = Field(
+        default_factory=lambda: GenerateSpec(), description="How images are made."
     )
 
 
@@ -223,3 +240,48 @@ class Generator:
         if solution.image is not None and solution.start_image is not None:
             row["difference"] = png(difference(solution.start_image, solution.image))
         return row
+
+
+def run(spec: GenerateJobSpec) -> Run:
+    """Make images of a run's findings."""
+    check_names(classifiers=spec.against, sampler=spec.sampler)
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist()
+    arrows = directions(lineage, findings)
+    classifier = str(lineage.setting("classifier"))
+    with session():
+        prompts = starts(
+            run,
+            lineage,
+            spec.starts,
+            findings,
+            arrows,
+            guidance=spec.generate.guidance,
+            sampler=spec.sampler,
+            classifier=classifier,
+            placement=spec.placement,
+        )
+        generate(
+            run,
+            lineage,
+            spec.generate,
+            findings,
+            arrows,
+            prompts,
+            sampler=spec.sampler,
+            classifier=classifier,
+            against=spec.against,
+            placement=spec.placement,
+        )
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="generate",
+    help="Images in which a finding's component rises.",
+    spec=GenerateJobSpec,
+    run=run,
+    tables=(STARTS, TABLE),
+)

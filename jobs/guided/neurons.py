@@ -13,30 +13,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
+from whylens.jobs.checking import check_names
 from whylens.jobs.guided import opinions, trajectory
+from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.neuron_plan import (
     NeuronSpec,
     NeuronTask,
     NeuronUnit,
     WordsUnit,
+    check,
     choose,
     plan,
     suggested,
 )
 from whylens.jobs.guided.prompts import prompt_for
+from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.images import closest
 from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     import torch
 
     from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
 
 WORDS = "neuron_words"
 TABLE = "neurons"
@@ -82,6 +89,16 @@ SCHEMA = pa.schema(
         ("failed", pa.string()),
     ]
 )
+
+
+class NeuronsJobSpec(GuidedSpec):
+    """What single features of a classifier respond to."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: Against = Field(default_factory=list)
+    neurons: NeuronSpec = Field(
+        default_factory=NeuronSpec, description="Which neurons are shown, and how."
+    )
 
 
 def neurons(
@@ -336,3 +353,33 @@ class Activator:
             row["closest"] = self.closest(features.float().cpu().numpy())
         row["probabilities"] = opinions.opinions(self.classifiers, shown, before, after)
         return row
+
+
+def run(spec: NeuronsJobSpec) -> Run:
+    """Show what neurons of a run's classifier respond to."""
+    lineage = Lineage(Run.open(spec.source))
+    classifier = str(lineage.setting("classifier"))
+    (explained, *_) = check_names(classifiers=[classifier, *spec.against], sampler=spec.sampler)
+    check(spec.neurons, explained)
+    run = JOB.start(spec)
+    with session():
+        neurons(
+            run,
+            Lineage(run),
+            spec.neurons,
+            sampler=spec.sampler,
+            classifier=classifier,
+            against=spec.against,
+            placement=spec.placement,
+        )
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="neurons",
+    help="What single features respond to, and images in which they rise or fall.",
+    spec=NeuronsJobSpec,
+    run=run,
+    tables=(WORDS, INVERSIONS, TABLE),
+)

@@ -14,6 +14,7 @@ from whylens.errors import UsageError
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.runs import Run
 
@@ -106,7 +107,7 @@ def run(spec: EvaluateSpec) -> Run:
     independent = load_classifier(spec.independent, spec.placement.device)
     judges = {name: load_classifier(name, spec.placement.device) for name in spec.judges}
     network = load_perceptual(spec.vgg, spec.lpips, spec.placement.device) if spec.vgg else None
-    out = Run.start(spec.out, "evaluate", spec.model_dump(mode="json"))
+    out = JOB.start(spec)
     table = out.table(TABLE)
     todo = [
         (f"{place:04d}", lineage)
@@ -240,3 +241,13 @@ def object_masks(
             pixels = np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255
             masks.append(to_tensor(pixels, size)[0] > 0.5)
     return known, torch.stack(masks) if masks else torch.zeros(0, size, size, dtype=torch.bool)
+
+
+JOB = Job(
+    name="evaluate",
+    help="Measures of counterfactuals, a row for each run.",
+    spec=EvaluateSpec,
+    run=run,
+    tables=(TABLE,),
+    show="whylens.jobs.measuring.terminal:show_evaluation",
+)
