@@ -6,20 +6,28 @@ import logging
 
 from pydantic import Field
 
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
-from whylens.jobs.findings.components import ComponentSettings, components
+from whylens.jobs.findings.components import JOB as COMPONENTS
+from whylens.jobs.findings.components import ComponentSettings, components, directions
+from whylens.jobs.findings.exemplars import JOB as EXEMPLARS
 from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
-from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import VisualisationSpec
+from whylens.jobs.guided.counterfactuals import JOB as COUNTERFACTUALS
 from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.guided.disagreements import JOB as DISAGREEMENTS
 from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements
+from whylens.jobs.guided.generate import JOB as GENERATE
 from whylens.jobs.guided.generate import GenerateSpec, generate
 from whylens.jobs.guided.models import Models
+from whylens.jobs.guided.spec import SamplerName
 from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.guided.targets import RULES
+from whylens.jobs.images.embed import JOB as EMBED
 from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -31,11 +39,7 @@ class InvestigateSpec(EmbedSpec):
     against: str | None = Field(
         None, description="A second classifier, to find images on which the two disagree."
     )
-    sampler: str = Field(
-        "planted",
-        description='"planted", a diffusers pipeline folder, or a Hub name; options go behind it: '
-        "NAME?dtype=bfloat16&image_size=512.",
-    )
+    sampler: SamplerName = "planted"
     components: ComponentSettings = Field(
         default_factory=lambda: ComponentSettings(), description="How components are found."
     )
@@ -92,12 +96,11 @@ def check(spec: InvestigateSpec) -> None:
 
 def run(spec: InvestigateSpec) -> Run:
     """Do what is missing of the run and write its report; the run."""
-    from whylens.cluster.session import session
     from whylens.jobs.report.page import ReportSpec
     from whylens.jobs.report.page import run as report
 
     check(spec)
-    run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
+    run = JOB.start(spec)
     lineage = Lineage(run)
     placement = spec.placement
     others = [spec.against] if spec.against else []
@@ -133,3 +136,14 @@ def run(spec: InvestigateSpec) -> Run:
     run.finish()
     report(ReportSpec(run=spec.out))
     return run
+
+
+STAGES = (EMBED, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS)
+JOB = Job(
+    name="investigate",
+    help="From images to findings in pictures: all stages.",
+    spec=InvestigateSpec,
+    run=run,
+    tables=tuple(dict.fromkeys(name for stage in STAGES for name in stage.tables)),
+    show="whylens.jobs.findings.terminal:show_findings",
+)

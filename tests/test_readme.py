@@ -53,7 +53,7 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
 
 
 def test_every_job_of_the_table_is_a_command() -> None:
-    from whylens.jobs.cli.commands import JOBS
+    from whylens.jobs.registry import jobs
 
     rows = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
-    assert set(rows) == set(JOBS)
+    assert set(rows) == set(jobs())

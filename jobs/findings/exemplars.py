@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.images import open_collection
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import directions, read_components
@@ -20,6 +21,7 @@ from whylens.jobs.findings.visualisations import VisualisationSpec, visualisatio
 from whylens.jobs.images.embedded import COLUMNS, labels_used, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.runs import Run
@@ -308,3 +310,22 @@ def _overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | Non
     share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
     # Where nothing raises the component there is no heat to share out.
     return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}
+
+
+def run(spec: ExemplarsSpec) -> Run:
+    """Find, show and rank the findings of a run's components."""
+    run = JOB.start(spec)
+    with session():
+        exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="exemplars",
+    help="Findings in order, with images that show them.",
+    spec=ExemplarsSpec,
+    run=run,
+    tables=(MINED, TABLE, VISUALISATIONS, FINDINGS),
+    show="whylens.jobs.findings.terminal:show_findings",
+)

@@ -11,29 +11,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
+from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
 from whylens.jobs.guided.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, names, prompt_pair
 from whylens.jobs.guided.real_images import RealImages
+from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.targets import RUNNER_UP, Targets
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import onto
 from whylens.jobs.stage import in_batches, work_through
 from whylens.jobs.words import plain_name
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     import torch
 
     from whylens.classifiers import Classifier
     from whylens.guidance.segment import Segmenter
-    from whylens.runs import Run
 
 TABLE = "counterfactuals"
 PROBABILITIES = tuple(
@@ -124,6 +129,17 @@ class CounterfactualSpec(BaseModel):
     baseline: BaselineSettings = Field(
         default_factory=BaselineSettings.model_construct,
         description="Settings of the earlier methods.",
+    )
+
+
+class CounterfactualsJobSpec(GuidedSpec):
+    """Counterfactuals of images that were embedded."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: Against = Field(default_factory=list)
+    counterfactuals: CounterfactualSpec = Field(
+        default_factory=lambda: CounterfactualSpec(),
+        description="Which images are changed, and how.",
     )
 
 
@@ -440,3 +456,26 @@ class _Changed:
     made: Sequence[Made]
     objective: str | None
     psnr: Sequence[float]
+
+
+def run(spec: CounterfactualsJobSpec) -> Run:
+    """Change images of a run until the classifier says another class."""
+    check_names(classifiers=spec.against, sampler=spec.sampler)
+    source = Lineage(Run.open(spec.source))
+    classifier = str(source.setting("classifier"))
+    planned(source, classifier, spec.counterfactuals)
+    run = JOB.start(spec)
+    models = Models(spec.sampler, classifier, spec.against, spec.placement)
+    with session():
+        counterfactuals(run, Lineage(run), spec.counterfactuals, models)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="counterfactuals",
+    help="The smallest change that makes a classifier say another class.",
+    spec=CounterfactualsJobSpec,
+    run=run,
+    tables=(INVERSIONS, TABLE),
+)

@@ -14,18 +14,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
+from whylens.jobs.guided.spec import StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.runs import Run
 
 TABLE = "disagreements"
 SCOUTED = "scouted"
@@ -89,6 +96,19 @@ class DisagreementSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class DisagreementsJobSpec(StartingSpec):
+    """Images on which classifiers disagree."""
+
+    source: str | None = Field(
+        None, description="Run folder of an exemplars or investigate job, for its findings."
+    )
+    classifier: str = Field(description="The classifier that says the class.")
+    against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
+    disagreements: DisagreementSpec = Field(
+        default_factory=lambda: DisagreementSpec(), description="On which classes, and how."
     )
 
 
@@ -354,3 +374,38 @@ class Divider(_Worker):
                 for who, called, k in (("a", task.a, task.class_a), ("b", task.b, task.class_b)):
                     row[f"p_{who}{suffix}"] = picture.probability(self.classifiers[called], k)
         return row
+
+
+def run(spec: DisagreementsJobSpec) -> Run:
+    """Make images on which the classifiers that a spec names disagree."""
+    models = Models(spec.sampler, spec.classifier, spec.against, spec.placement)
+    named = models.classifiers
+    loaded = check_names(
+        classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
+    )
+    scouting([], {}, dict(zip(named, loaded, strict=True)), spec.disagreements)
+    if spec.source:
+        explained = Lineage(Run.open(spec.source)).setting("classifier")
+        if explained != spec.classifier:
+            raise UsageError(
+                f"the findings in {spec.source} are of {explained}, not of {spec.classifier}: "
+                f"give --classifier {explained}, or another source"
+            )
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+    arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
+    with session():
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        disagreements(run, lineage, spec.disagreements, models, findings, prompts)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="disagreements",
+    help="Images on which classifiers disagree most.",
+    spec=DisagreementsJobSpec,
+    run=run,
+    tables=(STARTS, SCOUTED, TABLE),
+)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
+from whylens.jobs.guided.spec import Against, StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
-
-if TYPE_CHECKING:
-    from whylens.runs import Run
+from whylens.runs import Run
 
 TABLE = "generated"
 SCHEMA = pa.schema(
@@ -55,6 +60,16 @@ class GenerateSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class GenerateJobSpec(StartingSpec):
+    """Images of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    against: Against = Field(default_factory=list)
+    generate: GenerateSpec = Field(
+        default_factory=lambda: GenerateSpec(), description="How images are made."
     )
 
 
@@ -177,3 +192,27 @@ class Generator(GuidedWorker):
                 features = picture.features(self.classifier)
                 row[alpha] = float(features @ task.direction) - task.offset
         return row
+
+
+def run(spec: GenerateJobSpec) -> Run:
+    """Make images of a run's findings."""
+    check_names(classifiers=spec.against, sampler=spec.sampler)
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    findings = lineage.table("findings").read().to_pylist()
+    arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
+    with session():
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        generate(run, lineage, spec.generate, models, findings, arrows, prompts)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="generate",
+    help="Images in which a finding's component rises.",
+    spec=GenerateJobSpec,
+    run=run,
+    tables=(STARTS, TABLE),
+)

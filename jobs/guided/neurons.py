@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
+from whylens.cluster.session import session
+from whylens.jobs.checking import check_names
+from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
@@ -22,22 +26,25 @@ from whylens.jobs.guided.neuron_plan import (
     NeuronTask,
     NeuronUnit,
     WordsUnit,
+    check,
     choose,
     plan,
     suggested,
 )
 from whylens.jobs.guided.prompts import prompt_for
 from whylens.jobs.guided.real_images import RealImages
+from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.guidance.objectives import FeatureObjective
     from whylens.images import ImageRecord
-    from whylens.runs import Run
 
 WORDS = "neuron_words"
 TABLE = "neurons"
@@ -78,6 +85,16 @@ SCHEMA = pa.schema(
         *SHARED,
     ]
 )
+
+
+class NeuronsJobSpec(GuidedSpec):
+    """What single features of a classifier respond to."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: Against = Field(default_factory=list)
+    neurons: NeuronSpec = Field(
+        default_factory=NeuronSpec, description="Which neurons are shown, and how."
+    )
 
 
 def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> None:
@@ -279,3 +296,25 @@ class Activator(GuidedWorker):
                     picture.features(self.classifier)[task.neuron.index]
                 )
         return row
+
+
+def run(spec: NeuronsJobSpec) -> Run:
+    """Show what neurons of a run's classifier respond to."""
+    lineage = Lineage(Run.open(spec.source))
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
+    check(spec.neurons, explained)
+    run = JOB.start(spec)
+    with session():
+        neurons(run, Lineage(run), spec.neurons, models)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="neurons",
+    help="What single features respond to, and images in which they rise or fall.",
+    spec=NeuronsJobSpec,
+    run=run,
+    tables=(WORDS, INVERSIONS, TABLE),
+)

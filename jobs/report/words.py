@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -299,10 +299,22 @@ def facts(data: RunData) -> list[tuple[str, str]]:
         ("Searched for the feature alone", second),
         ("Sampler", spec.get("sampler")),
         ("Begun", str(manifest.get("created", ""))[:10]),
-        ("Seed", manifest.get("seed", spec.get("seed"))),
+        ("Seeds", _seeds(spec)),
         ("State", manifest.get("state") if manifest.get("state") != "finished" else None),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
+
+
+def _seeds(spec: Mapping[str, Any]) -> str | None:
+    """The seeds of the run's stages: one where all have the same, else each with its stage."""
+    found = {
+        stage: settings["seed"]
+        for stage, settings in spec.items()
+        if isinstance(settings, Mapping) and "seed" in settings
+    }
+    if len(set(found.values())) == 1:
+        return str(next(iter(found.values())))
+    return ", ".join(f"{stage} {seed}" for stage, seed in found.items()) or None
 
 
 def _collection(data: RunData, uri: Any, name: str) -> str | None:
