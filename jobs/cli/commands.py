@@ -117,7 +117,7 @@ def search(
 
     Three questions: --class X --component L, --neuron N, or --like IMAGE_ID.
     """
-    module = importlib.import_module("whylens.jobs.images.search")
+    module = importlib.import_module("whylens.jobs.people.search")
     question = module.Question(
         class_name=class_, component=component, neuron=neuron, like=like, of_class=of_class,
         among_class=among_class, without_class=without_class, collection=collection, count=count,
@@ -128,7 +128,7 @@ def search(
 
         typer.echo(json.dumps(answer.record()))
     else:
-        from whylens.jobs.images.terminal import show_images
+        from whylens.jobs.people.terminal import show_images
 
         show_images(answer)
 

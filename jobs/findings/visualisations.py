@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
-from whylens.jobs.findings.components import directions
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
