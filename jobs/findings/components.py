@@ -601,4 +601,5 @@ JOB = Job(
     spec=ComponentsSpec,
     run=run,
     tables=(CENSUS, TABLE),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

@@ -15,7 +15,6 @@ from whylens.cluster.session import session
 from whylens.images import open_collection
 from whylens.jobs.findings.components import TABLE as COMPONENTS
 from whylens.jobs.findings.components import directions, read_components
-from whylens.jobs.findings.truth import planted_truth
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.images.embedded import COLUMNS, labels_used, read_embedded
@@ -24,6 +23,7 @@ from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
+from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -332,4 +332,5 @@ JOB = Job(
     run=run,
     tables=(MINED, TABLE, VISUALISATIONS, FINDINGS),
     show="whylens.jobs.findings.terminal:show_findings",
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

@@ -250,4 +250,5 @@ JOB = Job(
     run=run,
     tables=(TABLE,),
     show="whylens.jobs.measuring.terminal:show_evaluation",
+    page="whylens.jobs.measuring.evaluation_report:write",
 )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from whylens.jobs.report.drawing import DPI, INK, MARK, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, SOFT, LINE = "#1d2127", "#5c636d", "#e2dfd7"
-BAR, MARK, FIXED = "#2d5f9e", "#b3401f", "#23663f"
-DPI = 160
+LINE, BAR, FIXED = "#e2dfd7", "#2d5f9e", "#23663f"
 Leader = Mapping[str, Any]
 
 
@@ -177,10 +176,3 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(length=0, labelcolor=INK)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG on white."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white")
-    return buffer.getvalue()

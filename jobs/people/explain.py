@@ -25,8 +25,8 @@ from whylens.jobs.findings.components import components_of
 from whylens.jobs.findings.exemplars import FINDINGS
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
 from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.people.labels import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.jobs.words import plain_name
 from whylens.runs import Run
 from whylens.runs.storage import Storage

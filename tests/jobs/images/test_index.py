@@ -12,8 +12,8 @@ from whylens.errors import UsageError, WhylensError
 from whylens.jobs.cli import main
 from whylens.jobs.findings.components import arrays_name
 from whylens.jobs.images.index import TABLE, IndexSpec, index, open_index, shards
-from whylens.jobs.images.search import Question, search
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.people.search import Question, search
 from whylens.neural_pca import class_components
 from whylens.neural_pca.components import to_arrays
 from whylens.runs import Run
