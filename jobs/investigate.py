@@ -10,9 +10,10 @@ from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
 from whylens.jobs.findings.components import JOB as COMPONENTS
-from whylens.jobs.findings.components import ComponentSettings, components, directions
+from whylens.jobs.findings.components import ComponentSettings, components
 from whylens.jobs.findings.exemplars import JOB as EXEMPLARS
 from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import VisualisationSpec
 from whylens.jobs.guided.counterfactuals import JOB as COUNTERFACTUALS
 from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals

@@ -12,7 +12,7 @@ def planted_truth(images: str, classifier: str) -> dict[str, str] | None:
     """The planted feature of each class; None outside the planted world."""
     if not images.startswith("planted:"):
         return None
-    from whylens.planted.world import LINKS
+    from whylens.planted.drawing.world import LINKS
 
     # Only the biased classifier learned from planted links; for the others no link is true.
     return {link.object: link.feature for link in LINKS} if "biased" in classifier else {}

@@ -24,7 +24,7 @@ def planted_train(
     """Train the planted world's networks; hours on a laptop, goes on where it was stopped."""
     from pathlib import Path
 
-    training = importlib.import_module("whylens.planted.training")
+    training = importlib.import_module("whylens.planted.training.stages")
     folder = Path(weights) if weights else training.WEIGHTS
     plan = training.TrainingPlan(Path(work), folder, seed)
     training.train(plan, stage or training.STAGES)
@@ -85,24 +85,24 @@ def planted_check(
             "one check at a time: --discovery, --disagreements, --neurons or --counterfactuals"
         )
     if counterfactuals:
-        module = importlib.import_module("whylens.planted.counterfactual_check")
+        module = importlib.import_module("whylens.planted.checks.counterfactuals")
         record = module.check_counterfactuals(Path(work), images)
         typer.echo(f"Look at the pictures in {work}", err=True)
     elif disagreements:
-        module = importlib.import_module("whylens.planted.disagreement_check")
+        module = importlib.import_module("whylens.planted.checks.disagreements")
         record = module.check_disagreements(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)
     elif neurons:
-        module = importlib.import_module("whylens.planted.neuron_check")
+        module = importlib.import_module("whylens.planted.checks.neurons")
         record = module.check_neurons(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)
     elif discovery:
-        module = importlib.import_module("whylens.planted.discovery")
+        module = importlib.import_module("whylens.planted.checks.discovery")
         record = module.check_discovery(Path(work))
-        figure = importlib.import_module("whylens.planted.discovery_figure")
+        figure = importlib.import_module("whylens.planted.checks.discovery_figure")
         figure.draw_discovery(record, Path(work) / "discovery.png")
         typer.echo(f"Look at {Path(work) / 'discovery.png'}", err=True)
     else:
-        module = importlib.import_module("whylens.planted.check")
+        module = importlib.import_module("whylens.planted.checks.weights")
         record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
     typer.echo(json.dumps(record))

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
 from whylens.images import open_collection
-from whylens.jobs.findings.components import TABLE as COMPONENTS
-from whylens.jobs.findings.components import directions, read_components
+from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import directions, read_components
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.images.embedded import COLUMNS, labels_used, read_embedded
@@ -253,8 +253,8 @@ class Exhibitor:
     ) -> list[dict[str, Any]]:
         import torch
 
+        from whylens.classifiers.heatmap import component_heatmap, overlay
         from whylens.images.tensors import square, thumbnail, to_png, to_tensor
-        from whylens.neural_pca.heatmap import component_heatmap, overlay
 
         if not ids:
             return []
@@ -269,7 +269,7 @@ class Exhibitor:
             features = self.classifier.features(images)
             p_class = self.classifier.head(features).softmax(1)[:, k].cpu().numpy()
         alphas = found.alphas(features.float().cpu().numpy())[:, component]
-        masks = [_square_mask(collection.object_mask(records[name]), side) for name in ids]
+        masks = [collection.object_mask(records[name]) for name in ids]
         return [
             {
                 "class_index": k,
@@ -294,23 +294,19 @@ class Exhibitor:
         return match_classes([class_name], self.classifier.class_names).get(class_name, -1)
 
 
-def _square_mask(mask: np.ndarray | None, side: int) -> np.ndarray | None:
-    """A mask [H, W] as the picture is cut and resized, [side, side]."""
-    from whylens.images.tensors import square
-
-    if mask is None:
-        return None
-    return square(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255, side)[..., 0] > 127
-
-
 def _overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None]:
-    """The columns heat_on_object and object_area of one image; None where nobody knows."""
+    """The columns heat_on_object and object_area of one image; None where nobody knows.
+
+    The heat [S, S] is that of the image's centre square; the mask [H, W] is the whole image's.
+    """
     import torch
 
-    from whylens.neural_pca.heatmap import share_inside
+    from whylens.classifiers.heatmap import share_inside
+    from whylens.images.tensors import square_mask
 
     if mask is None:
         return {"heat_on_object": None, "object_area": None}
+    mask = square_mask(mask, len(heat))
     share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
     # Where nothing raises the component there is no heat to share out.
     return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}

@@ -1,6 +1,6 @@
 """The visualisations job: the image near grey in which a finding's component is strongest.
 
-Neural PCA feature visualisations (whylens.neural_pca.visualisation). Readable where the classifier
+Neural PCA feature visualisations (whylens.guidance.visualisation). Readable where the classifier
 is adversarially robust; for any classifier the probability that the image gets is evidence.
 """
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
-from whylens.jobs.findings.components import directions
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -114,8 +114,8 @@ class Visualiser:
         """Visualise the unit's findings; how many."""
         import torch
 
-        from whylens.jobs.guided.pictures import measured, png
-        from whylens.neural_pca.visualisation import radius_at, visualise
+        from whylens.guidance.visualisation import radius_at, visualise
+        from whylens.jobs.images.pictures import measured, png
 
         tasks, spec = unit.tasks, self.spec
         radius = spec.radius or radius_at(self.classifier.image_size)

@@ -434,7 +434,7 @@ class Changer:
 
     def row(self, change: Change, before: torch.Tensor, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, mask_png, measured, png, stored
+        from whylens.jobs.images.pictures import difference, mask_png, measured, png, stored
 
         names = self.classifier.class_names
         row: dict[str, Any] = {
@@ -476,7 +476,7 @@ class Changer:
 
     def measures(self, change: Change, image: torch.Tensor, when: str) -> dict[str, float]:
         """Both classifiers' probabilities of source and target, as columns."""
-        from whylens.jobs.guided.pictures import measured
+        from whylens.jobs.images.pictures import measured
 
         columns = {}
         names = self.classifier.class_names

@@ -20,7 +20,7 @@ from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
-from whylens.jobs.findings.components import directions
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided import opinions, trajectory
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
 from whylens.jobs.guided.spec import StartingSpec
@@ -330,7 +330,7 @@ class Scout:
     def __call__(self, unit: ScoutUnit) -> int:
         """Make the unit's plain images; how many."""
         from whylens.diffusion import sample
-        from whylens.jobs.guided.pictures import measured, png
+        from whylens.jobs.images.pictures import measured, png
 
         seeds = [self.spec.seed + place for place in range(self.spec.scout)]
         starts = [(prompt, seed) for prompt in unit.prompts for seed in seeds]
@@ -410,7 +410,7 @@ class Divider:
 
     def row(self, task: DisagreementTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, measured, png
+        from whylens.jobs.images.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "class_index": task.class_a,

@@ -14,7 +14,7 @@ from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
-from whylens.jobs.findings.components import directions
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided import opinions, trajectory
 from whylens.jobs.guided.spec import Against, StartingSpec
 from whylens.jobs.guided.starts import TABLE as STARTS
@@ -206,7 +206,7 @@ class Generator:
 
     def row(self, task: GenerateTask, solution: Solution) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, measured, png
+        from whylens.jobs.images.pictures import difference, measured, png
 
         row: dict[str, Any] = {
             "rank": task.rank,

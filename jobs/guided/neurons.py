@@ -155,7 +155,7 @@ class WordTrier:
     def __call__(self, unit: WordsUnit) -> int:
         """Try the unit's words; how many."""
         from whylens.diffusion import sample
-        from whylens.jobs.guided.pictures import measured, png
+        from whylens.jobs.images.pictures import measured, png
 
         spec, neuron = self.spec, unit.neuron
         seeds = [spec.seed + place for place in range(spec.samples)]
@@ -320,7 +320,7 @@ class Activator:
         self, task: NeuronTask, start: torch.Tensor | None, solution: Solution
     ) -> dict[str, Any]:
         """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.guided.pictures import difference, mask_png, measured, png
+        from whylens.jobs.images.pictures import difference, mask_png, measured, png
 
         names = self.classifier.class_names
         row: dict[str, Any] = {

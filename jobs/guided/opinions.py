@@ -39,7 +39,7 @@ def opinions(
 
     Images are [3, H, W] in [0, 1] and measured as they are stored; None where there is none.
     """
-    from whylens.jobs.guided.pictures import measured
+    from whylens.jobs.images.pictures import measured
 
     rows = []
     for name, classifier in classifiers.items():

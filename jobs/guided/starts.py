@@ -177,7 +177,7 @@ class Chooser:
     def score(self, unit: StartUnit, prompt: str) -> tuple[float, float]:
         """Mean alpha and mean probability of the class over plain images of a prompt."""
         from whylens.diffusion import sample
-        from whylens.jobs.guided.pictures import measured
+        from whylens.jobs.images.pictures import measured
 
         seeds = [self.settings.seed + place for place in range(self.settings.images)]
         images = sample(

@@ -35,7 +35,7 @@ class Trajectory:
                 self._look(solution)
 
     def _look(self, solution: Solution) -> None:
-        from whylens.jobs.guided.pictures import png
+        from whylens.jobs.images.pictures import png
 
         _, way = self._ways.setdefault(id(solution), (solution, []))
         if solution.image is not None and (not way or way[-1][0] != solution.best_step):

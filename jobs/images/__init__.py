@@ -1,1 +1,1 @@
-"""Collections: embedded once, indexed, searched."""
+"""Collections: embedded once and indexed; pictures as they are stored."""

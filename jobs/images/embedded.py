@@ -27,6 +27,11 @@ class Embedded:
     predicted: np.ndarray
     features: np.ndarray
 
+    @property
+    def largest_class(self) -> int:
+        """The largest index of a class that labels or predictions name."""
+        return max(int(self.labels.max()), int(self.predicted.max()))
+
 
 def read_embedded(table: pa.Table, tag: str) -> Embedded:
     """The rows of one collection.
@@ -74,3 +79,8 @@ def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
 def labels_used(main: Embedded) -> np.ndarray:
     """The images' labels [N]; the prediction stands in for one that is missing."""
     return np.where(main.labels < 0, main.predicted, main.labels)
+
+
+def mined_collection(lineage: Lineage) -> str:
+    """The tag of the collection that is mined for images which trigger a class."""
+    return "second" if lineage.setting("second") else "main"

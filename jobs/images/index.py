@@ -163,6 +163,7 @@ def _train(
 ) -> None:
     """Write the empty trained index, and components of the sample to calibrate it on."""
     from whylens.neural_pca import FeatureIndex
+    from whylens.neural_pca.index import pack_index
 
     main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
     parts = [part for unit in units if unit.collection == main for part in unit.parts]
@@ -175,7 +176,7 @@ def _train(
         factory=settings.factory,
     )
     logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
-    content, record = trained.packed()
+    content, record = pack_index(trained)
     run.storage.write(QUERIES, _array_bytes(queries))
     run.storage.write(f"{TRAINED}.faiss", content)
     # The last one tells that all are there.
@@ -223,22 +224,27 @@ class Indexer:
 
     def __init__(self, run: Run, lineage: Lineage, settings: IndexSettings) -> None:
         """Read the trained index."""
-        from whylens.neural_pca import FeatureIndex
+        from whylens.neural_pca.index import unpack_index
 
         self.run, self.lineage, self.settings = run, lineage, settings
-        self.trained = FeatureIndex.unpacked(
+        self.trained = unpack_index(
             run.storage.read(f"{TRAINED}.faiss"), run.storage.read(f"{TRAINED}.json")
         )
         self.queries = _array(run.storage.read(QUERIES))
 
     def __call__(self, unit: ShardUnit) -> int:
         """Write the shard; how many images it holds."""
+        from whylens.neural_pca.index import calibrated, pack_index
+
         table = self.lineage.table(IMAGES).read(COLUMNS, unit.parts)
         embedded = read_embedded(table, unit.collection)
-        filled, recall = self.trained.filled(embedded.features, embedded.ids).calibrated(
-            embedded.features, self.queries, recall=self.settings.recall
+        filled, recall = calibrated(
+            self.trained.filled(embedded.features, embedded.ids),
+            embedded.features,
+            self.queries,
+            recall=self.settings.recall,
         )
-        content, record = filled.packed()
+        content, record = pack_index(filled)
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.faiss", content)
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.json", record)
         row = {
@@ -279,13 +285,12 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
 
 
 def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
-    from whylens.neural_pca import FeatureIndex
-    from whylens.neural_pca.index import require_classifier
+    from whylens.neural_pca.index import load_index, require_classifier, unpack_index
 
     if run.storage.local:
-        return FeatureIndex.load(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
+        return load_index(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
     read = run.storage.read
-    found = FeatureIndex.unpacked(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
+    found = unpack_index(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
     require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
     return found
 

@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.cluster.progress import progress
-from whylens.errors import UsageError
+from whylens.cluster.session import session
+from whylens.errors import UsageError, WhylensError
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
+from whylens.jobs.stage import work_through
 from whylens.runs import Run
 
 if TYPE_CHECKING:
     import torch
 
-    from whylens.classifiers import Classifier
-    from whylens.guidance.objectives import PerceptualNetwork
+    from whylens.images import ImageCollection
 
-TABLE = "evaluation"
-NUMBERS = (
-    "flip_rate",
-    "target_probability",
-    "l1",
-    "l2",
-    "feature_distance",
-    "lpips",
-    "change_inside",
-    "change_outside",
-    "frechet",
-)
-SCHEMA = pa.schema(
-    [
-        ("run", pa.string()),
-        ("method", pa.string()),
-        ("classifier", pa.string()),
-        ("independent", pa.string()),
-        ("images", pa.int32()),
-        ("failed", pa.int32()),
-        *((name, pa.float64()) for name in NUMBERS),
-        (
-            "attributes",
-            pa.list_(
-                pa.struct(
-                    [("judge", pa.string()), ("target", pa.float64()), ("kept", pa.float64())]
-                )
-            ),
-        ),
-    ]
-)
+COLUMNS = ("image_id", "target_name", "flipped", "p_target_after", "before", "after")
 
 
 class EvaluateSpec(JobSpec):
@@ -82,165 +54,173 @@ class EvaluateSpec(JobSpec):
     )
 
 
-def run(spec: EvaluateSpec) -> Run:
-    """Measure each run's counterfactuals: the table `evaluation`, a part a run, and report.html.
+@dataclass(frozen=True)
+class EvaluateUnit:
+    """A part of a run's counterfactuals."""
 
-    Numbers are means over the images that were made, of the pictures as they are stored; flip_rate
-    is of all, failed ones too. Where nobody knows the object's place, or LPIPS' weights are not
-    named, its columns are null. Frechet distance is that between the images before and after.
+    name: str
+    run: int
+    part: str
+
+
+def run(spec: EvaluateSpec) -> Run:
+    """Measure each run's counterfactuals: tables `measured` and `evaluation`, and report.html.
+
+    A part of counterfactuals is a unit, a row of `evaluation` is a run. Numbers are means over the
+    images that were made, of the pictures as they are stored; flip_rate is of all, failed ones
+    too. Where nobody knows the object's place, or LPIPS' weights are not named, its columns are
+    null. Frechet distance is that between the images before and after. A run of which a unit
+    failed has no row, since that would be one of other images.
 
     Raises
     ------
     UsageError
         If a run has no counterfactuals, or a classifier or file is none, before anything is
         written.
+    WhylensError
+        If no run could be measured.
     """
-    from whylens.classifiers import load_classifier
-    from whylens.guidance.objectives import load_perceptual
     from whylens.jobs.measuring import evaluation_report
 
     lineages = [Lineage(Run.open(folder)) for folder in spec.runs]
-    for lineage in lineages:
-        lineage.table(counterfactuals.TABLE)
+    parts = [lineage.table(counterfactuals.TABLE).units() for lineage in lineages]
     if len(set(spec.runs)) < len(spec.runs):
         raise UsageError("a run is named more than once")
-    independent = load_classifier(spec.independent, spec.placement.device)
-    judges = {name: load_classifier(name, spec.placement.device) for name in spec.judges}
-    network = load_perceptual(spec.vgg, spec.lpips, spec.placement.device) if spec.vgg else None
+    check_names(classifiers=[spec.independent, *spec.judges])
+    if spec.vgg:
+        from whylens.guidance.objectives import load_perceptual
+
+        load_perceptual(spec.vgg, spec.lpips)
     out = JOB.start(spec)
-    table = out.table(TABLE)
-    todo = [
-        (f"{place:04d}", lineage)
-        for place, lineage in enumerate(lineages)
-        if not table.done(f"{place:04d}")
-    ]
     took_part = {str(lineage.setting("classifier")) for lineage in lineages}
     for name in sorted(took_part & {spec.independent, *spec.judges}):
         out.warn(f"{name} took part in making the images that it is to measure")
+    done = set(out.table(TABLE).units())
+    todo = {
+        place: [EvaluateUnit(f"{place:04d}-{part}", place, part) for part in parts[place]]
+        for place in range(len(lineages))
+        if f"{place:04d}" not in done
+    }
+    with session():
+        units = [unit for of_run in todo.values() for unit in of_run]
+        work_through(out, MEASURED, units, Measurer, (out, lineages, spec), spec.placement)
     with out.stage(TABLE):
-        done = len(lineages) - len(todo)
-        for unit, lineage in progress(todo, stage=TABLE, total=len(lineages), done=done):
-            row = evaluated(lineage, spec, independent, judges, network)
-            table.write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
+        measured = out.table(MEASURED)
+        there = set(measured.units())
+        for place, of_run in todo.items():
+            names = [unit.name for unit in of_run]
+            if not there.issuperset(names):
+                out.warn(f"{spec.runs[place]} is left out: not all its images could be measured")
+                continue
+            row = evaluated(lineages[place], spec.independent, spec.judges, measured, names)
+            out.table(TABLE).write(f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA))
+        if not out.table(TABLE).units():
+            raise WhylensError("no run could be measured: run.json's warnings say why")
     evaluation_report.write(out)
     out.finish()
     return out
 
 
-def evaluated(
-    lineage: Lineage,
-    spec: EvaluateSpec,
-    independent: Classifier,
-    judges: Mapping[str, Classifier],
-    network: PerceptualNetwork | None,
-) -> dict[str, Any]:
-    """The table's row of one run."""
-    import torch
+class Measurer:
+    """A worker: holds classifiers and LPIPS, measures a part of a run's counterfactuals."""
 
-    from whylens.guidance import measures
+    def __init__(self, run: Run, lineages: Sequence[Lineage], spec: EvaluateSpec) -> None:
+        """Load what the spec names onto the device."""
+        from whylens.classifiers import load_classifier
+        from whylens.guidance.objectives import load_perceptual
 
-    rows = lineage.table(counterfactuals.TABLE).read().to_pylist()
-    made = [row for row in rows if row["after"] is not None]
-    settings = lineage.setting("counterfactuals") or {}
-    found: dict[str, Any] = {
-        "run": lineage.runs[0].folder,
-        # Runs from before there were others have no such setting.
-        "method": settings.get("method", "uvce"),
-        "classifier": lineage.setting("classifier"),
-        "independent": spec.independent,
-        "images": len(rows),
-        "failed": len(rows) - len(made),
-        "flip_rate": sum(bool(row["flipped"]) for row in rows) / len(rows),
-    }
-    if not made:
-        return found
-    before, after = (
-        torch.stack([opened(row[side]) for row in made]).to(spec.placement.device)
-        for side in ("before", "after")
-    )
+        self.run, self.lineages, self.margin = run, lineages, spec.margin
+        self.device = spec.placement.device
+        self.independent = load_classifier(spec.independent, self.device)
+        self.judges = [load_classifier(name, self.device) for name in spec.judges]
+        self.lpips = load_perceptual(spec.vgg, spec.lpips, self.device) if spec.vgg else None
+        self.collections: dict[str, ImageCollection] = {}
 
-    def mean(values: torch.Tensor) -> float:
-        return float(values.double().mean())
+    def __call__(self, unit: EvaluateUnit) -> int:
+        """Measure the part's images; how many."""
+        lineage = self.lineages[unit.run]
+        rows = lineage.table(counterfactuals.TABLE).read_part(unit.part, COLUMNS).to_pylist()
+        made = [row for row in rows if row["after"] is not None]
+        measured = iter(self.measures(made, str(lineage.setting("images"))) if made else ())
+        part = [
+            {
+                "run": lineage.runs[0].folder,
+                "image_id": row["image_id"],
+                "made": row["after"] is not None,
+                "flipped": bool(row["flipped"]),
+                "p_target": row["p_target_after"],
+                **(next(measured) if row["after"] is not None else {}),
+            }
+            for row in rows
+        ]
+        self.run.table(MEASURED).write(unit.name, pa.Table.from_pylist(part, schema=IMAGE))
+        return len(part)
 
-    found |= {
-        "target_probability": sum(row["p_target_after"] for row in made) / len(made),
-        "l1": mean(measures.l1(before, after)),
-        "l2": mean(measures.l2(before, after)),
-        "feature_distance": mean(measures.feature_distance(independent, before, after)),
-    }
-    if len(made) > 1:
-        found["frechet"] = measures.frechet(
-            *(measures.features_of(independent, side).cpu() for side in (before, after))
+    def measures(self, made: Sequence[Mapping[str, Any]], images: str) -> Iterator[dict[str, Any]]:
+        """The columns of each of the rows, which have an image after, of a collection."""
+        import torch
+
+        from whylens.guidance import measures
+        from whylens.images.decoding import decode
+        from whylens.images.tensors import to_tensor
+
+        before, after = (
+            torch.stack([to_tensor(decode(row[side])) for row in made]).to(self.device)
+            for side in ("before", "after")
         )
-    if network is not None:
+        was, now = (measures.features_of(self.independent, side) for side in (before, after))
+        columns = {
+            "l1": measures.l1(before, after),
+            "l2": measures.l2(before, after),
+            "feature_distance": measures.feature_distance(was, now),
+            "features_before": was,
+            "features_after": now,
+            "said_before": self.said(before),
+            "said_after": self.said(after),
+        }
+        if self.lpips is not None:
+            with torch.inference_mode():
+                pairs = zip(torch.split(before, 8), torch.split(after, 8), strict=True)
+                columns["lpips"] = torch.cat([self.lpips(*pair) for pair in pairs])
+        masks = self.masks(images, {row["image_id"] for row in made}, before.shape[-1])
+        for place, row in enumerate(made):
+            inside = outside = torch.tensor(torch.nan)
+            if (mask := masks.get(row["image_id"])) is not None:
+                wide = measures.grown(mask[None], self.margin).to(self.device)
+                inside, outside = measures.change_by_place(before[[place]], after[[place]], wide)
+            yield {
+                **{name: values[place].tolist() for name, values in columns.items()},
+                "target_classes": [same_class(row["target_name"], judge) for judge in self.judges],
+                "change_inside": None if inside.isnan() else inside.item(),
+                "change_outside": None if outside.isnan() else outside.item(),
+            }
+
+    def said(self, images: torch.Tensor) -> torch.Tensor:
+        """The classes that the judges say of images [B, 3, H, W], [B, judges]."""
+        import torch
+
         with torch.inference_mode():
-            pairs = zip(torch.split(before, 8), torch.split(after, 8), strict=True)
-            found["lpips"] = mean(torch.cat([network(*pair) for pair in pairs]))
-    known, masks = object_masks(lineage, [row["image_id"] for row in made], before.shape[-1])
-    if known:
-        places = measures.change_by_place(
-            before[known],
-            after[known],
-            measures.grown(masks, spec.margin).to(spec.placement.device),
-        )
-        for name, values in zip(("change_inside", "change_outside"), places, strict=True):
-            found[name] = float(values.double().nanmean())
-    targets = [row["target_name"] for row in made]
-    found["attributes"] = [
-        {"judge": name, **opinion(judge, targets, before, after)} for name, judge in judges.items()
-    ]
-    return found
+            said = [
+                torch.cat([judge.logits(part).argmax(1) for part in torch.split(images, 64)])
+                for judge in self.judges
+            ]
+        return torch.stack(said, 1) if said else torch.zeros(len(images), 0)
 
+    def masks(self, images: str, ids: Collection[str], size: int) -> dict[str, torch.Tensor]:
+        """Masks [size, size] of the objects that are known, by id, cut as the images are."""
+        import torch
 
-def opinion(
-    judge: Classifier, targets: Sequence[str], before: torch.Tensor, after: torch.Tensor
-) -> dict[str, float | None]:
-    """How often a judge sees the target, where it has that class, and says the same as before."""
-    import torch
+        from whylens.images import open_collection
+        from whylens.images.tensors import square_mask
 
-    with torch.inference_mode():
-        was, now = (
-            torch.cat([judge.logits(part) for part in torch.split(side, 64)]).argmax(1).tolist()
-            for side in (before, after)
-        )
-    wanted = [same_class(target, judge) for target in targets]
-    seen = [k == said for k, said in zip(wanted, now, strict=True) if k is not None]
-    kept = [a == b for a, b in zip(was, now, strict=True)]
-    return {"target": sum(seen) / len(seen) if seen else None, "kept": sum(kept) / len(kept)}
-
-
-def opened(picture: bytes) -> torch.Tensor:
-    """A stored picture as [3, H, W] in [0, 1]."""
-    import numpy as np
-    from PIL import Image
-
-    from whylens.images.tensors import to_tensor
-
-    return to_tensor(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
-
-
-def object_masks(
-    lineage: Lineage, image_ids: Sequence[str], size: int
-) -> tuple[list[int], torch.Tensor]:
-    """Which images have a mask of their object, and the masks [b, S, S], cut as the images are."""
-    import numpy as np
-    import torch
-
-    from whylens.images import open_collection
-    from whylens.images.tensors import to_tensor
-
-    collection = open_collection(str(lineage.setting("images")))
-    wanted = set(image_ids)
-    records = {record.id: record for record in collection.records if record.id in wanted}
-    known, masks = [], []
-    for place, image_id in enumerate(image_ids):
-        record = records.get(image_id)
-        mask = None if record is None else collection.object_mask(record)
-        if mask is not None:
-            known.append(place)
-            pixels = np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255
-            masks.append(to_tensor(pixels, size)[0] > 0.5)
-    return known, torch.stack(masks) if masks else torch.zeros(0, size, size, dtype=torch.bool)
+        if images not in self.collections:
+            self.collections[images] = open_collection(images)
+        collection = self.collections[images]
+        return {
+            record.id: torch.from_numpy(square_mask(mask, size))
+            for record in collection.records
+            if record.id in ids and (mask := collection.object_mask(record)) is not None
+        }
 
 
 JOB = Job(
@@ -248,7 +228,7 @@ JOB = Job(
     help="Measures of counterfactuals, a row for each run.",
     spec=EvaluateSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(MEASURED, TABLE),
     show="whylens.jobs.measuring.terminal:show_evaluation",
     page="whylens.jobs.measuring.evaluation_report:write",
 )

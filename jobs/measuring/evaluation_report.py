@@ -10,7 +10,7 @@ from typing import Any
 from whylens.errors import UsageError
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.measuring.evaluate import TABLE
+from whylens.jobs.measuring.evaluation import TABLE
 from whylens.jobs.report.page import publish
 from whylens.runs import Run
 

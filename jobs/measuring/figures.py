@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from whylens.jobs.report.drawing import DPI, INK, MARK, SOFT
+from whylens.jobs.drawing import DPI, INK, MARK, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE, BAR, FIXED = "#e2dfd7", "#2d5f9e", "#23663f"
+LINE = "#e2dfd7"
+BAR, FIXED = "#2d5f9e", "#23663f"
 Leader = Mapping[str, Any]
 
 

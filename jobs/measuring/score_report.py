@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from whylens.jobs.drawing import png
 from whylens.jobs.measuring.figures import accuracy_against_score, leaderboard, short_names
 from whylens.jobs.measuring.tables import LEADERBOARD, SCORES
-from whylens.jobs.report.drawing import png
 from whylens.jobs.report.page import data_uri, publish
 from whylens.runs import Run
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from whylens.errors import UsageError
 from whylens.images import ImageCollection, match_classes
 from whylens.images.spurious import SpuriousCollection
-from whylens.jobs.measuring.tables import SIDES
+
+SIDES = ("validation", "spurious")
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from whylens.errors import WhylensError
+from whylens.jobs.measuring.sides import SIDES, Contender
 from whylens.neural_pca.spurious_score import mean_separation, spurious_scores
 from whylens.runs import Run
 
-if TYPE_CHECKING:
-    from whylens.jobs.measuring.sides import Contender
-
 PREDICTIONS, SCORES, LEADERBOARD = "predictions", "scores", "leaderboard"
-SIDES = ("validation", "spurious")
-
 PREDICTION = pa.schema(
     [
         *((name, pa.string()) for name in ("classifier", "side", "id")),

@@ -1,1 +1,1 @@
-"""What people do with findings: label, repair, ask about an image of their own."""
+"""What people do with findings: label, repair, search, ask about an image of their own."""

@@ -10,9 +10,6 @@ does: f_k <- f_k - sum over spurious l of max(alpha_l, 0), for every class that 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +17,23 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
-from whylens.jobs.findings.components import TABLE as COMPONENTS
-from whylens.jobs.findings.components import components_of
 from whylens.jobs.findings.exemplars import FINDINGS
+from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
+from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.words import plain_name
+from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
+from whylens.jobs.people.explanation_page import render
+from whylens.jobs.people.standing import Knowledge
+from whylens.jobs.people.waterfall import figure
 from whylens.runs import Run
 from whylens.runs.storage import Storage
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
     from whylens.neural_pca import ClassComponents
-
-logger = logging.getLogger(__name__)
 
 # Classes whose probability is shown before and after SpuFix.
 MOST_CLASSES = 4
@@ -56,113 +54,6 @@ class ExplainSpec(BaseModel):
     )
 
 
-@dataclass(frozen=True)
-class Exemplar:
-    """An image of the class that activates a component most."""
-
-    image_id: str
-    alpha: float
-    thumb: bytes
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """A component's part in the decision.
-
-    `standing` says what is known of it: "found spurious (finding 2)", "labelled spurious by ...";
-    empty where nothing is. `removed` is what SpuFix takes away, max(alpha, 0) of a spurious one.
-    """
-
-    component: int
-    alpha: float
-    words: tuple[str, ...]
-    standing: str
-    spurious: bool
-    heatmap: bytes
-    exemplars: tuple[Exemplar, ...]
-
-    @property
-    def removed(self) -> float:
-        return max(self.alpha, 0.0) if self.spurious else 0.0
-
-
-@dataclass(frozen=True)
-class ClassChange:
-    """A class's probability before and after SpuFix."""
-
-    class_name: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The decision on one image.
-
-    logit = constant + the contributions' alphas + rest; `fixed_logit` is that after SpuFix, over
-    all components of the class; `others` counts the components that `rest` holds.
-    """
-
-    image: str
-    picture: bytes
-    run: str
-    classifier: str
-    class_name: str
-    predicted: str
-    class_index: int
-    logit: float
-    constant: float
-    contributions: tuple[Contribution, ...]
-    rest: float
-    others: int
-    fixed_logit: float
-    fixed_prediction: str
-    changes: tuple[ClassChange, ...]
-
-    @property
-    def repaired(self) -> bool:
-        """Whether SpuFix changes any class's probability."""
-        return any(change.before != change.after for change in self.changes)
-
-    @property
-    def removed(self) -> float:
-        """What SpuFix takes from the class's logit."""
-        return self.logit - self.fixed_logit
-
-    def record(self) -> dict[str, Any]:
-        """Everything but the pictures, for JSON."""
-        return {
-            "image": self.image,
-            "run": self.run,
-            "classifier": self.classifier,
-            "class": self.class_name,
-            "class_index": self.class_index,
-            "predicted": self.predicted,
-            "logit": self.logit,
-            "constant": self.constant,
-            "components": [
-                {
-                    "component": c.component,
-                    "alpha": c.alpha,
-                    "words": list(c.words),
-                    "standing": c.standing,
-                    "spurious": c.spurious,
-                    "exemplars": [e.image_id for e in c.exemplars],
-                }
-                for c in self.contributions
-            ],
-            "rest": self.rest,
-            "spufix": {
-                "logit": self.fixed_logit,
-                "removed": self.removed,
-                "predicted": self.fixed_prediction,
-                "probabilities": {
-                    c.class_name: {"before": c.before, "after": c.after} for c in self.changes
-                },
-            },
-        }
-
-
 def run(spec: ExplainSpec) -> tuple[Explanation, str]:
     """Explain the image and write explain.html, waterfall.png and explain.json; and their folder.
 
@@ -172,8 +63,6 @@ def run(spec: ExplainSpec) -> tuple[Explanation, str]:
         If the image can't be read, the run has no components (or none of the class), or its
         components are another classifier's.
     """
-    from whylens.jobs.people.waterfall import figure
-
     found = explain(spec)
     folder = spec.out or f"{spec.run.rstrip('/')}/explained/{Path(spec.image).stem}"
     storage = Storage(folder)
@@ -181,54 +70,6 @@ def run(spec: ExplainSpec) -> tuple[Explanation, str]:
     storage.write("explain.json", (json.dumps(found.record(), indent=2) + "\n").encode())
     storage.write("explain.html", render(found).encode())
     return found, folder
-
-
-def render(found: Explanation) -> str:
-    """The page as text, with nothing loaded from anywhere."""
-    from whylens.jobs.people.waterfall import laid_out, signed
-    from whylens.jobs.report.page import data_uri, environment, stylesheet
-
-    return (
-        environment()
-        .get_template("explain.html.j2")
-        .render(
-            found=found,
-            bars=laid_out(found),
-            sentences=sentences(found),
-            css=stylesheet("parts.css", "report.css", "explain.css"),
-            raw=lambda content: data_uri(content, "image/png"),
-            short=plain_name,
-            signed=signed,
-        )
-    )
-
-
-def sentences(found: Explanation) -> list[str]:
-    """The decision in words."""
-    from whylens.jobs.people.waterfall import signed
-    from whylens.jobs.words import listed, percent
-
-    name, predicted = plain_name(found.class_name), plain_name(found.predicted)
-    mine = found.changes[0]
-    if predicted != name:
-        said = [f"{found.classifier} says {predicted}, and {name} with {percent(mine.before)}."]
-    else:
-        said = [f"{found.classifier} says {name}, with a probability of {percent(mine.before)}."]
-    spurious = [c for c in found.contributions if c.removed > 0]
-    if spurious:
-        things = [", ".join(c.words[:1]) or f"component {c.component}" for c in spurious]
-        amount = signed(sum(c.removed for c in spurious))
-        said.append(
-            f"What counts as spurious ({listed(list(dict.fromkeys(things)))}) adds {amount} to the "
-            f"logit of {name}."
-        )
-    if not found.repaired:
-        said.append("SpuFix would change nothing: no spurious component raises a class here.")
-    elif (after := plain_name(found.fixed_prediction)) != predicted:
-        said.append(f"After SpuFix the classifier would say {after}.")
-    else:
-        said.append(f"After SpuFix it would still say {after}; {name} gets {percent(mine.after)}.")
-    return said
 
 
 def explain(spec: ExplainSpec) -> Explanation:
@@ -298,46 +139,6 @@ def explain(spec: ExplainSpec) -> Explanation:
     )
 
 
-class Knowledge:
-    """What a run and its people know of components: the tables components, findings, labels.
-
-    What people say counts for more than what was found; "unsure" changes nothing. `labels` are the
-    rows by time.
-    """
-
-    def __init__(
-        self,
-        components: Sequence[Mapping[str, Any]],
-        findings: Sequence[Mapping[str, Any]],
-        labels: Sequence[Mapping[str, Any]],
-    ) -> None:
-        self._rows = {(r["class_index"], r["component"]): r for r in components}
-        self._ranks = {(r["class_index"], r["component"]): r["rank"] for r in findings}
-        self._verdicts = {key: v for key, v in verdicts(labels).items() if v != UNSURE}
-        self._judges = {(r["class_index"], r["component"], r["label"]): r["who"] for r in labels}
-        self.classes = {k for k, _ in self._rows}
-        self.spurious: dict[int, list[int]] = {}
-        for k, component in sorted(self._rows):
-            if self.of(k, component)[2]:
-                self.spurious.setdefault(k, []).append(component)
-
-    def of(self, k: int, component: int) -> tuple[tuple[str, ...], str, bool]:
-        """Its words, its standing, and whether it counts as spurious."""
-        row = self._rows[k, component]
-        words = tuple(row["words"] or ())
-        if (verdict := self._verdicts.get((k, component))) is not None:
-            judge = self._judges[k, component, verdict]
-            return words, f"labelled {verdict} by {judge}", verdict == SPURIOUS
-        if not row["suspicious"]:
-            return words, "", False
-        rank = self._ranks.get((k, component))
-        if rank is not None:
-            return words, f"found spurious (finding {rank})", True
-        leader = self._ranks.get((k, row["same_as"]))
-        same = f" (as finding {leader})" if leader is not None else ""
-        return words, f"found spurious{same}", True
-
-
 def _rows(lineage: Lineage, name: str) -> list[dict[str, Any]]:
     return lineage.table(name).read().to_pylist() if lineage.has(name) else []
 
@@ -403,8 +204,8 @@ def _heatmaps(classifier: Classifier, pixels: np.ndarray, directions: np.ndarray
     """Where each component sits in the image, as PNGs."""
     import torch
 
+    from whylens.classifiers.heatmap import component_heatmap, overlay
     from whylens.images.tensors import to_png, to_tensor
-    from whylens.neural_pca.heatmap import component_heatmap, overlay
 
     shown = _shown(classifier, pixels)
     image = to_tensor(shown)[None]

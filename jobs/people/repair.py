@@ -12,9 +12,15 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
-from whylens.jobs.findings.components import TABLE as COMPONENTS
-from whylens.jobs.findings.components import components_of
-from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
+from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import components_of
+from whylens.jobs.images.embedded import (
+    COLUMNS,
+    Embedded,
+    labels_used,
+    mined_collection,
+    read_embedded,
+)
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import spurious_components
@@ -87,7 +93,7 @@ def repair_run(spec: RepairSpec) -> Repair:
     spurious = _spurious(spec, rows)
     repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
     classifier = load_classifier(str(repaired_run.setting("classifier")))
-    seen = _Seen(repaired_run, "second" if lineage.setting("second") else "main")
+    seen = _Seen(repaired_run, mined_collection(lineage))
     mined, mined_for = seen.mined(rows, spurious, repaired_run.runs[0].folder)
     weight, bias = classifier.head.arrays()
     labels = labels_used(seen.main)

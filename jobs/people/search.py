@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whylens.errors import UsageError
-from whylens.jobs.findings.components import components_of
+from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.index import open_index

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whylens.jobs.people.explain import Explanation, sentences
+from whylens.jobs.people.explanation import Explanation
+from whylens.jobs.people.explanation_page import sentences
 from whylens.jobs.people.search import Answer
 from whylens.jobs.people.waterfall import signed, steps
 from whylens.jobs.words import plain_name

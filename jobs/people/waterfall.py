@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from whylens.jobs.words import plain_name
-
-if TYPE_CHECKING:
-    from whylens.jobs.people.explain import Contribution, Explanation
+from whylens.jobs.drawing import INK, SOFT, png
+from whylens.jobs.people.explanation import Contribution, Explanation
+from whylens.jobs.words import percent, plain_name
 
 # Blue and vermilion of Okabe and Ito: told apart with every kind of colour vision.
 RAISES, LOWERS, TOTAL = "#0072b2", "#d55e00", "#4a4f57"
-INK, SOFT, LINE = "#1d2127", "#5c636d", "#d9d6ce"
+LINE = "#d9d6ce"
 ROW = 0.62  # inches
 MINUS = "\u2212"
 
@@ -163,14 +162,10 @@ def figure(found: Explanation) -> bytes:
     image.imshow(_opened(found.picture))
     image.axis("off")
     _title(paper, found, width, height)
-    buffer = io.BytesIO()
-    paper.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(paper)
 
 
 def _title(paper: Any, found: Explanation, width: float, height: float) -> None:
-    from whylens.jobs.words import percent
-
     name, predicted = plain_name(found.class_name), plain_name(found.predicted)
     title = f"Why {name}?" if predicted == name else f"Why {name}? (predicted: {predicted})"
     before, after = found.changes[0].before, found.changes[0].after

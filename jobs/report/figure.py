@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
+from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
 from whylens.jobs.report.data import load_run
-from whylens.jobs.report.drawing import DPI, INK, MARK, SOFT, png
 from whylens.jobs.report.part import Pair, RunData, parts
 from whylens.runs.storage import Storage
 

@@ -14,7 +14,7 @@ from whylens.classifiers.planted import FOLDER, load_folder
 from whylens.errors import UsageError
 from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
-from whylens.planted.world import OBJECTS
+from whylens.planted.drawing.world import OBJECTS
 
 
 def drawn(split: str, count: int = 200) -> tuple[Tensor, Tensor]:

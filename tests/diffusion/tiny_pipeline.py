@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from whylens.planted.pipeline import CAPTION_LENGTH, build_scheduler, build_tokenizer
+from whylens.planted.networks.pipeline import CAPTION_LENGTH, build_scheduler, build_tokenizer
 
 WIDTH = 16
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

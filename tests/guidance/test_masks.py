@@ -8,7 +8,7 @@ from scipy import ndimage
 from whylens.diffusion import condition, invert, load_sampler
 from whylens.diffusion.chain import watch
 from whylens.guidance.masks import changed, foreground, with_margin
-from whylens.planted.world import OBJECTS, draw, sample_scene
+from whylens.planted.drawing.world import OBJECTS, draw, sample_scene
 
 
 def disc(radius):

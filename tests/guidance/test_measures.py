@@ -6,6 +6,7 @@ import torch
 from whylens.guidance.measures import (
     change_by_place,
     feature_distance,
+    features_of,
     frechet,
     frechet_of_gaussians,
     grown,
@@ -26,7 +27,8 @@ def test_distances_are_those_of_numpy(classifier):
     with torch.no_grad():
         x, y = (classifier.features(one).double().numpy() for one in (before, after))
     cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
-    np.testing.assert_allclose(feature_distance(classifier, before, after), 1 - cosine, atol=1e-5)
+    features = (features_of(classifier, one) for one in (before, after))
+    np.testing.assert_allclose(feature_distance(*features), 1 - cosine, atol=1e-5)
 
 
 def test_change_is_told_by_place():

@@ -14,7 +14,7 @@ from whylens.guidance.neurons import (
 )
 from whylens.guidance.objectives import FeatureObjective
 from whylens.guidance.settings import GuidanceSettings
-from whylens.planted.world import draw, sample_scene
+from whylens.planted.drawing.world import draw, sample_scene
 
 
 @pytest.fixture(scope="module")

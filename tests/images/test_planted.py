@@ -7,7 +7,7 @@ import pytest
 
 from whylens.errors import UsageError
 from whylens.images import open_collection
-from whylens.planted.world import OBJECTS, SPLITS, draw, sample_scene
+from whylens.planted.drawing.world import OBJECTS, SPLITS, draw, sample_scene
 
 
 @pytest.mark.parametrize("split", SPLITS)

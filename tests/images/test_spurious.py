@@ -10,7 +10,7 @@ from PIL import Image
 
 from whylens.errors import UsageError
 from whylens.images.spurious import open_spurious
-from whylens.planted.world import LINKS, OBJECTS, draw, sample_scene
+from whylens.planted.drawing.world import LINKS, OBJECTS, draw, sample_scene
 
 
 def jpeg(path: Path) -> bytes:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from whylens.images.tensors import square, thumbnail, to_pixels, to_png, to_tensor, too_small
+from whylens.images.tensors import (
+    square,
+    thumbnail,
+    to_batch,
+    to_pixels,
+    to_png,
+    to_tensor,
+    too_small,
+)
 
 from .conftest import noisy
 
@@ -23,6 +31,13 @@ def test_pixels_survive_the_way_to_a_tensor_and_back(height: int, width: int, se
     assert np.allclose(tensor.numpy(), pixels.transpose(2, 0, 1) / 255, atol=1e-7)
     assert np.array_equal(to_pixels(tensor), pixels)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(to_png(pixels)))), pixels)
+
+
+def test_a_batch_is_the_tensors_of_its_rows() -> None:
+    images = np.stack([noisy(5, 7, seed) for seed in range(4)])
+    rows = np.array([2, 0])
+    assert torch.equal(to_batch(images, rows), torch.stack([to_tensor(images[i]) for i in rows]))
+    assert torch.equal(to_batch(images, slice(1, 3))[0], to_tensor(images[1]))
 
 
 def test_a_tensor_out_of_range_is_clipped_and_rounded() -> None:

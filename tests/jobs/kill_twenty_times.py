@@ -45,7 +45,7 @@ def build_sampler(folder: Path) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from whylens.planted.pipeline import CAPTION_LENGTH, assemble, build_tokenizer
+    from whylens.planted.networks.pipeline import CAPTION_LENGTH, assemble, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(folder.parent / "tokenizer")

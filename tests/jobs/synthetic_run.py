@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from whylens.planted.world import OBJECTS, Drawing, Scene, draw
+from whylens.planted.drawing.world import OBJECTS, Drawing, Scene, draw
 
 # class -> (feature, kind, planted, share of images without the object that are called the class)
 FOUND = {

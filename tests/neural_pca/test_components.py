@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from whylens.classifiers.heatmap import component_heatmap
 from whylens.errors import WhylensError
 from whylens.neural_pca import Moments, class_components, from_moments
 from whylens.neural_pca.components import load_components, save_components
@@ -104,6 +106,15 @@ def test_on_a_real_classifier_the_alphas_of_all_components_add_up_to_its_logit(r
     np.testing.assert_allclose(found.alphas(own).mean(0), 0, atol=1e-12)
     flipped = replace(found, vectors=-found.vectors)
     np.testing.assert_allclose(flipped.alphas(others), found.alphas(others), atol=1e-12)
+
+
+def test_on_a_real_classifier_the_heat_map_adds_up_to_alpha(real):
+    weight, bias = real.weight[TIGER_CAT], float(real.bias[TIGER_CAT])
+    found = class_components(TIGER_CAT, weight, bias, real.features, top=2)
+    direction = torch.from_numpy(found.directions[1])
+    heat = component_heatmap(real.classifier, real.images[12:15], direction)
+    alphas = heat.double().mean((1, 2)).numpy() - found.offsets[1]
+    np.testing.assert_allclose(alphas, found.alphas(real.features[12:15])[:, 1], atol=1e-4)
 
 
 def test_on_a_real_classifier_both_routes_give_the_components_of_the_textbook(real):

@@ -25,7 +25,8 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     ----------
     name
         bundled:efficientnet_lite0 (1, 2), timm:NAME, open_clip:MODEL/PRETRAINED[?classes=FILE],
-        checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME].
+        checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME], whose
+        base is the classifier that was repaired, unless another of the same weights is named.
 
     Raises
     ------
@@ -57,9 +58,10 @@ def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classif
 
         return load_open_clip(name, path, options)
     if scheme == "spufix":
-        from whylens.classifiers.repaired import load_repaired
+        from whylens.classifiers.repaired import read_repair
 
-        return load_repaired(name, path, options)
+        stored = read_repair(path, name)
+        return stored.of(load_classifier(options.get("base", stored.base)), name)
     from whylens.classifiers import timm_models
 
     if scheme == "bundled":

@@ -11,9 +11,10 @@ from torch import Tensor
 from whylens.classifiers.classifier import Classifier, Head, resize
 from whylens.classifiers.zero_shot import wrap_clip
 from whylens.errors import UsageError
-from whylens.planted.networks import PlantedCNN, build
+from whylens.planted.networks import WEIGHTS
+from whylens.planted.networks.cnn import PlantedCNN, build
 
-FOLDER = Path(__file__).parent.parent / "planted" / "weights" / "classifiers"
+FOLDER = WEIGHTS / "classifiers"
 
 
 class PlantedClassifier(Classifier):

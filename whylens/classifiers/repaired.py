@@ -5,18 +5,27 @@ SpuFix's max(<d, phi> - c, 0) are further features: the repaired classifier has 
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.classifiers.classifier import Classifier, Head
 from whylens.errors import UsageError
-from whylens.neural_pca.refit import Refit
-from whylens.neural_pca.spufix import SpuFix
+
+
+class Repair(Protocol):
+    """What repairs a classifier: in `whylens.neural_pca`, a `SpuFix` or a `Refit`."""
+
+    @property
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Tensors of the `RepairedHead` by name; the others stay as the classifier has them."""
 
 
 class RepairedHead(nn.Module):
@@ -73,7 +82,7 @@ class Repaired(Classifier):
         return self.repaired_head.widened(self.network.features(images))
 
 
-def repair(base: Classifier, by: SpuFix | Refit, name: str | None = None) -> Repaired:
+def repair(base: Classifier, by: Repair, name: str | None = None) -> Repaired:
     """The repaired classifier.
 
     Raises
@@ -89,14 +98,7 @@ def repair(base: Classifier, by: SpuFix | Refit, name: str | None = None) -> Rep
         "offsets": torch.zeros(0),
         "classes": torch.zeros(0),
     }
-    if isinstance(by, Refit):
-        tensors |= {"weight": _tensor(by.weight), "bias": _tensor(by.bias)}
-    else:
-        tensors |= {
-            "directions": _tensor(by.directions),
-            "offsets": _tensor(by.offsets),
-            "classes": _tensor(by.classes),
-        }
+    tensors |= {key: torch.from_numpy(np.ascontiguousarray(a)) for key, a in by.arrays.items()}
     _require_fit(base, tensors)
     repaired = Repaired(name or f"spufix of {base.name}", base, RepairedHead(tensors))
     return repaired.eval().requires_grad_(False).to(base.device)
@@ -112,38 +114,51 @@ def save_repaired(repaired: Repaired, path: str | Path) -> None:
     save_file(state, path, {"whylens": json.dumps(about)})
 
 
-def load_repaired(name: str, path: str, options: dict[str, str]) -> Classifier:
-    """spufix:FILE[?base=NAME]: the base is the one that was repaired, unless another is named.
+@dataclass(frozen=True)
+class StoredRepair:
+    """What `save_repaired` wrote to `path`: the base's name and fingerprint, the head's tensors."""
+
+    path: str
+    base: str
+    fingerprint: str
+    tensors: dict[str, Tensor]
+
+    def of(self, base: Classifier, name: str) -> Repaired:
+        """The base, repaired.
+
+        Raises
+        ------
+        UsageError
+            If the repair belongs to other weights than the base's.
+        """
+        if base.fingerprint != self.fingerprint:
+            raise UsageError(
+                f"{name}: {self.path} repairs a classifier of fingerprint {self.fingerprint} "
+                f"({self.base}), but {base.name} has {base.fingerprint}"
+            )
+        _require_fit(base, self.tensors)
+        return Repaired(name, base, RepairedHead(self.tensors))
+
+
+def read_repair(path: str, name: str) -> StoredRepair:
+    """Read what `save_repaired` wrote.
 
     Raises
     ------
     UsageError
-        If the file isn't there, is no repaired head, or belongs to other weights than the base's.
+        If the file isn't there or holds no repaired head; the classifier's name is told.
     """
     from safetensors import SafetensorError, safe_open
 
-    from whylens.classifiers.loading import load_classifier
-
     try:
         with safe_open(path, "pt") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})["whylens"])
+            about: dict[str, str] = json.loads((file.metadata() or {})["whylens"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return StoredRepair(path, about["base"], about["fingerprint"], tensors)
     except FileNotFoundError as error:
         raise UsageError(f"{name}: there is no file {path}") from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UsageError(f"{name}: {path} holds no repaired head: {error}") from error
-    base = load_classifier(options.get("base", about["base"]))
-    if base.fingerprint != about["fingerprint"]:
-        raise UsageError(
-            f"{name}: {path} repairs a classifier of fingerprint {about['fingerprint']} "
-            f"({about['base']}), but {base.name} has {base.fingerprint}"
-        )
-    _require_fit(base, tensors)
-    return Repaired(name, base, RepairedHead(tensors))
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _require_fit(base: Classifier, tensors: dict[str, Tensor]) -> None:

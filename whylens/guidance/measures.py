@@ -49,9 +49,8 @@ def features_of(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.cat([classifier.features(part) for part in torch.split(images, BATCH)])
 
 
-def feature_distance(classifier: Classifier, before: Tensor, after: Tensor) -> Tensor:
-    """1 - cosine of both images' features, [B] in [0, 2]."""
-    one, other = features_of(classifier, before), features_of(classifier, after)
+def feature_distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine of images' features [B, D] (of `features_of`), [B] in [0, 2]."""
     return 1 - F.cosine_similarity(one, other, dim=1)
 
 

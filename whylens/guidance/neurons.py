@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from whylens.classifiers.heatmap import component_heatmap
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.masks import squashed, with_margin
 from whylens.guidance.objectives import FeatureObjective, PixelDistance
 from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
 from whylens.guidance.settings import GuidanceSettings
-from whylens.neural_pca.heatmap import component_heatmap
 
 # No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
 MOST_OF_ONE_CLASS = 1 / 6

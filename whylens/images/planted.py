@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from whylens.errors import UsageError
 from whylens.images.collection import ImageCollection
 from whylens.images.listing import ImageRecord, Records
-from whylens.planted.world import SPLITS, Scene, draw, sample_scene
+from whylens.planted.drawing.world import SPLITS, Scene, draw, sample_scene
 
 
 class PlantedCollection(ImageCollection):

@@ -14,7 +14,7 @@ from whylens.images.collection import ImageCollection
 from whylens.images.opening import open_collection
 from whylens.images.parquet import ParquetCollection
 from whylens.images.planted import PlantedCollection
-from whylens.planted.world import shows_feature_of
+from whylens.planted.drawing.world import shows_feature_of
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,13 @@ def square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(resized)
 
 
+def square_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """A mask [H, W] cut and resized as `square` does it with the image, [size, size]."""
+    pixels: NDArray[np.uint8] = np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255
+    shown: NDArray[np.bool_] = square(pixels, size)[..., 0] > 127
+    return shown
+
+
 def too_small(image: NDArray[np.uint8], size: int) -> str | None:
     """Why [H, W, 3] can't be shown at size x size; None where it can.
 
@@ -46,6 +53,13 @@ def to_tensor(image: NDArray[np.uint8], size: int | None = None) -> Tensor:
 
     pixels = image if size is None else square(image, size)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
+
+
+def to_batch(images: NDArray[np.uint8], rows: NDArray[np.int64] | slice) -> Tensor:
+    """Rows of [N, H, W, 3] uint8 -> [B, 3, H, W] float32 in [0, 1], channels last in memory."""
+    import torch
+
+    return torch.from_numpy(images[rows]).permute(0, 3, 1, 2).float().div_(255)
 
 
 def to_pixels(image: Tensor) -> NDArray[np.uint8]:

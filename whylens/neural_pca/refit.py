@@ -41,6 +41,11 @@ class Refit:
     strength: float
     cost: float
 
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """What a repaired classifier is made of, in place of its own head."""
+        return {"weight": self.weight, "bias": self.bias}
+
 
 def refit(
     weight: Features,

@@ -9,6 +9,7 @@ max(<d, phi> - c, 0), which a network can carry as further features of a linear 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,11 @@ class SpuFix:
     components: NDArray[np.int64]
     directions: Array
     offsets: Array
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a repaired classifier is made of, beside its own head (`whylens.classifiers`)."""
+        return {"directions": self.directions, "offsets": self.offsets, "classes": self.classes}
 
     def removed(self, features: NDArray[np.floating]) -> Array:
         """Features [N, D] -> what each row takes from its class's logit, [N, M], >= 0."""

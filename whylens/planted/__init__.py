@@ -1,0 +1,1 @@
+"""The planted world: small pictures whose spurious features are known, and networks for them."""

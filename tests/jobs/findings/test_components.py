@@ -10,7 +10,9 @@ import pytest
 from whylens.classifiers import load_classifier
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs.findings import census, finder
 from whylens.jobs.findings import components as job
+from whylens.jobs.findings.head import Head
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import class_components
 from whylens.runs import Run
@@ -20,7 +22,7 @@ CLASSIFIER = "planted:biased"
 
 @pytest.fixture(scope="module")
 def head():
-    return job.Head.of(load_classifier(CLASSIFIER))
+    return Head.of(load_classifier(CLASSIFIER))
 
 
 def collection(head, tag, count, seed, unlabelled=()):
@@ -144,9 +146,9 @@ def directly(head, main, pool, pool_labels, k):
 @pytest.mark.parametrize("with_second", [False, True])
 def test_streaming_gives_what_a_calculation_in_memory_gives(start, head, with_second, monkeypatch):
     # Blocks, spans and groups as small as a large table makes them.
-    monkeypatch.setattr(job, "BLOCK", 50)
-    monkeypatch.setattr(job, "SPANS", 3)
-    monkeypatch.setattr(job, "MEMORY", 60_000)
+    monkeypatch.setattr(finder, "BLOCK", 50)
+    monkeypatch.setattr(census, "SPANS", 3)
+    monkeypatch.setattr(finder, "MEMORY", 60_000)
     run = start("elsewhere" if with_second else None)
     main = collection(head, "main", 330, 1, unlabelled=range(0, 330, 11))
     for place in range(5):
@@ -182,9 +184,9 @@ def test_what_is_done_is_not_done_again(start, head, monkeypatch):
     os.unlink(lost)
     asked = []
     monkeypatch.setattr(
-        job.ComponentFinder,
+        finder.ComponentFinder,
         "_find",
-        lambda self, classes, find=job.ComponentFinder._find: (
+        lambda self, classes, find=finder.ComponentFinder._find: (
             asked.append(list(classes)) or find(self, classes)
         ),
     )
@@ -244,15 +246,14 @@ def test_classes_without_enough_images_are_skipped_and_named(start, head):
         find(run, classes=[head.names[1]])
 
 
-def test_groups_share_a_pass_within_the_memory(monkeypatch):
-    settings = job.ComponentSettings(top=128, mined=40)
+def test_groups_share_a_pass_within_the_memory():
     counts = np.full(1000, 1300)
-    groups = job._groups(range(1000), counts, 2048, settings, 8)
+    groups = finder.groups_of(range(1000), counts, 2048, 128, 40, 8)
     assert [k for group in groups for k in group.classes] == list(range(1000))
     for group in groups:
         features = 1300 * 2048 * 4 * len(group.classes)
-        kept = job.Miner.bytes_a_class(128, 2048, 40) * len(group.classes)
-        assert features + kept <= job.MEMORY
+        kept = finder.Miner.bytes_a_class(128, 2048, 40) * len(group.classes)
+        assert features + kept <= finder.MEMORY
     assert len(groups) < 50
     # A few classes are still work for every worker.
-    assert len(job._groups(range(10), counts, 64, settings, 8)) >= 5
+    assert len(finder.groups_of(range(10), counts, 64, 128, 40, 8)) >= 5

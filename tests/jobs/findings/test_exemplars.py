@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from whylens.images.planted import PlantedCollection
-from whylens.jobs.findings.exemplars import _overlap, _square_mask, ranked
-from whylens.planted.world import draw, sample_scene
+from whylens.images.tensors import square_mask
+from whylens.jobs.findings.exemplars import _overlap, ranked
+from whylens.planted.drawing.world import draw, sample_scene
 
 
 def finding(component, suspicion):
@@ -70,7 +71,7 @@ def test_masks_are_those_of_the_drawings_cut_as_the_picture():
             assert mask is None
             continue
         known += 1
-        large = _square_mask(mask, 256)
+        large = square_mask(mask, 256)
         assert large.shape == (256, 256)
         assert (large[2::4, 2::4] == drawing.masks["object"]).mean() > 0.99
     assert 0 < known < 8

@@ -1,26 +1,20 @@
-"""The index job and whylens search, on features that are made up: no image is read."""
+"""The index job, on features that are made up: no image is read."""
 
-import json
+import runpy
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from safetensors.numpy import save
 
 from whylens.classifiers import load_classifier
 from whylens.errors import UsageError, WhylensError
-from whylens.jobs.cli import main
-from whylens.jobs.findings.components import arrays_name
-from whylens.jobs.images.index import TABLE, IndexSpec, index, open_index, shards
+from whylens.jobs.images.index import TABLE, open_index, shards
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.people.search import Question, search
-from whylens.neural_pca import class_components
-from whylens.neural_pca.components import to_arrays
 from whylens.runs import Run
 
-CLASSIFIER = "planted:biased"
-PARTS, EACH = 6, 50
-COUNT = PARTS * EACH
+made = runpy.run_path(str(Path(__file__).parents[1] / "embedded_run.py"))
+built, COUNT, CLASSIFIER = made["indexed"], made["COUNT"], made["CLASSIFIER"]
+features_of, write_images = made["features_of"], made["write_images"]
 
 
 @pytest.fixture(scope="module")
@@ -28,79 +22,15 @@ def classifier():
     return load_classifier(CLASSIFIER)
 
 
-def features_of(classifier, count=COUNT, seed=0):
-    """float16 features in groups, as embed stores them; labels are the groups."""
-    generator = np.random.default_rng(seed)
-    classes, size = len(classifier.class_names), classifier.feature_size
-    centres = generator.gamma(1.0, 2.0, (classes, size))
-    labels = np.arange(count) % classes
-    features = centres[labels] + generator.normal(size=(count, size))
-    return np.maximum(features, 0).astype(np.float16), labels
-
-
-def write_images(run, classifier, tag, features, labels):
-    weight = classifier.head.weight.detach().numpy()
-    logits = features.astype(np.float32) @ weight.T + classifier.head.bias.detach().numpy()
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    top = np.argsort(-p, axis=1)[:, :5]
-    for part in range(0, len(features), EACH):
-        rows = slice(part, part + EACH)
-        run.table("images").write(
-            f"{tag}-{part:06d}",
-            pa.table(
-                {
-                    "id": [f"{tag}-{part + place}" for place in range(len(features[rows]))],
-                    "label": pa.array(labels[rows], pa.int32()),
-                    "class_name": [classifier.class_names[k] for k in labels[rows]],
-                    "caption": pa.nulls(len(features[rows]), pa.string()),
-                    "features": pa.FixedSizeListArray.from_arrays(
-                        pa.array(features[rows].ravel()), features.shape[1]
-                    ),
-                    "top5_classes": pa.array(list(top[rows]), pa.list_(pa.int32())),
-                    "top5_probabilities": pa.array(
-                        list(np.take_along_axis(p, top, 1)[rows]), pa.list_(pa.float32())
-                    ),
-                    "p_label": p[np.arange(len(p)), labels][rows],
-                    "collection": [tag] * len(features[rows]),
-                }
-            ),
-        )
-
-
 @pytest.fixture
 def source(tmp_path, classifier):
-    """(an embed run of two collections with components of class 1, the main features, labels)."""
-    run = Run.start(str(tmp_path / "embed"), "embed", {"classifier": CLASSIFIER})
-    features, labels = features_of(classifier)
-    write_images(run, classifier, "main", features, labels)
-    write_images(run, classifier, "second", *features_of(classifier, 70, seed=1))
-    weight = classifier.head.weight.detach().double().numpy()
-    found = class_components(1, weight[1], 0.5, features[labels == 1].astype(np.float32), 6)
-    run.storage.write(arrays_name(1), save({k: np.array(v) for k, v in to_arrays(found).items()}))
-    run.table("components").write("class-000001", pa.table({"class_index": [1]}))
-    return run, features.astype(np.float64), labels, found
+    return made["embedded"](tmp_path, classifier)
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch):
-    """Workers in this process, one unit after the other, as Ray's would."""
-
-    def work_through(run, stage, units, make, arguments, placement):
-        todo = [unit for unit in units if not run.table(stage).done(unit.name)]
-        worker = make(*arguments) if todo else None
-        for unit in todo:
-            worker(unit)
-
-    monkeypatch.setattr("whylens.jobs.images.index.work_through", work_through)
-
-
-def built(source, tmp_path, **settings):
-    spec = IndexSpec(source=source.folder, out=str(tmp_path / "index"), index=settings)
-    run = Run.start(spec.out, "index", spec.model_dump(mode="json"))
-    index(run, Lineage(run), spec.index, spec.placement)
-    run.finish()
-    return run
+    """Workers in this process."""
+    monkeypatch.setattr("whylens.jobs.images.index.work_through", made["in_process"])
 
 
 def test_shards_are_whole_parts_of_one_collection(source):
@@ -183,68 +113,3 @@ def test_a_run_without_images_says_what_to_do(tmp_path):
     run = Run.start(str(tmp_path / "embed"), "embed", {"classifier": CLASSIFIER})
     with pytest.raises(UsageError, match="no run has the table 'images'"):
         built(run, tmp_path)
-
-
-@pytest.mark.parametrize("indexed", [False, True])
-def test_a_components_images_are_found_with_or_without_an_index(source, tmp_path, indexed):
-    run, features, labels, found = source
-    folder = (built(run, tmp_path, shard=120) if indexed else run).folder
-    alphas = found.alphas(features)[:, 2]
-    for limit, rows in (
-        ({}, np.arange(COUNT)),
-        ({"among_class": True}, np.flatnonzero(labels == 1)),
-        ({"without_class": True}, np.flatnonzero(labels != 1)),
-    ):
-        answer = search(folder, Question(class_name="1", component=2, count=7, **limit))
-        expected = rows[np.argsort(-alphas[rows])[:7]]
-        assert [image.id for image in answer.images] == [f"main-{row}" for row in expected]
-        np.testing.assert_allclose([i.value for i in answer.images], alphas[expected], atol=1e-3)
-
-
-def test_the_command_prints_json_or_a_table(source, capsys, classifier):
-    run, features, labels, _ = source
-    main_(["search", run.folder, "--neuron", "3", "--count", "2", "--json"])
-    answer = json.loads(capsys.readouterr().out)
-    best = int(np.argmax(features[:, 3]))
-    first = answer["images"][0]
-    assert (first["id"], first["label"]) == (f"main-{best}", classifier.class_names[labels[best]])
-    assert first["value"] == pytest.approx(features[best, 3])
-    main_(["search", run.folder, "--like", "second-4", "--collection", "second", "--count", "3"])
-    shown = capsys.readouterr().out
-    assert "near second-4 in phi" in shown
-    assert "second-" in shown.replace("near second-4", "")
-
-
-def main_(words):
-    """The command, which leaves by an exit code."""
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert not stop.value.code
-
-
-@pytest.mark.parametrize(
-    ("question", "message"),
-    [
-        ({}, "one of --class X --component L, --neuron N, and --like"),
-        ({"neuron": 1, "like": "a"}, "one of"),
-        ({"component": 1}, "--component needs the class"),
-        ({"neuron": 1, "among_class": True}, "--among-class needs the class"),
-        ({"neuron": 1, "class_name": "1", "of_class": True}, "with --like"),
-        ({"neuron": 1, "class_name": "1", "among_class": True, "without_class": True}, "no image"),
-    ],
-)
-def test_a_question_that_says_too_little_or_too_much_is_refused(question, message):
-    with pytest.raises(UsageError, match=message):
-        Question(**question)
-
-
-def test_what_the_run_lacks_is_named(source, classifier):
-    run, *_ = source
-    with pytest.raises(
-        UsageError, match=f"no components of the class '{classifier.class_names[0]}'"
-    ):
-        search(run.folder, Question(class_name="0", component=0))
-    with pytest.raises(UsageError, match="nobody"):
-        search(run.folder, Question(like="nobody"))
-    with pytest.raises(UsageError, match="6 components"):
-        search(run.folder, Question(class_name="1", component=6))

@@ -1,37 +1,72 @@
 """Earlier methods as jobs, and the measures of what they made against numpy's."""
 
+import contextlib
 import io
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import scipy.ndimage
+import torch
 from PIL import Image
 from rich.console import Console
 
 from whylens.classifiers import load_classifier
-from whylens.errors import UsageError
+from whylens.cluster.workers import UnitFailed
+from whylens.errors import UsageError, WhylensError
+from whylens.guidance import measures
 from whylens.guidance.baselines import SvceSettings
-from whylens.images import open_collection
+from whylens.images import RejectedImageError, open_collection
 from whylens.jobs.guided.counterfactuals import Changer, CounterfactualSpec, plan
 from whylens.jobs.guided.methods import BaselineSettings, load_baseline
 from whylens.jobs.images import closest
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring import evaluate, evaluation_report
-from whylens.jobs.measuring.evaluate import EvaluateSpec
+from whylens.jobs.measuring.evaluate import EvaluateSpec, EvaluateUnit, Measurer
 from whylens.jobs.measuring.terminal import show_evaluation
 from whylens.jobs.report import page as report
 from whylens.jobs.report.page import ReportSpec
+from whylens.jobs.stage import do_missing
 from whylens.runs import Run
 
 IMAGES = "planted:clear?count=4&seed=3"
 CLASSIFIER = "planted:balanced"
 
 
-def spec_of(radius: float, **options: Any) -> CounterfactualSpec:
-    baseline = BaselineSettings(svce=SvceSettings(optimisation_steps=5, radius=radius), **options)
-    return CounterfactualSpec(images=3, method="svce", target="moon", baseline=baseline)
+@pytest.fixture(autouse=True)
+def worked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the units that are done from now on, in order, in this process."""
+    done: list[str] = []
+
+    def inline(
+        run: Run, stage: str, units: Any, make: Callable[..., Any], arguments: Any, placement: Any
+    ) -> None:
+        def do(missing: Sequence[EvaluateUnit]) -> Iterator[tuple[EvaluateUnit, Any]]:
+            worker = make(*arguments)
+            for unit in missing:
+                try:
+                    result = worker(unit)
+                except RejectedImageError as error:
+                    result = UnitFailed(str(error))
+                done.append(unit.name)
+                yield unit, result
+
+        do_missing(run, stage, units, do)
+
+    monkeypatch.setattr(evaluate, "work_through", inline)
+    monkeypatch.setattr(evaluate, "session", contextlib.nullcontext)
+    return done
+
+
+def spec_of(radius: float, batch: int = 6) -> CounterfactualSpec:
+    baseline = BaselineSettings(svce=SvceSettings(optimisation_steps=5, radius=radius))
+    return CounterfactualSpec(
+        images=3, batch=batch, method="svce", target="moon", baseline=baseline
+    )
 
 
 def changed(folder: Path, spec: CounterfactualSpec) -> Run:
@@ -48,12 +83,23 @@ def changed(folder: Path, spec: CounterfactualSpec) -> Run:
         for record in open_collection(IMAGES).records
         for k in [classifier.class_index(str(record.class_name))]
     ]
-    (unit,) = plan(rows, classifier, spec)
     with pytest.MonkeyPatch.context() as patch:
         # No features are there, among which a result would have neighbours.
         patch.setattr(closest, "Closest", lambda lineage, classifier: lambda features: [])
         worker = Changer(run, Lineage(run), spec, "planted", CLASSIFIER, (), "cpu")
-        assert worker(unit) == 3
+        assert sum(worker(unit) for unit in plan(rows, classifier, spec)) == 3
+    return run
+
+
+@pytest.fixture(scope="module")
+def in_parts(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a part of two images, one of one, and one of an image that failed."""
+    run = changed(tmp_path_factory.mktemp("parts") / "run", spec_of(0.1, batch=2))
+    table = run.table("counterfactuals")
+    assert [len(table.read_part(unit)) for unit in table.units()] == [2, 1]
+    lost = {**table.read().to_pylist()[0], "after": None, "flipped": False, "failed": "lost"}
+    schema = table.read_part(table.units()[0]).schema
+    table.write("lost", pa.Table.from_pylist([lost], schema=schema))
     return run
 
 
@@ -147,6 +193,121 @@ def test_runs_that_are_gone_are_missing_in_the_pictures_only(
     shutil.rmtree(kept.folder)
     page = Path(report.run(ReportSpec(run=out.folder))).read_text()
     assert "No image was changed to the same class" in page
+
+
+def test_parts_give_what_all_images_at_once_give(
+    in_parts: Run, worked: list[str], tmp_path: Path
+) -> None:
+    judges = ["planted:judge_object", "planted:judge_background"]
+    out = evaluate.run(
+        EvaluateSpec(
+            out=str(tmp_path / "out"), runs=[in_parts.folder], independent=judges[0],
+            judges=judges, margin=2,
+        )
+    )  # fmt: skip
+    assert worked == [f"0000-{part}" for part in in_parts.table("counterfactuals").units()]
+    (row,) = out.table("evaluation").read().to_pylist()
+    table = in_parts.table("counterfactuals").read().to_pylist()
+    made = [one for one in table if one["after"] is not None]
+    assert (row["images"], row["failed"]) == (4, 1)
+    assert row["flip_rate"] == sum(one["flipped"] for one in table) / 4
+    before, after = (
+        np.stack([np.asarray(Image.open(io.BytesIO(one[side]))) for one in made]) / 255
+        for side in ("before", "after")
+    )
+    classifier, background = (load_classifier(name) for name in judges)
+    both = [torch.from_numpy(side).permute(0, 3, 1, 2).float() for side in (before, after)]
+    with torch.no_grad():
+        x, y = (classifier.features(side).double().numpy() for side in both)
+        said = [[of.logits(side).argmax(1).numpy() for side in both]
+                for of in (classifier, background)]  # fmt: skip
+    cosine = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    expected = {
+        "target_probability": np.mean([one["p_target_after"] for one in made]),
+        "l1": np.abs(after - before).mean(),
+        "l2": np.sqrt(((after - before) ** 2).sum((1, 2, 3))).mean(),
+        "feature_distance": (1 - cosine).mean(),
+    }
+    for name, value in expected.items():
+        assert row[name] == pytest.approx(value, rel=1e-5), name
+    assert row["frechet"] == pytest.approx(measures.frechet(x, y), rel=1e-6)
+    collection = open_collection(IMAGES)
+    masks = {record.id: collection.object_mask(record) for record in collection.records}
+    inside, outside = [], []
+    for one, change in zip(made, np.abs(after - before).mean(3), strict=True):
+        # All that is at most 2 pixels away along both axes.
+        wide = scipy.ndimage.binary_dilation(masks[one["image_id"]], np.ones((5, 5)))
+        inside.append(change[wide].mean())
+        outside.append(change[~wide].mean())
+    assert row["change_inside"] == pytest.approx(np.mean(inside), rel=1e-5)
+    assert row["change_outside"] == pytest.approx(np.mean(outside), rel=1e-5)
+    moon = classifier.class_index("moon")
+    assert row["attributes"] == [
+        {
+            "judge": judges[0],
+            "target": pytest.approx((said[0][1] == moon).mean()),
+            "kept": pytest.approx((said[0][0] == said[0][1]).mean()),
+        },
+        {
+            "judge": judges[1],
+            "target": None,
+            "kept": pytest.approx((said[1][0] == said[1][1]).mean()),
+        },
+    ]
+
+
+def test_what_was_killed_goes_on_where_it_was(
+    in_parts: Run, worked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EvaluateSpec(
+        out=str(tmp_path / "out"), runs=[in_parts.folder], independent="planted:judge_object"
+    )
+    first, second, third = (f"0000-{part}" for part in in_parts.table("counterfactuals").units())
+    measure = Measurer.__call__
+
+    def killed(self: Measurer, unit: EvaluateUnit) -> int:
+        if unit.name == second:
+            raise KeyboardInterrupt
+        return measure(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Measurer, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate.run(spec)
+    assert worked == [first]
+    assert not Run.open(spec.out).table("evaluation").units()
+    rows = evaluate.run(spec).table("evaluation").read()
+    assert worked == [first, second, third]
+    whole = spec.model_copy(update={"out": str(tmp_path / "whole")})
+    assert rows == evaluate.run(whole).table("evaluation").read()
+
+
+def test_a_run_of_which_a_part_fails_is_left_out_until_it_does_not(
+    runs: list[Run], worked: list[str], tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(runs[1].folder, tmp_path / "broken"))
+    table = Run.open(str(broken)).table("counterfactuals")
+    (part,) = table.units()
+    whole = table.read_part(part)
+    rows = [{**row, "after": b"no picture"} for row in whole.to_pylist()]
+    table.write(part, pa.Table.from_pylist(rows, schema=whole.schema))
+    spec = EvaluateSpec(
+        out=str(tmp_path / "out"), runs=[runs[0].folder, str(broken)],
+        independent="planted:judge_object",
+    )  # fmt: skip
+    out = evaluate.run(spec)
+    assert out.table("evaluation").units() == ["0000"]
+    failed, left_out = out.record()["warnings"]
+    assert f"the unit 0001-{part} failed: not an image" in failed
+    assert f"{broken} is left out" in left_out
+    alone = spec.model_copy(update={"out": str(tmp_path / "alone"), "runs": [str(broken)]})
+    with pytest.raises(WhylensError, match="no run could be measured"):
+        evaluate.run(alone)
+    assert Run.open(alone.out).record()["state"] == "failed"
+    table.write(part, whole)
+    worked.clear()
+    assert evaluate.run(spec).table("evaluation").units() == ["0000", "0001"]
+    assert worked == [f"0001-{part}"]
 
 
 def test_the_best_of_a_column_are_those_that_read_best() -> None:

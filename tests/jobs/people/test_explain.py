@@ -14,17 +14,17 @@ from safetensors.numpy import save
 
 from whylens.classifiers import load_classifier
 from whylens.errors import UsageError
-from whylens.images.tensors import thumbnail, to_png
+from whylens.images.tensors import thumbnail, to_batch, to_png
 from whylens.jobs.cli import main
-from whylens.jobs.findings.components import arrays_name
-from whylens.jobs.people.explain import ExplainSpec, explain, render
+from whylens.jobs.findings.stored import arrays_name
+from whylens.jobs.people.explain import ExplainSpec, explain
 from whylens.jobs.people.explain import run as run_explain
+from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.waterfall import figure, laid_out, steps
 from whylens.neural_pca import class_components
 from whylens.neural_pca.components import to_arrays
-from whylens.planted.autoencoder import to_batch
-from whylens.planted.data import draw_many
-from whylens.planted.world import OBJECTS, Scene, draw
+from whylens.planted.drawing.data import draw_many
+from whylens.planted.drawing.world import OBJECTS, Scene, draw
 from whylens.runs import Run
 
 TOP = 12

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from whylens.errors import UsageError
 from whylens.jobs.cli.commands import app
+from whylens.jobs.drawing import png
 from whylens.jobs.report.data import load_run
-from whylens.jobs.report.drawing import png
 from whylens.jobs.report.figure import FigureSpec, Row, draw, rows_of, spread, write
 from whylens.jobs.report.part import Pair
 

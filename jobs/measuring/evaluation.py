@@ -1,0 +1,110 @@
+"""Measures of single images to the table evaluation: a row for each run of counterfactuals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from whylens.jobs.lineage import Lineage
+from whylens.neural_pca.moments import Moments
+from whylens.runs import Table
+
+MEASURED, TABLE = "measured", "evaluation"
+FEATURES = ("features_before", "features_after")
+# Of one image; a run's are the means over the images that have it.
+MEASURES = ("l1", "l2", "feature_distance", "lpips", "change_inside", "change_outside")
+# Parts whose features are in memory together: some hundred images.
+PARTS = 64
+IMAGE = pa.schema(
+    [
+        ("run", pa.string()),
+        ("image_id", pa.string()),
+        # Whether there is an image after, which all that follows is of.
+        ("made", pa.bool_()),
+        ("flipped", pa.bool_()),
+        ("p_target", pa.float64()),
+        *((name, pa.float64()) for name in MEASURES),
+        # By judge: the class that it says, and the target's, if it has that class.
+        *((name, pa.list_(pa.int32())) for name in ("said_before", "said_after", "target_classes")),
+        # Of the independent classifier, for the Frechet distance.
+        *((name, pa.list_(pa.float32())) for name in FEATURES),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run", "method", "classifier", "independent")),
+        *((name, pa.int32()) for name in ("images", "failed")),
+        *((name, pa.float64()) for name in ("flip_rate", "target_probability")),
+        *((name, pa.float64()) for name in (*MEASURES, "frechet")),
+        (
+            "attributes",
+            pa.list_(
+                pa.struct(
+                    [("judge", pa.string()), ("target", pa.float64()), ("kept", pa.float64())]
+                )
+            ),
+        ),
+    ]
+)
+
+
+def evaluated(
+    lineage: Lineage, independent: str, judges: Sequence[str], measured: Table, units: Sequence[str]
+) -> dict[str, Any]:
+    """The row of a run whose images are measured in these parts of the table `measured`."""
+    rows = measured.read([name for name in IMAGE.names if name not in FEATURES], units)
+    made = rows.filter(rows["made"])
+    settings = lineage.setting("counterfactuals") or {}
+    found: dict[str, Any] = {
+        "run": lineage.runs[0].folder,
+        # Runs from before there were others have no such setting.
+        "method": settings.get("method", "uvce"),
+        "classifier": lineage.setting("classifier"),
+        "independent": independent,
+        "images": len(rows),
+        "failed": len(rows) - len(made),
+        "flip_rate": pc.mean(rows["flipped"]).as_py(),
+    }
+    if not len(made):
+        return found
+    targets, was, now = (
+        np.asarray(made[name].to_pylist(), dtype=float)
+        for name in ("target_classes", "said_before", "said_after")
+    )  # [N, judges], NaN where a judge has no such class
+    return {
+        **found,
+        "target_probability": pc.mean(made["p_target"]).as_py(),
+        **{name: pc.mean(made[name]).as_py() for name in MEASURES},
+        "frechet": frechet(measured, units),
+        "attributes": [
+            {"judge": judge, **opinion(targets[:, place], was[:, place], now[:, place])}
+            for place, judge in enumerate(judges)
+        ],
+    }
+
+
+def opinion(targets: np.ndarray, was: np.ndarray, now: np.ndarray) -> dict[str, float | None]:
+    """How often a judge sees the target, where it has that class, and says the same as before."""
+    known = ~np.isnan(targets)
+    seen = float((now == targets)[known].mean()) if known.any() else None
+    return {"target": seen, "kept": float((was == now).mean())}
+
+
+def frechet(measured: Table, units: Sequence[str]) -> float | None:
+    """Frechet distance between the features before and after; None of fewer than two images."""
+    from whylens.guidance.measures import frechet_of_gaussians
+
+    both = [Moments.empty(0), Moments.empty(0)]
+    for start in range(0, len(units), PARTS):
+        block = measured.read(FEATURES, units[start : start + PARTS])
+        for place, column in enumerate(block.columns):
+            if len(vectors := column.drop_null().to_numpy()):
+                both[place] = both[place].merge(Moments.of(np.stack(vectors)))
+    if both[0].count < 2:
+        return None
+    gaussians = ((of.mean, of.scatter / (of.count - 1)) for of in both)
+    return frechet_of_gaussians(*next(gaussians), *next(gaussians))

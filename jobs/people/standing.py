@@ -1,0 +1,48 @@
+"""What is known of components: found by a run, or said by people, to be spurious."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from whylens.jobs.labelled import SPURIOUS, UNSURE, verdicts
+
+
+class Knowledge:
+    """What a run and its people know of components: the tables components, findings, labels.
+
+    What people say counts for more than what was found; "unsure" changes nothing. `labels` are the
+    rows by time.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Mapping[str, Any]],
+        findings: Sequence[Mapping[str, Any]],
+        labels: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self._rows = {(r["class_index"], r["component"]): r for r in components}
+        self._ranks = {(r["class_index"], r["component"]): r["rank"] for r in findings}
+        self._verdicts = {key: v for key, v in verdicts(labels).items() if v != UNSURE}
+        self._judges = {(r["class_index"], r["component"], r["label"]): r["who"] for r in labels}
+        self.classes = {k for k, _ in self._rows}
+        self.spurious: dict[int, list[int]] = {}
+        for k, component in sorted(self._rows):
+            if self.of(k, component)[2]:
+                self.spurious.setdefault(k, []).append(component)
+
+    def of(self, k: int, component: int) -> tuple[tuple[str, ...], str, bool]:
+        """Its words, its standing, and whether it counts as spurious."""
+        row = self._rows[k, component]
+        words = tuple(row["words"] or ())
+        if (verdict := self._verdicts.get((k, component))) is not None:
+            judge = self._judges[k, component, verdict]
+            return words, f"labelled {verdict} by {judge}", verdict == SPURIOUS
+        if not row["suspicious"]:
+            return words, "", False
+        rank = self._ranks.get((k, component))
+        if rank is not None:
+            return words, f"found spurious (finding {rank})", True
+        leader = self._ranks.get((k, row["same_as"]))
+        same = f" (as finding {leader})" if leader is not None else ""
+        return words, f"found spurious{same}", True

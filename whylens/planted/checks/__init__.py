@@ -1,0 +1,1 @@
+"""Does whylens find what is known of the planted world? `whylens planted check`."""

@@ -1,0 +1,323 @@
+"""`whylens planted check --discovery`: neural PCA and its repairs against the planted truth.
+
+For each seed two biased classifiers of different architectures are trained. Components of the first
+are found, mined and judged without any label of what is spurious; what is suspicious is compared
+with the planted links. Then both are repaired: the first by its own findings, the second by what
+was found on the first.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from whylens.classifiers.classifier import Classifier
+from whylens.classifiers.planted import load_folder
+from whylens.images.tensors import to_batch
+from whylens.neural_pca import (
+    ClassComponents,
+    Evidence,
+    Mined,
+    Refit,
+    SpuFix,
+    Surroundings,
+    class_components,
+    judge,
+    mine,
+    refit,
+    spufix,
+    transfer,
+)
+from whylens.neural_pca.refit import STRENGTHS
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Link
+from whylens.planted.training.classifiers import save_classifier, train_classifier
+from whylens.planted.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+# The thresholds of whylens.neural_pca.ranking were set on the seeds 1 to 5.
+SEEDS = (11, 12, 13, 14, 15)
+TRAINED = 12_000
+EXPLAINED = 3_000
+TESTED = 4_000
+TOP = 32
+MINED = 120
+# A component shows a planted feature where this share of the mined images that are called its class
+# has it.
+SHOWS = 0.5
+TESTS = ("linked", "neutral", "crossed")
+
+
+@dataclass(frozen=True)
+class Collections:
+    """The drawings that a check looks at: to explain, to mine, and three to test on.
+
+    `neutral` shows no planted feature, `crossed` another class's, `linked` the class's own.
+    """
+
+    main: Drawings
+    second: Drawings
+    linked: Drawings
+    crossed: Drawings
+    neutral: Drawings
+
+
+@dataclass(frozen=True)
+class Studied:
+    """A classifier's head and its features of all collections."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    features: dict[str, NDArray[np.float64]]
+
+    def logits(self, name: str) -> NDArray[np.float64]:
+        """[N, K] of a collection."""
+        logits: NDArray[np.float64] = self.features[name] @ self.weight.T + self.bias
+        return logits
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One class: its components, what was mined for them, and the evidence."""
+
+    components: ClassComponents
+    mined: Mined
+    evidence: Evidence
+
+    @property
+    def suspicious(self) -> list[int]:
+        return np.flatnonzero(self.evidence.suspicious).tolist()
+
+
+def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
+    """Train, find, repair; means over the seeds as one flat record.
+
+    precision, recall: of findings (suspicious components of a class that show the same feature
+    count once) against planted links. sufficiency.accepted: planted links with a component that
+    passes; sufficiency.refused: components that show no planted feature and don't pass.
+    spufix.recovered: the part of the accuracy that images lose where they show another class's
+    planted feature (neutral minus crossed) that the repair wins back; spufix.linked_drop: accuracy
+    lost on linked images. spufix_plain is the formula of the paper, spufix the refitted head;
+    spufix_transfer the second classifier's, with nothing but the first one's mined images.
+    """
+    collections = draw_collections(work)
+    rows, curves = [], []
+    for seed in seeds:
+        first = study(trained(work, "plain", seed), collections)
+        second = study(trained(work, "residual", seed), collections)
+        row, curve = check_seed(first, second, collections)
+        logger.info("seed %d: %s", seed, row)
+        rows.append(row)
+        curves.append(curve)
+    record: dict[str, Any] = {
+        name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]
+    }
+    record["precision"] = _ratio(rows, "true_findings", "findings")
+    record["recall"] = _ratio(rows, "found", "planted")
+    record["seeds"] = list(seeds)
+    record["by_seed"] = rows
+    record["curve"] = [
+        {
+            name: round(float(np.mean([points[place][name] for points in curves])), 4)
+            for name in curves[0][0]
+        }
+        for place in range(len(STRENGTHS))
+    ]
+    return record
+
+
+def draw_collections(work: Path) -> Collections:
+    """The drawings, kept in the work folder."""
+    folder = work / "data"
+    mixed = draw_many("unlinked", 3 * TESTED, 904, folder=folder)
+    return Collections(
+        draw_many("linked", EXPLAINED, 901, folder=folder),
+        draw_many("unlinked", EXPLAINED, 902, folder=folder),
+        draw_many("linked", TESTED, 900, folder=folder),
+        draw_many("crossed", TESTED, 900, folder=folder),
+        mixed.select(~np.any([shows(mixed, link) for link in LINKS], axis=0)),
+    )
+
+
+def trained(work: Path, architecture: str, seed: int) -> Classifier:
+    """A small biased classifier; trained where it isn't in the work folder yet."""
+    name = f"{architecture}-{seed}"
+    if not (work / name / "config.json").exists():
+        widths = {"plain": (16, 32, 64, 96), "residual": (12, 24, 48, 64)}[architecture]
+        recipe = Recipe("linked", architecture, widths, steps=1500, seed=seed)
+        drawings = draw_many("linked", TRAINED, 500 + seed, folder=work / "data")
+        network = train_classifier(name, recipe, drawings, work)
+        save_classifier(network, recipe, work / name)
+    return load_folder(f"planted:{name}", work / name)
+
+
+@torch.inference_mode()
+def study(classifier: Classifier, collections: Collections) -> Studied:
+    """The classifier's features of every collection."""
+    features = {}
+    for name, drawings in vars(collections).items():
+        parts = [
+            classifier.features(to_batch(drawings.images, slice(start, start + 250)))
+            for start in range(0, len(drawings), 250)
+        ]
+        features[name] = torch.cat(parts).double().numpy()
+    return Studied(*classifier.head.arrays(), features)
+
+
+def shows(drawings: Drawings, link: Link) -> NDArray[np.bool_]:
+    """Which drawings show a link's feature, [N]."""
+    if link.kind == "background":
+        there: NDArray[np.bool_] = drawings.backgrounds == BACKGROUNDS.index(link.feature)
+    else:
+        there = drawings.companions == COMPANIONS.index(link.feature)
+    return there
+
+
+def find(seen: Studied, collections: Collections) -> list[Judged]:
+    """Components of every class, mined and judged as the components job does."""
+    labels, pool_labels = collections.main.objects, collections.second.objects
+    features, pool = seen.features["main"], seen.features["second"]
+    probabilities = softmax(seen.logits("second"), axis=1)
+    found = []
+    for k in range(len(OBJECTS)):
+        inside, without = labels == k, pool_labels != k
+        components = class_components(k, seen.weight[k], seen.bias[k], features[inside], TOP)
+        mined = mine(components, pool, probabilities, pool_labels, MINED)
+        around = Surroundings(
+            features[inside].mean(0),
+            features[~inside].mean(0),
+            float(probabilities[without, k].mean()),
+            pool[without],
+        )
+        found.append(Judged(components, mined, judge(components, mined, around)))
+    return found
+
+
+def check_seed(
+    first: Studied, second: Studied, collections: Collections
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """One seed's figures, counts of findings and links among them; and the refit by strength."""
+    found = find(first, collections)
+    row = compare(found, collections.second)
+    spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
+    keys = sorted(
+        {
+            (int(image), j.components.class_index)
+            for j in found
+            for component in j.suspicious
+            for image in j.mined.rows[component]
+        }
+    )
+    rows, mined_for = np.array(keys).T
+    plain = spufix([j.components for j in found], spurious)
+    carried = transfer(
+        plain,
+        first.features["main"],
+        second.features["main"],
+        collections.main.objects,
+        second.weight,
+    )
+    fixes: dict[str, tuple[Studied, SpuFix | Refit]] = {
+        "spufix": (first, _refitted(first, collections, rows, mined_for)),
+        "spufix_plain": (first, plain),
+        "spufix_transfer": (second, _refitted(second, collections, rows, mined_for)),
+        "spufix_transfer_plain": (second, carried),
+    }
+    for name, (seen, fix) in fixes.items():
+        before, after = accuracies(seen, collections), accuracies(seen, collections, fix)
+        row |= {f"{name}.{what}": value for what, value in _gains(before, after).items()}
+        if not name.endswith("plain"):
+            row |= {f"{name}.{split}_before": value for split, value in before.items()}
+        row |= {f"{name}.{split}_after": value for split, value in after.items()}
+    before, curve = accuracies(first, collections), []
+    for strength in STRENGTHS:
+        fixed = _refitted(first, collections, rows, mined_for, strength)
+        gains = _gains(before, accuracies(first, collections, fixed))
+        curve.append({"strength": strength} | gains)
+    return {name: round(float(value), 4) for name, value in row.items()}, curve
+
+
+def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:
+    """What was found against the links; a finding is true where the images that it lets be called
+    its class show the feature."""
+    links = {OBJECTS.index(link.object): shows(pool, link) for link in LINKS}
+    findings = true = 0
+    accepted, refused = set(), []
+    for judged in found:
+        k = judged.components.class_index
+        has = links.get(k)
+        planted = [
+            has is not None and called.any() and bool(has[rows[called].astype(int)].mean() >= SHOWS)
+            for rows, called in zip(judged.mined.rows, judged.mined.predicted, strict=True)
+        ]
+        suspicious = judged.suspicious
+        same = judged.evidence.same_as
+        findings += len({int(same[c]) for c in suspicious})
+        true += len({int(same[c]) for c in suspicious if planted[int(same[c])]})
+        if any(planted[c] for c in suspicious):
+            accepted.add(k)
+        refused += [c not in suspicious for c, shown in enumerate(planted) if not shown]
+    return {
+        "findings": findings,
+        "true_findings": true,
+        "planted": len(links),
+        "found": len(accepted),
+        "sufficiency.accepted": len(accepted) / len(links),
+        "sufficiency.refused": float(np.mean(refused)),
+    }
+
+
+def accuracies(
+    seen: Studied, collections: Collections, fix: SpuFix | Refit | None = None
+) -> dict[str, float]:
+    """Accuracy on each collection of TESTS, repaired or not."""
+    found = {}
+    for name in TESTS:
+        features, logits = seen.features[name], seen.logits(name)
+        if isinstance(fix, SpuFix):
+            logits = fix.fix(features, logits)
+        elif fix is not None:
+            logits = features @ fix.weight.T + fix.bias
+        drawings: Drawings = getattr(collections, name)
+        found[name] = float((logits.argmax(1) == drawings.objects).mean())
+    return found
+
+
+def _gains(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    lost = before["neutral"] - before["crossed"]
+    return {
+        "recovered": (after["crossed"] - before["crossed"]) / lost,
+        "linked_drop": before["linked"] - after["linked"],
+    }
+
+
+def _refitted(
+    seen: Studied,
+    collections: Collections,
+    rows: NDArray[np.int64],
+    mined_for: NDArray[np.int64],
+    strength: float | None = None,
+) -> Refit:
+    """Within the usual budget, or of one strength at any cost."""
+    options: dict[str, Any] = {} if strength is None else {"budget": 1.0, "strengths": (strength,)}
+    return refit(
+        seen.weight,
+        seen.bias,
+        seen.features["main"],
+        collections.main.objects,
+        seen.features["second"][rows],
+        collections.second.objects[rows],
+        mined_for,
+        **options,
+    )
+
+
+def _ratio(rows: Sequence[dict[str, float]], part: str, whole: str) -> float:
+    return round(sum(row[part] for row in rows) / max(sum(row[whole] for row in rows), 1), 4)

@@ -1,0 +1,1 @@
+"""The planted world itself: scenes, drawings and their truth, from a seed; numpy only."""
