@@ -5,7 +5,7 @@ from typing import Any
 HELP = "Investigate the biased planted classifier; some minutes on a laptop."
 # The planted sampler knows a companion beside a background only.
 PROMPTS = ["a photo of {feature}", "a photo of snow with a {feature}"]
-GUIDANCE = {"steps": 10, "optimisation_steps": 12, "cutouts": 3}
+GUIDANCE = {"chain": {"steps": 10}, "optimiser": {"steps": 12}, "views": {"cutouts": 3}}
 # The spec for `investigate`, where nothing else is asked for.
 SETTINGS: dict[str, Any] = {
     "out": "out/demo",

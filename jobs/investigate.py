@@ -21,6 +21,7 @@ from whylens.jobs.guided.disagreements import JOB as DISAGREEMENTS
 from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements
 from whylens.jobs.guided.generate import JOB as GENERATE
 from whylens.jobs.guided.generate import GenerateSpec, generate
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.spec import SamplerName
 from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.guided.targets import RULES
@@ -112,6 +113,7 @@ def run(spec: InvestigateSpec) -> Run:
     lineage = Lineage(run)
     placement = spec.placement
     others = [spec.against] if spec.against else []
+    models = Models(spec.sampler, spec.classifier, others, placement)
     if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
         run.warn(
             "The planted sampler was trained on drawings, not on photographs: what it generates "
@@ -126,54 +128,16 @@ def run(spec: InvestigateSpec) -> Run:
         arrows = directions(lineage, findings)
         prompts = {}
         if drawing := spec.generate or (spec.disagreements if spec.against else None):
-            prompts = starts(
-                run,
-                lineage,
-                spec.starts,
-                findings,
-                arrows,
-                guidance=drawing.guidance,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                placement=placement,
-            )
+            chain = drawing.guidance.chain
+            prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
         if spec.generate:
-            generate(
-                run,
-                lineage,
-                spec.generate,
-                findings,
-                arrows,
-                prompts,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                against=others,
-                placement=placement,
-            )
+            generate(run, lineage, spec.generate, models, findings, arrows, prompts)
         if spec.counterfactuals:
-            counterfactuals(
-                run,
-                lineage,
-                spec.counterfactuals,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                against=others,
-                placement=placement,
-            )
+            counterfactuals(run, lineage, spec.counterfactuals, models)
         named = spec.disagreements.classes if spec.disagreements else []
         if spec.disagreements and spec.against and (findings or named):
             try:
-                disagreements(
-                    run,
-                    lineage,
-                    spec.disagreements,
-                    findings,
-                    prompts,
-                    sampler=spec.sampler,
-                    classifier=spec.classifier,
-                    against=[spec.against],
-                    placement=placement,
-                )
+                disagreements(run, lineage, spec.disagreements, models, findings, prompts)
             except UsageError as error:
                 if named:
                     raise

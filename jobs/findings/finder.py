@@ -29,7 +29,7 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
-from whylens.neural_pca.ranking import Evidence, Surroundings, judge, typical_words
+from whylens.neural_pca.ranking import Evidence, Reference, judge, typical_words
 from whylens.neural_pca.sufficiency import Mined, Miner
 from whylens.runs import Run
 
@@ -178,7 +178,7 @@ class ComponentFinder:
         k, census = found.class_index, self.census
         without = census.labels != k
         sample, texts = census.features[without], census.texts[without].tolist()
-        seen = Surroundings(*census.means(k), census.base(k), sample)
+        seen = Reference(*census.means(k), census.base(k), sample)
         evidence = judge(found, mined, seen)
         alphas = found.alphas(sample)
         rows = []

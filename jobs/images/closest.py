@@ -31,13 +31,14 @@ class Closest:
     def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
         from whylens.neural_pca import FeatureIndex
 
+        self.classifier = classifier
         self.images = lineage.table(IMAGES)
         index: Searchable | None = open_index(lineage, "main", classifier)
         if index is None:
             embedded = read_embedded(self.images.read(COLUMNS), "main")
             index = FeatureIndex.build(
                 embedded.features, embedded.ids, fingerprint=classifier.fingerprint
-            ).placed()
+            ).on_gpus()
         self.index: Searchable = index
         # Which part holds an image: thumbnails are read of those parts only.
         self.part_of = {

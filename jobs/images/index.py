@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         ("collection", pa.string()),
         ("rows", pa.int64()),
         ("factory", pa.string()),
-        ("effort", pa.string()),
+        ("search_parameters", pa.string()),
         ("recall", pa.float64()),
         ("size_mb", pa.float64()),
     ]
@@ -252,7 +252,7 @@ class Indexer:
             "collection": unit.collection,
             "rows": len(embedded.ids),
             "factory": filled.factory,
-            "effort": filled.effort,
+            "search_parameters": filled.search_parameters,
             "recall": recall,
             "size_mb": len(content) / 1e6,
         }
@@ -281,7 +281,7 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
     if run.record()["state"] != "finished":
         raise UsageError(f"the index in {run.folder} is not finished: start its job again")
     names = [f"shard-{row['shard']}" for row in rows]
-    return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).placed() for name in names))
+    return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).on_gpus() for name in names))
 
 
 def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:

@@ -144,7 +144,7 @@ def _index(lineage: Lineage, tag: str, classifier: Classifier) -> Searchable:
     embedded = read_embedded(lineage.table(IMAGES).read(COLUMNS), tag)
     return FeatureIndex.build(
         embedded.features, embedded.ids, fingerprint=classifier.fingerprint
-    ).placed()
+    ).on_gpus()
 
 
 def _limits(

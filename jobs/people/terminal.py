@@ -1,4 +1,4 @@
-"""What the terminal says of images that were found, and of one image's decision."""
+"""What the terminal says of images that were searched for, and of one image's decision."""
 
 from __future__ import annotations
 
@@ -11,27 +11,6 @@ from whylens.jobs.people.explanation_page import sentences
 from whylens.jobs.people.search import Answer
 from whylens.jobs.people.waterfall import signed, steps
 from whylens.jobs.words import plain_name
-
-
-def show_images(answer: Answer, console: Console | None = None) -> None:
-    """What a search found, as a table."""
-    table = Table(title=escape(answer.title), title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("image", overflow="fold")
-    table.add_column(answer.measure, justify="right")
-    for name in ("label", "predicted"):
-        table.add_column(name)
-        table.add_column("p", justify="right")
-    if answer.class_name is not None:
-        table.add_column(f"p of {escape(answer.class_name.split(',')[0])}", justify="right")
-    for place, image in enumerate(answer.images, start=1):
-        cells = [str(place), escape(image.id), f"{image.value:.3f}"]
-        for called, p in ((image.label, image.p_label), (image.predicted, image.p_predicted)):
-            cells += [escape((called or "").split(",")[0]), "" if p is None else f"{p:.2f}"]
-        if answer.class_name is not None:
-            cells.append("not in top 5" if image.p_class is None else f"{image.p_class:.2f}")
-        table.add_row(*cells)
-    (console or Console()).print(table)
 
 
 def show_explanation(found: Explanation, console: Console) -> None:
@@ -62,3 +41,24 @@ def show_explanation(found: Explanation, console: Console) -> None:
         )
     console.print(table)
     console.print(escape(" ".join(sentences(found))), soft_wrap=True)
+
+
+def show_images(answer: Answer, console: Console | None = None) -> None:
+    """What a search found, as a table."""
+    table = Table(title=escape(answer.title), title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("image", overflow="fold")
+    table.add_column(answer.measure, justify="right")
+    for name in ("label", "predicted"):
+        table.add_column(name)
+        table.add_column("p", justify="right")
+    if answer.class_name is not None:
+        table.add_column(f"p of {escape(answer.class_name.split(',')[0])}", justify="right")
+    for place, image in enumerate(answer.images, start=1):
+        cells = [str(place), escape(image.id), f"{image.value:.3f}"]
+        for called, p in ((image.label, image.p_label), (image.predicted, image.p_predicted)):
+            cells += [escape((called or "").split(",")[0]), "" if p is None else f"{p:.2f}"]
+        if answer.class_name is not None:
+            cells.append("not in top 5" if image.p_class is None else f"{image.p_class:.2f}")
+        table.add_row(*cells)
+    (console or Console()).print(table)

@@ -97,7 +97,19 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
         ("clasifier: planted:biased", "unknown setting 'clasifier': do you mean 'classifier'?"),
         ("placement: {wokers: [1, 2]}", "'placement.wokers': do you mean 'workers'?"),
         ("generate: {imagess: 3}", "'generate.imagess': do you mean 'images'?"),
-        ("generate: {guidance: {stepps: 3}}", "'generate.guidance.stepps': do you mean 'steps'?"),
+        (
+            "generate: {guidance: {chain: {stepps: 3}}}",
+            "'generate.guidance.chain.stepps': do you mean 'steps'?",
+        ),
+        (
+            "generate: {guidance: {stepps: 3}}",
+            "'generate.guidance.stepps': do you mean 'chain.steps'?",
+        ),
+        (
+            "counterfactuals: {guidance: {held_steps: 3}}",
+            "'counterfactuals.guidance.held_steps' is called "
+            "'counterfactuals.guidance.chain.segment' now",
+        ),
         ("zebra: 1", "unknown setting 'zebra'; there are: out, placement, images"),
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),
