@@ -65,6 +65,10 @@ class InvestigateSpec(EmbedSpec):
         default_factory=lambda: DisagreementSpec(),
         description="Images on which `against` disagrees; null: none.",
     )
+    report: dict[str, int] = Field(
+        default_factory=dict,
+        description="How much of each part the report shows; `whylens report --help` lists them.",
+    )
 
 
 def check(spec: InvestigateSpec) -> None:
@@ -73,8 +77,12 @@ def check(spec: InvestigateSpec) -> None:
     Raises
     ------
     UsageError
-        An unknown classifier, sampler or class; a collection that isn't there or holds no images.
+        An unknown classifier, sampler or class; a collection that isn't there or holds no images;
+        a limit of the report that isn't one.
     """
+    from whylens.jobs.report.part import limited
+
+    limited(spec.report)
     for_both = spec.disagreements.classes if spec.disagreements else []
     named = [
         *spec.components.classes,
@@ -135,7 +143,7 @@ def run(spec: InvestigateSpec) -> Run:
                     raise
                 run.warn(f"disagreements: {error}")
     run.finish()
-    report(ReportSpec(run=spec.out))
+    report(ReportSpec(run=spec.out, limits=spec.report))
     return run
 
 

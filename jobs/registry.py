@@ -1,7 +1,7 @@
 """The jobs: each one is a value, `JOB`, in a module of its own, and is found there.
 
-A module of `whylens.jobs` that says `JOB = Job(...)` at its end is a job: a command with its help
-and its summary on the terminal. Nothing else lists it.
+A module of `whylens.jobs` that says `JOB = Job(...)` at its end is a job: a command with its help,
+its summary on the terminal, its part of the report, its view in the dashboard. Nothing lists it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ class Job:
     spec: its settings
     run: does what is missing of a spec's run
     tables: what it writes, in that order
-    show: "module:function" of its summary on the terminal, which takes the run and the console
+    show: its summary on the terminal, a function of the run and the console
+    part: what the report and the dashboard show of its tables, a Part; jobs may share one
+    page: writes the report.html of a job that has a page of its own, a function of the run
 
-    Workers import a job's module: what shows its results is named, and imported by who shows them.
+    The last three are "module:name", as literals: workers import a job's module, and what shows
+    results should not come with it, nor a job's module with what is shown.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Job:
     run: Callable[[Any], Run]
     tables: tuple[str, ...]
     show: str | None = None
+    part: str | None = None
+    page: str | None = None
 
     def start(self, spec: JobSpec) -> Run:
         """The run of a spec, begun or gone on with.
@@ -70,6 +75,8 @@ class Listed:
     module: str
     name: str
     help: str
+    part: str | None = None
+    page: str | None = None
 
     def job(self) -> Job:
         """The job itself."""

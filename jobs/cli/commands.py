@@ -13,7 +13,7 @@ from whylens.errors import UsageError, WhylensError
 from whylens.jobs import demo
 from whylens.jobs.cli.labels import app as labels
 from whylens.jobs.cli.planted import app as planted
-from whylens.jobs.cli.running import command
+from whylens.jobs.cli.running import argument, command, options_of, signed
 from whylens.jobs.registry import Listed, find, jobs
 
 app = typer.Typer(
@@ -33,6 +33,23 @@ def _add(name: str, text: str, job: Listed, given: Mapping[str, Any], asked: str
         return
     made = command(job.job(), given)
     app.command(name, help=f"{text}\n\n{made.__doc__}")(made)
+
+
+def _add_report(asked: str | None) -> None:
+    """Add `whylens report`, whose options are the limits of all parts of the report."""
+    text = "Write a run's report.html again."
+    if asked != "report":
+        app.command("report", help=text)(lambda: None)
+        return
+    from whylens.jobs.report.part import limits
+
+    def report(run: str, **options: int | None) -> None:
+        module = importlib.import_module("whylens.jobs.report.page")
+        given = {name: limit for name, limit in options.items() if limit is not None}
+        typer.echo(module.run(module.ReportSpec(run=run, limits=given)))
+
+    folder = argument("run", str, "Run folder.")
+    app.command("report", help=text)(signed(report, [folder, *options_of(limits())], text))
 
 
 @app.command()
@@ -65,15 +82,6 @@ def spufix(
     for name, what in (("images", "the run's images"), ("mined", "mined images, own class")):
         typer.echo(f"  accuracy on {what}: {done.before[name]:.1%} -> {done.after[name]:.1%}")
     typer.echo(f"Use it as the classifier {done.name}")
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
-) -> None:
-    """Write a run's report.html again."""
-    module = importlib.import_module("whylens.jobs.report.page")
-    typer.echo(module.run(module.ReportSpec(run=run)))
 
 
 @app.command()
@@ -226,6 +234,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, job in known.items():
             _add(name, job.help, job, {}, asked)
         _add("demo", demo.HELP, known["investigate"], demo.SETTINGS, asked)
+        _add_report(asked)
         app.add_typer(planted, name="planted")
         app.add_typer(labels, name="labels")
         app(words, prog_name="whylens")

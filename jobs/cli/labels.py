@@ -34,8 +34,8 @@ def listing(run: RunFolder) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from whylens.jobs.labelled import label_rows, verdicts
     from whylens.jobs.lineage import Lineage
-    from whylens.jobs.people.labels import label_rows, verdicts
     from whylens.runs import Run
 
     rows = label_rows(Lineage(Run.open(run)))

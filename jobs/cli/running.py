@@ -48,8 +48,11 @@ def command(job: Job, given: Mapping[str, Any] | None = None) -> Callable[..., N
     )
 
 
-def options_of(model: type[BaseModel], given: Mapping[str, Any]) -> list[inspect.Parameter]:
+def options_of(
+    model: type[BaseModel], given: Mapping[str, Any] | None = None
+) -> list[inspect.Parameter]:
     """An option for each setting that is a word, a number or a list of words."""
+    given = given or {}
     parameters = []
     for name, info in model.model_fields.items():
         if info.annotation not in SIMPLE:
@@ -72,6 +75,15 @@ def option(name: str, kind: Any, text: str) -> inspect.Parameter:
         annotation=Annotated[
             kind | None, typer.Option(flag, help=escape(text), show_default=False)
         ],
+    )
+
+
+def argument(name: str, kind: Any, text: str) -> inspect.Parameter:
+    """An argument of a command, which has to be given."""
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        annotation=Annotated[kind, typer.Argument(metavar=name.upper(), help=text)],
     )
 
 

@@ -129,4 +129,5 @@ JOB = Job(
     spec=ComponentsSpec,
     run=run,
     tables=(census.TABLE, TABLE),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

@@ -15,13 +15,13 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import directions
-from whylens.jobs.findings.truth import planted_truth
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
+from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
 
 FINDINGS = "findings"
@@ -178,4 +178,5 @@ JOB = Job(
     run=run,
     tables=(MINED, TABLE, VISUALISATIONS, FINDINGS),
     show="whylens.jobs.findings.terminal:show_findings",
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whylens.jobs.findings.truth import score
+from whylens.jobs.truth import score
 from whylens.runs import Run
 
 

@@ -172,4 +172,5 @@ JOB = Job(
     spec=VisualisationsJobSpec,
     run=run,
     tables=(TABLE,),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

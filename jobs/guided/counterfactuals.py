@@ -478,4 +478,5 @@ JOB = Job(
     spec=CounterfactualsJobSpec,
     run=run,
     tables=(INVERSIONS, TABLE),
+    part="whylens.jobs.report.parts.counterfactuals:COUNTERFACTUALS",
 )

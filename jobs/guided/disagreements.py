@@ -408,4 +408,5 @@ JOB = Job(
     spec=DisagreementsJobSpec,
     run=run,
     tables=(STARTS, SCOUTED, TABLE),
+    part="whylens.jobs.report.parts.disagreements:DISAGREEMENTS",
 )

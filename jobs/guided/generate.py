@@ -215,4 +215,5 @@ JOB = Job(
     spec=GenerateJobSpec,
     run=run,
     tables=(STARTS, TABLE),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
 )

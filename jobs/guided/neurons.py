@@ -317,4 +317,5 @@ JOB = Job(
     spec=NeuronsJobSpec,
     run=run,
     tables=(WORDS, INVERSIONS, TABLE),
+    part="whylens.jobs.report.parts.neurons:NEURONS",
 )

@@ -129,4 +129,5 @@ JOB = Job(
     spec=EmbedSpec,
     run=run,
     tables=(REJECTED, TABLE),
+    part="whylens.jobs.report.parts.rejected:REJECTED",
 )

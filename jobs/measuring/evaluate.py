@@ -15,7 +15,6 @@ from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.measuring import evaluation_report
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -81,6 +80,8 @@ def run(spec: EvaluateSpec) -> Run:
     WhylensError
         If no run could be measured.
     """
+    from whylens.jobs.measuring import evaluation_report
+
     lineages = [Lineage(Run.open(folder)) for folder in spec.runs]
     parts = [lineage.table(counterfactuals.TABLE).units() for lineage in lineages]
     if len(set(spec.runs)) < len(spec.runs):
@@ -229,4 +230,5 @@ JOB = Job(
     run=run,
     tables=(MEASURED, TABLE),
     show="whylens.jobs.measuring.terminal:show_evaluation",
+    page="whylens.jobs.measuring.evaluation_report:write",
 )

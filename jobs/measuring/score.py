@@ -211,4 +211,5 @@ JOB = Job(
     run=run,
     tables=(REJECTED, PREDICTIONS, SCORES, LEADERBOARD),
     show="whylens.jobs.measuring.terminal:show_leaderboard",
+    page="whylens.jobs.measuring.score_report:write",
 )
