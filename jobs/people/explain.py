@@ -22,10 +22,10 @@ from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
 from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
 from whylens.jobs.people.explanation_page import render
-from whylens.jobs.people.labels import label_rows
 from whylens.jobs.people.standing import Knowledge
 from whylens.jobs.people.waterfall import figure
 from whylens.runs import Run

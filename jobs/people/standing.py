@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whylens.jobs.people.labels import SPURIOUS, UNSURE, verdicts
+from whylens.jobs.labelled import SPURIOUS, UNSURE, verdicts
 
 
 class Knowledge:
