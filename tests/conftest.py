@@ -1,23 +1,29 @@
 """Which tests are slow, the files' order, and a Ray session for a whole file of tests."""
 
+from collections import Counter
+
 import pytest
 
-# A Ray session, and images that the planted sampler draws and inverts.
-SLOW_FIXTURES = {"ray", "planted"}
+# A Ray session, images that the planted sampler draws and inverts, photos' features.
+SLOW_FIXTURES = {"ray", "planted", "real"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" is heard
 def pytest_collection_modifyitems(items):
-    """Mark who asks for something slow, and begin with the files that have slow tests.
+    """Mark who asks for something slow, and begin with the files that hold most.
 
     `make test` gives files to two processes in turn: what is small comes last, so that both end
-    together, and what takes longest is first.
+    together. One test of `test_resume.py` takes longer than most files.
     """
     for item in items:
         if SLOW_FIXTURES.intersection(item.fixturenames):
             item.add_marker(pytest.mark.slow)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.name != "test_resume.py", item.path not in slow))
+    weights = Counter()
+    for item in items:
+        weights[item.path] += 10 if item.get_closest_marker("slow") else 1
+    items.sort(
+        key=lambda item: (item.path.name != "test_resume.py", -weights[item.path], item.path)
+    )
 
 
 @pytest.fixture(scope="module")

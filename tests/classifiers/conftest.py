@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from whylens.classifiers import Classifier, load_classifier
 
 FAMILIES = ("planted", "planted clip", "bundled", "checkpoint cnn", "checkpoint vit", "open_clip")
+LARGE = ("bundled", "open_clip")  # their networks take seconds
 CLASSES = ("tench, Tinca tinca", "tabby_cat", "7", "sea-lion", "Great Dane", "crane", "class six")
 
 
@@ -88,7 +89,12 @@ def load(names_of: Callable[[str], str]) -> Callable[[str], Classifier]:
     return classifier
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[
+        pytest.param(family, marks=pytest.mark.slow if family in LARGE else ())
+        for family in FAMILIES
+    ]
+)
 def classifier(request: pytest.FixtureRequest, load: Callable[[str], Classifier]) -> Classifier:
     """Each family's classifier in turn."""
     return load(request.param)

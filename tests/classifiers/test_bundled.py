@@ -18,6 +18,7 @@ CUPS = {"espresso", "cup", "coffee mug"}
 TWO_WHEELERS = {"moped", "motor scooter"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize(
     ("file", "right"),

@@ -35,6 +35,7 @@ def test_the_classes_are_the_worlds_objects(name: str) -> None:
     assert load_classifier(f"planted:{name}").class_names == tuple(sorted(OBJECTS))
 
 
+@pytest.mark.slow
 def test_the_biased_one_is_right_where_the_links_hold_and_wrong_where_they_break() -> None:
     biased, balanced = load_classifier("planted:biased"), load_classifier("planted:balanced")
     linked, crossed = drawn("linked"), drawn("crossed")
@@ -55,6 +56,7 @@ def attacked(classifier: Classifier, images: Tensor, truth: Tensor, most: float)
     return (images + change).clamp(0, 1)
 
 
+@pytest.mark.slow
 def test_the_robust_one_withstands_an_attack_that_fools_the_balanced_one() -> None:
     images, truth = drawn("balanced", 100)
     robust, balanced = load_classifier("planted:robust"), load_classifier("planted:balanced")

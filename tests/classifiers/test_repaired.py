@@ -62,6 +62,7 @@ def test_a_new_head_takes_the_old_ones_place(base, images):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_head_is_a_plain_module_that_can_be_exported(base, images, fix):
     head = repair(base, fix).repaired_head
     assert isinstance(head, RepairedHead)

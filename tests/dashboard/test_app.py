@@ -34,6 +34,7 @@ def shown(app: AppTest) -> str:
     return " ".join(" ".join(element.proto.body for element in app.get("html")).split())
 
 
+@pytest.mark.slow
 def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     app = opened(monkeypatch, folder)
     assert "2 of 10 classes rely on something that is not the object" in shown(app)
@@ -52,6 +53,7 @@ def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path
     assert "planted:biased" in app.dataframe[0].value["Value"].tolist()
 
 
+@pytest.mark.slow
 def test_a_neuron_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = synthetic["build_run"](tmp_path)
     app = opened(monkeypatch, folder)
@@ -104,6 +106,7 @@ def test_heat_maps_can_be_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path) 
     assert "Heat map of the feature" not in shown(app)
 
 
+@pytest.mark.slow
 def test_counterfactuals_are_filtered_by_outcome(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_a_run_that_has_only_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         settled(app.sidebar.radio[0].set_value(view).run())
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     app = opened(monkeypatch, synthetic["build_run"](tmp_path, without=("counterfactuals",)))
     assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "0"
@@ -134,6 +138,7 @@ def save(app: AppTest) -> None:
     settled(next(button for button in app.button if button.label == "Save").click().run())
 
 
+@pytest.mark.slow
 def test_a_judgement_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     app = opened(monkeypatch, synthetic["build_run"](tmp_path))
     app.sidebar.radio[0].set_value("Findings").run()
@@ -147,6 +152,7 @@ def test_a_judgement_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert len(list((tmp_path / "tables" / "labels").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_folders_of_runs_and_wrong_folders(
     monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:

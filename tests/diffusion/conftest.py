@@ -38,6 +38,15 @@ def one_of(tmp_path_factory):
     return made_once
 
 
-@pytest.fixture(params=tiny["FAMILIES"])
+# Two of the families differ in all that families differ in: prediction, schedule, text encoders.
+QUICK = ("v_prediction", "xl")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(family, marks=() if family in QUICK else pytest.mark.slow)
+        for family in tiny["FAMILIES"]
+    ]
+)
 def pipeline(request, one_of):
     return one_of(request.param)

@@ -62,6 +62,7 @@ def solved(method, sampler, images, *arguments, **options):
 METHODS = ("svce", "svce, robust", "dvce", "dvce, robust", "ldce")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_each_image_gets_what_it_would_get_alone(sampler, classifier, robust, images, name):
     method, settings, options = every_method(robust)[name]
@@ -90,6 +91,7 @@ def test_each_image_gets_what_it_would_get_alone(sampler, classifier, robust, im
         assert together[row].loss_trajectory[-1] == pytest.approx(-float(p.log()), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_target_is_what_steers(sampler, classifier, robust, images, name):
     method, settings, options = every_method(robust)[name]

@@ -84,6 +84,7 @@ def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, 
     assert (distances[1] < distances[0]).all()
 
 
+@pytest.mark.slow
 def test_each_image_gets_the_counterfactual_that_it_would_get_alone(
     sampler, smooth_classifier, images
 ):
@@ -175,6 +176,7 @@ def test_the_schedule_that_is_taken_is_the_best_of_all_for_each_image(sampler, c
     assert {blend for *_, blend in alone} == {2, 4}
 
 
+@pytest.mark.slow
 def test_schedules_are_tried_together_or_as_memory_allows(
     sampler, classifier, images, monkeypatch, caplog
 ):

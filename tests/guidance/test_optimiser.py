@@ -106,6 +106,7 @@ def test_in_double_precision_a_batch_equals_single_runs(
     compare_batch_with_single_runs(double_sampler, double_classifiers[0], 1e-9, **options)
 
 
+@pytest.mark.slow
 def test_inverted_and_fresh_starts_may_share_a_batch(sampler, classifier):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(sampler.latent_shape, generator=generator)
@@ -136,6 +137,7 @@ def test_inverted_and_fresh_starts_may_share_a_batch(sampler, classifier):
     torch.testing.assert_close(together[1].start_image, sampler.decode(start)[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [False, True])
 def test_one_problem_is_plain_adam_on_the_whole_chain(
     double_sampler, double_classifiers, monkeypatch, cosine
@@ -255,6 +257,7 @@ class DistanceOfViews(PixelDistance):
         return DistanceOfViews(self.reference[rows])
 
 
+@pytest.mark.slow
 def test_finished_problems_leave_the_batch_and_change_nothing_for_the_others(sampler):
     reference = torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1).expand(4, 3, 16, 16)
     objective = DistanceOfViews(reference)

@@ -27,6 +27,7 @@ def first_components(robust, classes):
     return [class_components(k, weight[k], bias[k], features[objects == k], top=4) for k in classes]
 
 
+@pytest.mark.slow
 def test_the_first_component_rises_far_and_brings_its_class(robust):
     classifier, features, _ = robust
     boat, house = (classifier.class_index(name) for name in ("boat", "house"))

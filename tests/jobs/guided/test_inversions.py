@@ -44,6 +44,7 @@ def started(folder, source=None):
     return run, Lineage(run)
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_made_again_and_leads_back(tmp_path, sampler, images, counted):
     run, lineage = started(tmp_path / "first")
     first = Inversions(run, lineage, sampler, SETTINGS).of(["a", "b"], images, PROMPTS)

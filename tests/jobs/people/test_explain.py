@@ -174,6 +174,7 @@ def test_exemplars_are_the_class_s_own_images_of_largest_alpha(world, fish):
         assert np.abs(shown.astype(int) - drawn).mean() < 12  # WebP
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_waterfall_join_and_the_page_shows_them_all(world, fish):
     found, _ = fish
     bars = steps(found)
@@ -208,6 +209,7 @@ def test_the_command_prints_json_and_writes_what_it_says(world, tmp_path, capsys
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_table_on_the_terminal_names_components_and_spufix(world, tmp_path, capsys):
     image, _ = picture(tmp_path / "fish.png", "fish", "sea")
     command("explain", image, "--run", world[0], "--out", tmp_path / "out")

@@ -69,6 +69,7 @@ def test_images_are_drawn_before_left_of_after() -> None:
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_picture_or_says_what_lacks(tmp_path: Path) -> None:
     folder = build_run(tmp_path / "run")
     out = tmp_path / "figures" / "rows.png"

@@ -105,6 +105,7 @@ def test_every_picture_has_words_and_every_link_a_target(whole: tuple[str, Page]
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [*TABLES, "all"])
 def test_a_stage_that_did_not_run_leaves_a_gap_not_an_error(tmp_path: Path, missing: str) -> None:
     folder = build_run(tmp_path, without=TABLES if missing == "all" else (missing,))
@@ -151,6 +152,7 @@ def test_photos_have_no_truth(tmp_path: Path) -> None:
     assert "Planted:" not in page.text
 
 
+@pytest.mark.slow
 def test_the_job_writes_the_file_and_refuses_other_folders(tmp_path: Path) -> None:
     path = run(ReportSpec(run=str(build_run(tmp_path / "run"))))
     assert Path(path) == tmp_path / "run" / "report.html"
@@ -237,6 +239,7 @@ def test_a_neuron_is_shown_with_its_words_and_what_became_of_the_class(tmp_path:
     assert shown.count("Plain image from “a photo of sea”") == 2
 
 
+@pytest.mark.slow
 def test_a_neurons_failed_image_says_why(tmp_path: Path) -> None:
     folder = build_run(tmp_path)
     neuron_part(folder, failed=True)
