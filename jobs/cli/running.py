@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -102,8 +101,7 @@ def _spec(
     """What was asked for: options before the file's settings, those before what is given."""
     from whylens.jobs.spec import make_spec, read_yaml
 
-    settings = copy.deepcopy(dict(given))
-    _put(settings, read_yaml(file) if file else {})
+    settings = _over(_over({}, given), read_yaml(file) if file else {})
     # A list that isn't given is None or empty, by the version of typer.
     settings.update({name: value for name, value in options.items() if value not in (None, [])})
     for assignment in assignments:
@@ -111,13 +109,16 @@ def _spec(
     return make_spec(job.spec, settings)
 
 
-def _put(settings: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Put settings over others: of a mapping, those that it holds."""
-    for name, value in over.items():
-        if isinstance(value, dict) and isinstance(settings.get(name), dict):
-            _put(settings[name], value)
+def _over(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others above them, which count: of a mapping, those that it has."""
+    both = dict(settings)
+    for name, value in above.items():
+        below = both.get(name)
+        if isinstance(value, dict):
+            both[name] = _over(below if isinstance(below, dict) else {}, value)
         else:
-            settings[name] = value
+            both[name] = value
+    return both
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> None:

@@ -405,7 +405,10 @@ def test_the_demo_takes_settings_as_any_job_does(tmp_path, monkeypatch):
     monkeypatch.setattr(investigating, "JOB", job)
     file = tmp_path / "spec.yaml"
     file.write_text("generate: {images: 9}\nclassifier: planted:robust\n")
-    for more in ([], ["--spec", str(file), "--set", "generate.guidance.steps=7", "--unit", "5"]):
+    for more in (
+        [],
+        ["--spec", str(file), "--set", "generate.guidance.chain.steps=7", "--unit", "5"],
+    ):
         with pytest.raises(SystemExit):
             main(["demo", *more, "--set", "placement.workers=[1,3]"])
     plain, changed = asked
@@ -414,7 +417,7 @@ def test_the_demo_takes_settings_as_any_job_does(tmp_path, monkeypatch):
     assert plain.placement.workers == changed.placement.workers == (1, 3)
     # What is said of a stage counts, the rest of it stays the demo's.
     assert (changed.generate.images, changed.generate.findings) == (9, plain.generate.findings)
-    assert changed.generate.guidance.steps == 7
+    assert changed.generate.guidance.chain.steps == 7
     assert changed.counterfactuals == plain.counterfactuals
 
 

@@ -11,7 +11,7 @@ from whylens.jobs.cli import main
 from whylens.jobs.registry import find, jobs
 from whylens.runs import Run
 
-GUIDANCE = "{steps: 2, optimisation_steps: 1, cutouts: 1}"
+GUIDANCE = "{chain: {steps: 2}, optimiser: {steps: 1}, views: {cutouts: 1}}"
 IMAGES = "planted:linked?count=90&seed=7"
 SECOND = "planted:unlinked?count=60&seed=8"
 CHANGES = f"counterfactuals={{images: 1, guidance: {GUIDANCE}}}"
