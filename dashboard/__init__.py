@@ -1,0 +1,1 @@
+"""A run in the browser: the Streamlit app, with the report's own parts."""

@@ -1,30 +1,35 @@
 """The tree keeps its shape: imports point one way, and its folders shadow nobody's packages."""
 
-import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = {
-    "whylens": "whylens",
-    "kernels": "whylens.kernels",
-    "cluster": "whylens.cluster",
-    "jobs": "whylens.jobs",
-    "dashboard": "whylens.dashboard",
-}
-# dashboard, jobs -> cluster -> whylens -> kernels. The dashboard reads runs through jobs.
-MAY_IMPORT = {
-    "whylens.kernels": set(),
-    "whylens": {"whylens.kernels"},
-    "whylens.cluster": {"whylens", "whylens.kernels"},
-    "whylens.jobs": {"whylens.cluster", "whylens", "whylens.kernels"},
-    "whylens.dashboard": {"whylens.jobs", "whylens.cluster", "whylens", "whylens.kernels"},
-}
-# The one way up: the command `whylens dashboard` starts Streamlit through it.
-EXCEPTIONS = {("whylens.jobs.cli.commands", "whylens.dashboard.launch")}
+house = runpy.run_path(str(Path(__file__).parent / "imports.py"))
+ROOT, FOLDERS, UPWARD = house["ROOT"], house["FOLDERS"], house["UPWARD"]
+imports, modules, arrows = house["imports"], house["modules"], house["arrows"]
+places, between_places, cycles = house["places"], house["between_places"], house["cycles"]
+
+# From the ground up: a package may import those above it in this list, and itself.
+ORDER = (
+    "whylens.kernels",
+    "whylens",  # errors, lazy
+    "whylens.runs",
+    "whylens.planted.drawing",
+    "whylens.planted.networks",
+    "whylens.images",
+    "whylens.classifiers",
+    "whylens.neural_pca",
+    "whylens.diffusion",
+    "whylens.guidance",
+    "whylens.planted.training",
+    "whylens.planted.checks",
+    "whylens.cluster",
+    "whylens.jobs",
+    "whylens.dashboard",
+)
 # The science knows PyTorch only.
 FOREIGN = {
     "whylens.kernels": {"ray", "streamlit", "typer", "diffusers", "transformers", "timm"},
@@ -35,57 +40,44 @@ FOREIGN = {
 }
 
 
-def package_of(module):
+def package_of(module, packages=ORDER):
     """The package of ours that a module belongs to."""
-    owners = [p for p in MAY_IMPORT if module == p or module.startswith(p + ".")]
+    owners = [p for p in packages if module == p or module.startswith(p + ".")]
     return max(owners, key=len, default=None)
-
-
-def imports(path, module):
-    """(line, absolute name) of every import of a file: those inside functions, and by name, too."""
-    parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = parts[: len(parts) - node.level + 1] if node.level else []
-            base = ".".join([*base, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            names = [a.value for a in node.args[:1] if isinstance(a, ast.Constant)]
-            yield from ((node.lineno, name) for name in names)
-
-
-def modules():
-    for folder, package in FOLDERS.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            inside = path.relative_to(ROOT / folder).with_suffix("").parts
-            yield path, ".".join([package, *(part for part in inside if part != "__init__")])
-
-
-def test_every_folder_of_modules_is_a_package():
-    # setup.py finds packages by it, so that a module elsewhere would not be installed.
-    folders = {path.parent for path, _ in modules()}
-    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def wrong(path, module):
     """Imports of a file that its place in the tree forbids."""
-    own = package_of(module)
+    own, foreign = package_of(module), FOREIGN[package_of(module, FOREIGN)]
     for line, name in imports(path, module):
         target, top = package_of(name), name.split(".")[0]
         if target is None:
-            allowed = top not in FOREIGN[own] and top not in FOLDERS
+            allowed = top not in foreign and top not in FOLDERS
         else:
-            allowed = target == own or target in MAY_IMPORT[own]
-        if not allowed and (module, name) not in EXCEPTIONS:
-            yield f"{path.relative_to(ROOT)}:{line} imports {name}"
+            allowed = ORDER.index(target) <= ORDER.index(own)
+        if not allowed and (module, name) not in UPWARD:
+            yield f"{path.name}:{line} of {module} imports {name}"
 
 
-def test_imports_point_one_way():
-    found = list(modules())
-    assert len({package_of(module) for _, module in found}) == len(FOLDERS)
-    assert [line for path, module in found for line in wrong(path, module)] == []
+def test_imports_point_down():
+    found = modules()
+    assert {package_of(module) for module in found} == set(ORDER)
+    assert [line for module, path in found.items() for line in wrong(path, module)] == []
+
+
+def test_every_inner_package_has_its_height():
+    where = places(modules())
+    inner = {path[1] for path in where.values() if path[0] == "whylens" and len(path) > 2}
+    assert {folder.replace("/", ".") for folder in inner} <= set(ORDER)
+
+
+def test_no_import_goes_round():
+    found = modules()
+    graph = arrows(found)
+    assert cycles(graph) == set()
+    assert all(target in graph[module] for module, target in UPWARD), "one points down by now"
+    downward = {m: {t for t in targets if (m, t) not in UPWARD} for m, targets in graph.items()}
+    assert cycles(between_places(downward, places(found))) == set()
 
 
 @pytest.mark.parametrize(
@@ -101,13 +93,38 @@ def test_imports_point_one_way():
         ("whylens.jobs", "from .report import run\nfrom whylens import runs", False),
         ("whylens.jobs", "import kernels", True),
         ("whylens.cluster", "m = importlib.import_module('whylens.jobs.cli')", True),
+        ("whylens.images", "from whylens.planted.drawing.world import draw", False),
+        ("whylens.images", "def f():\n    from whylens.planted.checks import judges", True),
+        ("whylens.neural_pca", "if TYPE_CHECKING:\n    from whylens.guidance import apgd", True),
+        ("whylens.classifiers", "from ..neural_pca.refit import Refit", True),
+        ("whylens.planted.checks", "from whylens.guidance.apgd import apgd", False),
     ],
 )  # fmt: skip
-def test_a_wrong_import_is_seen(tmp_path, monkeypatch, package, text, bad):
-    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+def test_a_wrong_import_is_seen(tmp_path, package, text, bad):
     path = tmp_path / "planted.py"
     path.write_text(text)
     assert bool(list(wrong(path, f"{package}.planted"))) is bad
+
+
+def test_a_ring_of_imports_is_seen_however_they_are_written(tmp_path):
+    files = {
+        "one/__init__.py": "from whylens.lazy import lazily\nfrom whylens.one.a import A",
+        "one/a.py": "def f():\n    from whylens.two import B",
+        "two/__init__.py": "if TYPE_CHECKING:\n    from whylens.two.b import B",
+        "two/b.py": "c = importlib.import_module('whylens.two.c')",
+        "two/c.py": "from ..one import A",
+        "two/d.py": "from whylens.two import b, c\nfrom whylens.two.a import nothing",
+    }
+    for name, text in files.items():
+        (tmp_path / "whylens" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "whylens" / name).write_text(text)
+    found = modules(tmp_path)
+    graph = arrows(found)
+    assert graph["whylens.two"] == set()
+    assert graph["whylens.two.d"] == {"whylens.two", "whylens.two.b", "whylens.two.c"}
+    assert cycles(graph) == {frozenset({"whylens.one.a", "whylens.two.b", "whylens.two.c"})}
+    between = between_places(graph, places(found, tmp_path))
+    assert cycles(between) == {frozenset({"whylens/one", "whylens/two"})}
 
 
 @pytest.mark.parametrize("library", ["diffusers", "transformers", "timm", "open_clip"])

@@ -22,7 +22,14 @@ from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
-from whylens.neural_pca.index import Searchable, require_classifier
+from whylens.neural_pca.index import (
+    Searchable,
+    calibrated,
+    load_index,
+    pack_index,
+    require_classifier,
+    unpack_index,
+)
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -161,7 +168,7 @@ def _train(
         sample.features, sample.ids, fingerprint=classifier.fingerprint, factory=settings.factory
     )
     logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
-    content, record = trained.packed()
+    content, record = pack_index(trained)
     buffer = BytesIO()
     np.save(buffer, queries, allow_pickle=False)
     run.storage.write(QUERIES, buffer.getvalue())
@@ -210,7 +217,7 @@ class Indexer:
     def __init__(self, run: Run, lineage: Lineage, settings: IndexSettings) -> None:
         """Read the trained index."""
         self.run, self.lineage, self.settings = run, lineage, settings
-        self.trained = FeatureIndex.unpacked(
+        self.trained = unpack_index(
             run.storage.read(f"{TRAINED}.faiss"), run.storage.read(f"{TRAINED}.json")
         )
         self.queries = np.load(BytesIO(run.storage.read(QUERIES)), allow_pickle=False)
@@ -219,10 +226,13 @@ class Indexer:
         """Write the shard; how many images it holds."""
         table = self.lineage.table(IMAGES).read(COLUMNS, unit.parts)
         embedded = read_embedded(table, unit.collection)
-        filled, recall = self.trained.filled(embedded.features, embedded.ids).calibrated(
-            embedded.features, self.queries, recall=self.settings.recall
+        filled, recall = calibrated(
+            self.trained.filled(embedded.features, embedded.ids),
+            embedded.features,
+            self.queries,
+            recall=self.settings.recall,
         )
-        content, record = filled.packed()
+        content, record = pack_index(filled)
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.faiss", content)
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.json", record)
         row = {
@@ -274,8 +284,8 @@ def index_of(
 
 def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
     if run.storage.local:
-        return FeatureIndex.load(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
+        return load_index(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
     read = run.storage.read
-    found = FeatureIndex.unpacked(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
+    found = unpack_index(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
     require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
     return found

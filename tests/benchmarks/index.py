@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from whylens.neural_pca import FeatureIndex, class_components
-from whylens.neural_pca.index import recall_of
+from whylens.neural_pca.index import calibrated, recall_of, save_index
 
 SIZE, COUNT = 1280, 5
 PER_CLASS, CLASSES, COMPONENTS = 500, 40, 32
@@ -147,14 +147,14 @@ def main():
     trained = FeatureIndex.train(
         features[::step], names[::step], fingerprint="made up", factory=options.factory
     )
-    approximate, expected = trained.filled(features, names).calibrated(
-        features, known, count=COUNT, recall=options.target
+    approximate, expected = calibrated(
+        trained.filled(features, names), features, known, count=COUNT, recall=options.target
     )
     build_s = time.perf_counter() - before
     print(f"{options.factory}: {approximate.effort}, recall {expected:.3f} on other classes",
           flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        approximate.save(Path(folder))
+        save_index(approximate, Path(folder))
         size_mb = (Path(folder) / "index.faiss").stat().st_size / 1e6
 
     seconds, rows = measure(

@@ -6,6 +6,7 @@ import pytest
 
 from whylens.errors import UsageError
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
+from whylens.neural_pca.index import calibrated, load_index, pack_index, save_index, unpack_index
 
 
 def clustered(count=600, size=16, seed=0):
@@ -96,8 +97,8 @@ def test_a_saved_index_answers_as_before(tmp_path, factory):
     features = clustered()
     queries = np.random.default_rng(5).normal(size=(4, 16))
     index = build(features, factory)
-    index.save(tmp_path / "index")
-    loaded = FeatureIndex.load(tmp_path / "index", fingerprint="f00d")
+    save_index(index, tmp_path / "index")
+    loaded = load_index(tmp_path / "index", fingerprint="f00d")
     assert loaded.ids == index.ids
     for among in (None, np.arange(0, 600, 7)):
         for before, after in zip(
@@ -109,19 +110,19 @@ def test_a_saved_index_answers_as_before(tmp_path, factory):
 
 
 def test_an_index_of_another_classifier_or_of_none_is_refused(tmp_path):
-    build(clustered(20)).save(tmp_path)
+    save_index(build(clustered(20)), tmp_path)
     with pytest.raises(UsageError, match=r"f00d.*beef.*build it again"):
-        FeatureIndex.load(tmp_path, fingerprint="beef")
+        load_index(tmp_path, fingerprint="beef")
     with pytest.raises(UsageError, match="no index in"):
-        FeatureIndex.load(tmp_path / "nowhere", fingerprint="f00d")
+        load_index(tmp_path / "nowhere", fingerprint="f00d")
 
 
 def test_an_approximate_index_is_set_to_the_recall_that_is_asked_for():
     features = clustered(3000)
     found = class_components(0, np.random.default_rng(3).normal(size=16), 0, features[:300], top=12)
     fresh = class_components(1, np.random.default_rng(4).normal(size=16), 0, features[300:600], 12)
-    index, recall = build(features, "IVF64,PQ8x4fs,RFlat").calibrated(
-        features, found.directions, recall=0.97
+    index, recall = calibrated(
+        build(features, "IVF64,PQ8x4fs,RFlat"), features, found.directions, recall=0.97
     )
     assert recall >= 0.97
     _, rows = index.search(found.directions, 5)
@@ -136,9 +137,11 @@ def test_an_approximate_index_is_set_to_the_recall_that_is_asked_for():
 
 def test_an_index_too_coarse_for_a_recall_says_so(caplog):
     features = clustered(3000)
-    _, recall = build(features, "PQ2x4").calibrated(features, features[:50] - 1, recall=0.99)
+    _, recall = calibrated(build(features, "PQ2x4"), features, features[:50] - 1, recall=0.99)
     assert recall < 0.99
-    index, best = build(features, "IVF64,PQ2x4").calibrated(features, features[:50] - 1, recall=1.0)
+    index, best = calibrated(
+        build(features, "IVF64,PQ2x4"), features, features[:50] - 1, recall=1.0
+    )
     assert best < 1
     assert "100 % are asked for" in caplog.text
     assert index.effort.startswith("nprobe=")
@@ -227,7 +230,7 @@ def test_shards_trained_once_share_what_was_learned():
     for first in (0, 1000):
         part = features[first : first + 1000]
         shard = trained.filled(part, [str(first + row) for row in range(1000)])
-        shards.append(shard.calibrated(part, queries)[0])
+        shards.append(calibrated(shard, part, queries)[0])
     _, rows = ShardedIndex(tuple(shards)).search(queries, 5)
     assert hits(rows, brute(features, queries, 5)[1]) >= 0.9
 
@@ -261,10 +264,10 @@ def test_what_does_not_fit_an_index_is_named():
 def test_a_packed_index_answers_as_before(tmp_path, factory):
     features = clustered(2000)
     queries = np.random.default_rng(5).normal(size=(4, 16))
-    index, _ = build(features, factory).calibrated(features, queries)
-    index.save(tmp_path, "shard-0")
-    mapped = FeatureIndex.load(tmp_path, fingerprint="f00d", name="shard-0")
-    for copy in (FeatureIndex.unpacked(*index.packed()), mapped):
+    index, _ = calibrated(build(features, factory), features, queries)
+    save_index(index, tmp_path, "shard-0")
+    mapped = load_index(tmp_path, fingerprint="f00d", name="shard-0")
+    for copy in (unpack_index(*pack_index(index)), mapped):
         assert copy.effort == index.effort
         np.testing.assert_array_equal(copy.search(queries, 5)[1], index.search(queries, 5)[1])
         np.testing.assert_allclose(copy.features(np.arange(9)), features[:9], atol=5e-3)

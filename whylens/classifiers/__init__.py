@@ -1,4 +1,4 @@
-"""Classifiers: one type for every network with a linear head, loaded by name."""
+"""One type for every network with a linear head, loaded by name; repairs and heat maps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Reading image collections."""
+"""Image collections, listed and read: folders, Parquet, WebDataset, planted drawings."""
 
 from whylens.images.collection import (
     ImageCollection,

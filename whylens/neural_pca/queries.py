@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from whylens.errors import UsageError
 from whylens.neural_pca.components import ClassComponents
-from whylens.neural_pca.index import BLOCK, Searchable
+from whylens.neural_pca.index.searchable import BLOCK, Searchable
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from whylens.images.planted import PlantedCollection
 from whylens.images.tensors import square_mask
 from whylens.jobs.findings.exemplars import ranked
 from whylens.jobs.findings.exhibitor import overlap
-from whylens.planted.world import draw, sample_scene
+from whylens.planted.drawing.world import draw, sample_scene
 
 
 def finding(component, suspicion):

@@ -30,7 +30,7 @@ from whylens.jobs.measuring.score import Predictor, ScoreSpec
 from whylens.jobs.measuring.sides import Contender, make_sides
 from whylens.jobs.report.page import ReportSpec
 from whylens.jobs.report.page import run as report
-from whylens.planted.world import LINKS, OBJECTS
+from whylens.planted.drawing.world import LINKS, OBJECTS
 from whylens.runs import Run
 
 BIASED, BALANCED = "planted:biased", "planted:balanced"

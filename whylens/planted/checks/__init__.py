@@ -1,1 +1,1 @@
-"""Does the rest of whylens find what is known of the planted world? `whylens planted check`."""
+"""Does whylens find what is known of the planted world? `whylens planted check`."""

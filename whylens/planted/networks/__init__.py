@@ -1,4 +1,4 @@
-"""The planted world's networks, untrained, and where the package's weights for them lie."""
+"""The planted world's networks, untrained, and where their weights lie."""
 
 from pathlib import Path
 
