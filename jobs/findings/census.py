@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from whylens.errors import WhylensError
+from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
 from whylens.jobs.findings.stored import packed
 from whylens.jobs.images.embedded import (
@@ -31,12 +32,10 @@ from whylens.runs import Run
 TABLE = "census"
 SCHEMA = pa.schema(
     [
-        ("part", pa.string()),
-        ("collection", pa.string()),
+        *columns(pa.string(), "part", "collection"),
         # -1 for a second collection's images, which are not told apart by class.
         ("class_index", pa.int32()),
-        ("images", pa.int64()),
-        ("unlabelled", pa.int64()),
+        *columns(pa.int64(), "images", "unlabelled"),
     ]
 )
 # Parts are counted one by one up to this many, then in spans.

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, groups_of, unit_name
 from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import TABLE
 from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -84,9 +85,7 @@ def components(
     counts = np.zeros(len(classifier.class_names), dtype=np.int64)
     main = catalogue.filter(pa.compute.equal(catalogue["collection"], "main"))
     if len(main) == 0:
-        raise UsageError(
-            "no image of the main collection could be used: see the table 'rejected' for reasons"
-        )
+        raise no_images("main")
     np.add.at(counts, main["class_index"].to_numpy(), main["images"].to_numpy())
     if unlabelled := sum(main["unlabelled"].to_pylist()):
         run.warn(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
-from whylens.images import open_collection
+from whylens.jobs.columns import columns
+from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.findings.stored import directions, read_components
+from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
-from whylens.jobs.images.embedded import COLUMNS, labels_used, read_embedded
-from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -26,11 +24,25 @@ from whylens.jobs.stage import work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
 
-if TYPE_CHECKING:
-    from whylens.images.collection import ImageCollection
-    from whylens.neural_pca import ClassComponents
-
-FINDINGS, TABLE, MINED = "findings", "exemplars", "mined"
+FINDINGS = "findings"
+SCHEMA = pa.schema(
+    [
+        *columns(pa.int32(), "rank", "class_index"),
+        ("class_name", pa.string()),
+        ("component", pa.int32()),
+        ("suspicion", pa.float64()),
+        ("suspicious", pa.bool_()),
+        *columns(pa.float64(), "sufficiency_share", "sufficiency_mean_p", "lift"),
+        *columns(pa.float64(), "variance_share", "logit_share"),
+        # Over the exemplars whose masks are known.
+        *columns(pa.float64(), "heat_on_object", "object_area"),
+        # p_k of the feature visualisation; null where there is none.
+        ("npfv_p", pa.float64()),
+        ("guess", pa.list_(pa.string())),
+        ("truth", pa.string()),
+        ("mined_ids", pa.list_(pa.string())),
+    ]
+)
 
 
 class ExemplarSettings(BaseModel):
@@ -62,14 +74,6 @@ class ExemplarsSpec(JobSpec):
     )
 
 
-@dataclass(frozen=True)
-class FindingUnit:
-    """One finding."""
-
-    name: str
-    row: Mapping[str, Any]
-
-
 def exemplars(
     run: Run,
     lineage: Lineage,
@@ -80,7 +84,7 @@ def exemplars(
     """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
     rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
     units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
-    arguments = (run, lineage, settings, placement.device)
+    arguments = (run, lineage, settings.exemplars, settings.index, placement.device)
     work_through(run, TABLE, units, Exhibitor, arguments, placement)
     if run.table(FINDINGS).done("all"):
         return
@@ -156,160 +160,6 @@ def ranked(
 
     rows.sort(key=standing, reverse=True)
     return [{**row, "rank": place} for place, row in enumerate(rows, 1)]
-
-
-SCHEMA = pa.schema(
-    [
-        ("rank", pa.int32()),
-        ("class_index", pa.int32()),
-        ("class_name", pa.string()),
-        ("component", pa.int32()),
-        ("suspicion", pa.float64()),
-        ("suspicious", pa.bool_()),
-        *((n, pa.float64()) for n in ("sufficiency_share", "sufficiency_mean_p", "lift")),
-        *((n, pa.float64()) for n in ("variance_share", "logit_share")),
-        # Over the exemplars whose masks are known.
-        *((n, pa.float64()) for n in ("heat_on_object", "object_area")),
-        # p_k of the feature visualisation; null where there is none.
-        ("npfv_p", pa.float64()),
-        ("guess", pa.list_(pa.string())),
-        ("truth", pa.string()),
-        ("mined_ids", pa.list_(pa.string())),
-    ]
-)
-SHOWN = pa.schema(
-    [
-        ("class_index", pa.int32()),
-        ("component", pa.int32()),
-        ("place", pa.int32()),
-        ("image_id", pa.string()),
-        ("label", pa.int32()),
-        ("alpha", pa.float32()),
-        ("p_class", pa.float32()),
-        # Shares of the positive heat, and of the pixels; null where no mask is known.
-        ("heat_on_object", pa.float32()),
-        ("object_area", pa.float32()),
-        ("heatmap", pa.binary()),
-        ("thumb", pa.binary()),
-    ]
-)
-
-
-class Exhibitor:
-    """A worker: holds the index and the collections, shows one finding a call."""
-
-    def __init__(self, run: Run, lineage: Lineage, settings: ExemplarSettings, device: str) -> None:
-        """Load the classifier, list the collections, open or build the index over features."""
-        from whylens.classifiers import load_classifier
-        from whylens.jobs.images.index import open_index
-        from whylens.neural_pca import FeatureIndex
-
-        self.run, self.lineage, self.settings = run, lineage, settings
-        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
-        self.main = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")
-        self.labels = labels_used(self.main)
-        self.collection = open_collection(str(lineage.setting("images")))
-        second = lineage.setting("second")
-        self.pool = open_collection(str(second)) if second else self.collection
-        self.index = open_index(lineage, "main", self.classifier) or FeatureIndex.build(
-            self.main.features,
-            self.main.ids,
-            fingerprint=self.classifier.fingerprint,
-            factory=settings.index,
-        )
-
-    def __call__(self, unit: FindingUnit) -> int:
-        """Write exemplars and mined images of a finding; how many exemplars."""
-        from whylens.neural_pca import component_exemplars
-
-        row = unit.row
-        k, component = row["class_index"], row["component"]
-        found = read_components(self.lineage, k)
-        of_class = [self.index.row_of(self.main.ids[p]) for p in np.flatnonzero(self.labels == k)]
-        ids = list(
-            component_exemplars(
-                self.index,
-                found,
-                component,
-                self.settings.exemplars,
-                among=np.asarray(of_class, np.int64),
-            ).ids
-        )
-        shown = self._show(self.collection, ids, k, component, found)
-        mined = self._show(
-            self.pool, row["mined_ids"][: self.settings.exemplars], k, component, found
-        )
-        self.run.table(MINED).write(unit.name, pa.Table.from_pylist(mined, schema=SHOWN))
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(shown, schema=SHOWN))
-        return len(shown)
-
-    def _show(
-        self,
-        collection: ImageCollection,
-        ids: list[str],
-        k: int,
-        component: int,
-        found: ClassComponents,
-    ) -> list[dict[str, Any]]:
-        import torch
-
-        from whylens.classifiers.heatmap import component_heatmap, overlay
-        from whylens.images.tensors import square, thumbnail, to_png, to_tensor
-
-        if not ids:
-            return []
-        records = {record.id: record for record in collection.records}
-        side = max(self.classifier.image_size, 160)
-        pictures = [square(collection.load(records[name]), side) for name in ids]
-        images = torch.stack([to_tensor(picture) for picture in pictures])
-        images = images.to(self.classifier.device)
-        direction = torch.from_numpy(found.directions[component]).float().to(images.device)
-        heats = component_heatmap(self.classifier, images, direction).float().cpu().numpy()
-        with torch.no_grad():
-            features = self.classifier.features(images)
-            p_class = self.classifier.head(features).softmax(1)[:, k].cpu().numpy()
-        alphas = found.alphas(features.float().cpu().numpy())[:, component]
-        masks = [collection.object_mask(records[name]) for name in ids]
-        return [
-            {
-                "class_index": k,
-                "component": component,
-                "place": place,
-                "image_id": name,
-                "label": self._label(records[name].class_name),
-                "alpha": float(alphas[place]),
-                "p_class": float(p_class[place]),
-                **_overlap(heats[place], masks[place]),
-                "heatmap": to_png(overlay(pictures[place], heats[place])),
-                "thumb": thumbnail(pictures[place], 224),
-            }
-            for place, name in enumerate(ids)
-        ]
-
-    def _label(self, class_name: str | None) -> int:
-        from whylens.images import match_classes
-
-        if class_name is None:
-            return -1
-        return match_classes([class_name], self.classifier.class_names).get(class_name, -1)
-
-
-def _overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None]:
-    """The columns heat_on_object and object_area of one image; None where nobody knows.
-
-    The heat [S, S] is that of the image's centre square; the mask [H, W] is the whole image's.
-    """
-    import torch
-
-    from whylens.classifiers.heatmap import share_inside
-    from whylens.images.tensors import square_mask
-
-    if mask is None:
-        return {"heat_on_object": None, "object_area": None}
-    mask = square_mask(mask, len(heat))
-    share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
-    # Where nothing raises the component there is no heat to share out.
-    return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}
 
 
 def run(spec: ExemplarsSpec) -> Run:

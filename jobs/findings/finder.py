@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from whylens.errors import UsageError
-from whylens.jobs.findings import census
+from whylens.jobs.columns import columns
+from whylens.jobs.findings.census import TABLE as CENSUS
 from whylens.jobs.findings.census import SpanUnit, pool_labels, read_census
 from whylens.jobs.findings.head import Head
 from whylens.jobs.findings.stored import TABLE, write_components
@@ -23,13 +22,14 @@ from whylens.jobs.images.embedded import (
     collections_of,
     labels_used,
     mined_collection,
+    no_images,
     read_embedded,
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
-from whylens.neural_pca.ranking import Evidence, Reference, judge, typical_words
+from whylens.neural_pca.ranking import Reference, judge, typical_words
 from whylens.neural_pca.sufficiency import Mined, Miner
 from whylens.runs import Run
 
@@ -37,23 +37,20 @@ SCHEMA = pa.schema(
     [
         ("class_index", pa.int32()),
         ("class_name", pa.string()),
-        ("component", pa.int32()),
-        ("images", pa.int32()),
-        *((n, pa.float64()) for n in ("variance", "variance_share", "logit_share")),
-        *((n, pa.float64()) for n in ("sufficiency_share", "sufficiency_mean_p", "lift")),
-        ("suspicion", pa.float64()),
+        *columns(pa.int32(), "component", "images"),
+        *columns(pa.float64(), "variance", "variance_share", "logit_share"),
+        *columns(pa.float64(), "sufficiency_share", "sufficiency_mean_p", "lift", "suspicion"),
         ("suspicious", pa.bool_()),
         ("same_as", pa.int32()),
         ("mined_ids", pa.list_(pa.string())),
-        ("mined_alphas", pa.list_(pa.float64())),
-        ("mined_p", pa.list_(pa.float64())),
+        *columns(pa.list_(pa.float64()), "mined_alphas", "mined_p"),
         ("mined_labels", pa.list_(pa.int32())),
         ("words", pa.list_(pa.string())),
         ("word_lifts", pa.list_(pa.float64())),
     ]
 )
-# Words are read off images above this quantile of alpha, weighted by p_k.
-WORDS_FROM = 0.9
+# Words are read off images above this quantile of alpha, weighted by p_k, from this suspicion on.
+WORDS_FROM, WORDS_AT = 0.9, 0.05
 # Bytes that a worker may hold for its group of classes; beside it the sample of the census (82 MB
 # at D = 2,048) and one block of the table.
 MEMORY = 2**30
@@ -116,17 +113,14 @@ class ComponentFinder:
         self.head = Head.of(load_classifier(classifier))
         self.images, self.pool = lineage.table(IMAGES), mined_collection(lineage)
         self.census = read_census(run, spans, self.head)
-        held = run.table(census.TABLE).read(units=[span.name for span in spans]).to_pylist()
+        held = run.table(CENSUS).read(units=[span.name for span in spans]).to_pylist()
         self.holders: dict[int, list[str]] = {}
         for row in held:
             if row["collection"] == "main":
                 self.holders.setdefault(row["class_index"], []).append(row["part"])
         self.pool_parts = sorted({row["part"] for row in held if row["collection"] == self.pool})
         if not self.pool_parts:
-            raise UsageError(
-                f"no image of the {self.pool} collection could be used: see the table 'rejected' "
-                "for reasons"
-            )
+            raise no_images(self.pool)
 
     def __call__(self, unit: GroupUnit) -> int:
         """Write the components of the classes and their evidence; how many."""
@@ -147,12 +141,10 @@ class ComponentFinder:
         sampled = self._sample_probabilities(unit.classes)
         total = 0
         for place, (of_class, mined) in enumerate(zip(found, miner.results(), strict=True)):
-            k = of_class.class_index
-            rows = self._judged(of_class, mined, sampled[:, place])
+            part = self._judged(of_class, mined, sampled[:, place])
             write_components(self.run, of_class, self.head.fingerprint)
-            part = pa.Table.from_pylist(rows, schema=SCHEMA)
-            self.run.table(TABLE).write(unit_name(k), part)
-            total += len(rows)
+            self.run.table(TABLE).write(unit_name(of_class.class_index), part)
+            total += len(part)
         return total
 
     def _find(self, classes: Sequence[int]) -> list[ClassComponents]:
@@ -171,51 +163,41 @@ class ComponentFinder:
         blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
         return np.concatenate([self.head.probabilities(b)[:, list(classes)] for b in blocks])
 
-    def _judged(
-        self, found: ClassComponents, mined: Mined, probabilities: np.ndarray
-    ) -> list[dict[str, Any]]:
-        """A class's rows of the table; p_k of the census's sample is given, [S]."""
-        k, census = found.class_index, self.census
-        without = census.labels != k
-        sample, texts = census.features[without], census.texts[without].tolist()
-        seen = Reference(*census.means(k), census.base(k), sample)
+    def _judged(self, found: ClassComponents, mined: Mined, probabilities: np.ndarray) -> pa.Table:
+        """A class's part of the table; p_k of the census's sample is given, [S]."""
+        k, count = found.class_index, len(found.variances)
+        without = self.census.labels != k
+        sample, texts = self.census.features[without], self.census.texts[without].tolist()
+        seen = Reference(*self.census.means(k), self.census.base(k), sample)
         evidence = judge(found, mined, seen)
-        alphas = found.alphas(sample)
-        rows = []
-        for index in range(len(found.variances)):
-            row = self._row(found, mined, evidence, index)
-            if evidence.suspicion[index] > 0.05:
-                high = alphas[:, index] > np.quantile(alphas[:, index], WORDS_FROM)
-                words = typical_words(texts, np.where(high, probabilities[without], 0.0))
-                row["words"] = [word for word, _ in words]
-                row["word_lifts"] = [lift for _, lift in words]
-            rows.append(row)
-        return rows
-
-    def _row(
-        self, found: ClassComponents, mined: Mined, evidence: Evidence, index: int
-    ) -> dict[str, Any]:
-        return {
-            "class_index": found.class_index,
-            "class_name": self.head.names[found.class_index],
-            "component": index,
-            "images": found.count,
-            "variance": float(found.variances[index]),
-            "variance_share": float(evidence.variance_share[index]),
-            "logit_share": float(evidence.contrast_share[index]),
-            "sufficiency_share": float(evidence.sufficiency_share[index]),
-            "sufficiency_mean_p": float(evidence.sufficiency_mean_p[index]),
-            "lift": float(evidence.lift[index]),
-            "suspicion": float(evidence.suspicion[index]),
-            "suspicious": bool(evidence.suspicious[index]),
-            "same_as": int(evidence.same_as[index]),
-            "mined_ids": mined.rows[index].tolist(),
-            "mined_alphas": mined.alphas[index].tolist(),
-            "mined_p": mined.probabilities[index].tolist(),
-            "mined_labels": mined.labels[index].tolist(),
-            "words": [],
-            "word_lifts": [],
+        words: list[list[tuple[str, float]]] = []
+        for alphas, suspicion in zip(found.alphas(sample).T, evidence.suspicion, strict=True):
+            words.append([])
+            if suspicion > WORDS_AT:
+                high = alphas > np.quantile(alphas, WORDS_FROM)
+                words[-1] = typical_words(texts, np.where(high, probabilities[without], 0.0))
+        rows = {
+            "class_index": [k] * count,
+            "class_name": [self.head.names[k]] * count,
+            "component": np.arange(count),
+            "images": [found.count] * count,
+            "variance": found.variances,
+            "variance_share": evidence.variance_share,
+            "logit_share": evidence.contrast_share,
+            "sufficiency_share": evidence.sufficiency_share,
+            "sufficiency_mean_p": evidence.sufficiency_mean_p,
+            "lift": evidence.lift,
+            "suspicion": evidence.suspicion,
+            "suspicious": evidence.suspicious,
+            "same_as": evidence.same_as,
+            "mined_ids": mined.rows.tolist(),
+            "mined_alphas": mined.alphas.tolist(),
+            "mined_p": mined.probabilities.tolist(),
+            "mined_labels": mined.labels.tolist(),
+            "words": [[word for word, _ in of_component] for of_component in words],
+            "word_lifts": [[lift for _, lift in of_component] for of_component in words],
         }
+        return pa.table(rows, schema=SCHEMA)
 
 
 class _Gathered:

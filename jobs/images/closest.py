@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from whylens.jobs.images.embedded import COLUMNS, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.index import open_index
+from whylens.jobs.images.index import index_of
 from whylens.jobs.lineage import Lineage
+from whylens.neural_pca.queries import nearest
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.neural_pca.index import Searchable
 
 FIELD = (
     "closest",
@@ -29,17 +28,9 @@ class Closest:
     """Answers from the run's index, or from its table of features where no index job ran."""
 
     def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
-        from whylens.neural_pca import FeatureIndex
-
         self.classifier = classifier
         self.images = lineage.table(IMAGES)
-        index: Searchable | None = open_index(lineage, "main", classifier)
-        if index is None:
-            embedded = read_embedded(self.images.read(COLUMNS), "main")
-            index = FeatureIndex.build(
-                embedded.features, embedded.ids, fingerprint=classifier.fingerprint
-            ).on_gpus()
-        self.index: Searchable = index
+        self.index = index_of(lineage, "main", classifier)
         # Which part holds an image: thumbnails are read of those parts only.
         self.part_of = {
             image_id: part
@@ -49,8 +40,6 @@ class Closest:
 
     def __call__(self, features: np.ndarray) -> list[dict[str, Any]]:
         """The nearest images to features [D], the nearest first, as rows of `FIELD`."""
-        from whylens.neural_pca.queries import nearest
-
         found = nearest(self.index, features, COUNT)
         thumbs = self.thumbs(found.ids)
         return [

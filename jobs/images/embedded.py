@@ -15,6 +15,8 @@ from whylens.jobs.lineage import Lineage
 TABLE = "images"
 # What `read_embedded` reads of the table.
 COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
+# What `shown_classes` reads of it, and whose images these are.
+LABELS = ("id", "label", "top5_classes", "collection")
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,7 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
     """
     rows = table.filter(pc.equal(table["collection"], tag))
     if len(rows) == 0:
-        raise UsageError(
-            f"no image of the {tag} collection could be used: see the table 'rejected' for reasons"
-        )
+        raise no_images(tag)
     column = rows["features"].combine_chunks()
     size = column.type.list_size
     features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
@@ -56,7 +56,7 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
         rows["id"].to_pylist(),
         rows["label"].to_numpy().astype(np.int64),
         pc.coalesce(captions, names, "").to_pylist(),
-        pc.list_element(rows["top5_classes"], 0).to_numpy().astype(np.int64),
+        _predicted(rows),
         features.astype(np.float32),
     )
 
@@ -76,9 +76,27 @@ def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
         yield tag, read_embedded(table, tag)
 
 
+def no_images(tag: str) -> UsageError:
+    """What is wrong where a collection has no image that can be used."""
+    return UsageError(
+        f"no image of the {tag} collection could be used: see the table 'rejected' for reasons"
+    )
+
+
 def labels_used(main: Embedded) -> np.ndarray:
     """The images' labels [N]; the prediction stands in for one that is missing."""
     return np.where(main.labels < 0, main.predicted, main.labels)
+
+
+def shown_classes(rows: pa.Table) -> np.ndarray:
+    """`labels_used` [N] of rows that are read without their features."""
+    labels = rows["label"].to_numpy()
+    return np.where(labels < 0, _predicted(rows), labels)
+
+
+def _predicted(rows: pa.Table) -> np.ndarray:
+    first: np.ndarray = pc.list_element(rows["top5_classes"], 0).to_numpy()
+    return first.astype(np.int64)
 
 
 def mined_collection(lineage: Lineage) -> str:

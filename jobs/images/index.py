@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +14,26 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
+from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
+from whylens.neural_pca.index import (
+    Searchable,
+    calibrated,
+    load_index,
+    pack_index,
+    require_classifier,
+    unpack_index,
+)
 from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.neural_pca import FeatureIndex, ShardedIndex
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +44,10 @@ QUERIES = "index/queries.npy"
 CLASSES, COMPONENTS = 32, 8
 SCHEMA = pa.schema(
     [
-        ("shard", pa.string()),
-        ("collection", pa.string()),
+        *columns(pa.string(), "shard", "collection"),
         ("rows", pa.int64()),
-        ("factory", pa.string()),
-        ("search_parameters", pa.string()),
-        ("recall", pa.float64()),
-        ("size_mb", pa.float64()),
+        *columns(pa.string(), "factory", "search_parameters"),
+        *columns(pa.float64(), "recall", "size_mb"),
     ]
 )
 
@@ -104,14 +109,7 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Placem
     units = shards(lineage, settings.shard)
     if not run.storage.exists(f"{TRAINED}.json"):
         _train(run, lineage, classifier, settings, units)
-    work_through(
-        run,
-        TABLE,
-        units,
-        Indexer,
-        (run, lineage, settings),
-        placement,
-    )
+    work_through(run, TABLE, units, Indexer, (run, lineage, settings), placement)
     rows = run.table(TABLE).read().to_pylist() if run.table(TABLE).units() else []
     if len(rows) < len(units):
         raise WhylensError(
@@ -162,22 +160,18 @@ def _train(
     units: Sequence[ShardUnit],
 ) -> None:
     """Write the empty trained index, and components of the sample to calibrate it on."""
-    from whylens.neural_pca import FeatureIndex
-    from whylens.neural_pca.index import pack_index
-
     main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
     parts = [part for unit in units if unit.collection == main for part in unit.parts]
     sample = _sample(lineage, main, parts, settings.sample)
     queries = sample_queries(sample, classifier)
     trained = FeatureIndex.train(
-        sample.features,
-        sample.ids,
-        fingerprint=classifier.fingerprint,
-        factory=settings.factory,
+        sample.features, sample.ids, fingerprint=classifier.fingerprint, factory=settings.factory
     )
     logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
     content, record = pack_index(trained)
-    run.storage.write(QUERIES, _array_bytes(queries))
+    buffer = BytesIO()
+    np.save(buffer, queries, allow_pickle=False)
+    run.storage.write(QUERIES, buffer.getvalue())
     run.storage.write(f"{TRAINED}.faiss", content)
     # The last one tells that all are there.
     run.storage.write(f"{TRAINED}.json", record)
@@ -202,8 +196,6 @@ def sample_queries(sample: Embedded, classifier: Classifier) -> np.ndarray:
     Labels stand for the class, predictions where there are none. Where no class has two images,
     the head's rows take their place.
     """
-    from whylens.neural_pca import class_components
-
     labels = labels_used(sample)
     weight, bias = classifier.head.arrays()
     present, counts = np.unique(labels, return_counts=True)
@@ -224,18 +216,14 @@ class Indexer:
 
     def __init__(self, run: Run, lineage: Lineage, settings: IndexSettings) -> None:
         """Read the trained index."""
-        from whylens.neural_pca.index import unpack_index
-
         self.run, self.lineage, self.settings = run, lineage, settings
         self.trained = unpack_index(
             run.storage.read(f"{TRAINED}.faiss"), run.storage.read(f"{TRAINED}.json")
         )
-        self.queries = _array(run.storage.read(QUERIES))
+        self.queries = np.load(BytesIO(run.storage.read(QUERIES)), allow_pickle=False)
 
     def __call__(self, unit: ShardUnit) -> int:
         """Write the shard; how many images it holds."""
-        from whylens.neural_pca.index import calibrated, pack_index
-
         table = self.lineage.table(IMAGES).read(COLUMNS, unit.parts)
         embedded = read_embedded(table, unit.collection)
         filled, recall = calibrated(
@@ -270,8 +258,6 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
     UsageError
         If it was built for another classifier, or some shards are missing.
     """
-    from whylens.neural_pca import ShardedIndex
-
     if not lineage.has(TABLE):
         return None
     run = lineage.holder(TABLE)
@@ -284,45 +270,22 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
     return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).on_gpus() for name in names))
 
 
-def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
-    from whylens.neural_pca.index import load_index, require_classifier, unpack_index
+def index_of(
+    lineage: Lineage, tag: str, classifier: Classifier, factory: str = "Flat"
+) -> Searchable:
+    """The index of a collection that is there, or where no index job ran one made in memory."""
+    if (there := open_index(lineage, tag, classifier)) is not None:
+        return there
+    seen = read_embedded(lineage.table(IMAGES).read(COLUMNS), tag)
+    return FeatureIndex.build(
+        seen.features, seen.ids, fingerprint=classifier.fingerprint, factory=factory
+    ).on_gpus()
 
+
+def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
     if run.storage.local:
         return load_index(Path(run.storage.path(TABLE)), fingerprint=fingerprint, name=name)
     read = run.storage.read
     found = unpack_index(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
     require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
     return found
-
-
-def _array_bytes(array: np.ndarray) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _array(content: bytes) -> np.ndarray:
-    from io import BytesIO
-
-    loaded: np.ndarray = np.load(BytesIO(content), allow_pickle=False)
-    return loaded
-
-
-def run(spec: IndexSpec) -> Run:
-    """Index the features of a run."""
-    run = JOB.start(spec)
-    with session():
-        index(run, Lineage(run), spec.index, spec.placement)
-    run.finish()
-    return run
-
-
-JOB = Job(
-    name="index",
-    help="A faiss index of features, to search.",
-    spec=IndexSpec,
-    run=run,
-    tables=(TABLE,),
-)

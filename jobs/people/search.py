@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from whylens.classifiers import Classifier, load_classifier
 from whylens.errors import UsageError
 from whylens.jobs.findings.stored import components_of
-from whylens.jobs.images.embedded import COLUMNS, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.index import open_index
+from whylens.jobs.images.embedded import shown_classes
+from whylens.jobs.images.index import index_of
 from whylens.jobs.lineage import Lineage
+from whylens.neural_pca import Found, component_exemplars, neighbours, neuron_exemplars
+from whylens.neural_pca.index import Searchable
 from whylens.runs import Run
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from whylens.classifiers import Classifier
-    from whylens.neural_pca import Found
-    from whylens.neural_pca.index import Searchable
 
 SHOWN = ("id", "label", "class_name", "p_label", "top5_classes", "top5_probabilities", "collection")
 
@@ -108,18 +106,15 @@ def search(folder: str, question: Question) -> Answer:
         If the run or its sources lack what is asked for: the class, its components, the neuron, the
         image; or the index is another classifier's.
     """
-    from whylens.classifiers import load_classifier
-    from whylens.neural_pca import component_exemplars, neighbours, neuron_exemplars
-
     lineage = Lineage(Run.open(folder))
     classifier = load_classifier(str(lineage.setting("classifier")))
     k = None if question.class_name is None else classifier.class_index(question.class_name)
     components = None
     if k is not None and (question.component is not None or question.of_class):
         components = components_of(lineage, k, classifier)
-    index = _index(lineage, question.collection, classifier)
+    index = index_of(lineage, question.collection, classifier)
     images = lineage.table(IMAGES).read(SHOWN)
-    images = images.filter(_equal(images["collection"], question.collection))
+    images = images.filter(pc.equal(images["collection"], question.collection))
     limits = _limits(index, images, k, question)
     name = None if k is None else classifier.class_names[k]
     if question.component is not None and components is not None:
@@ -136,35 +131,19 @@ def search(folder: str, question: Question) -> Answer:
     return Answer(title, measure, name, tuple(_answers(found, images, classifier, k)))
 
 
-def _index(lineage: Lineage, tag: str, classifier: Classifier) -> Searchable:
-    from whylens.neural_pca import FeatureIndex
-
-    if (there := open_index(lineage, tag, classifier)) is not None:
-        return there
-    embedded = read_embedded(lineage.table(IMAGES).read(COLUMNS), tag)
-    return FeatureIndex.build(
-        embedded.features, embedded.ids, fingerprint=classifier.fingerprint
-    ).on_gpus()
-
-
 def _limits(
     index: Searchable, images: pa.Table, k: int | None, question: Question
 ) -> dict[str, np.ndarray]:
     """The rows of the class's images, as `among` or `without`; predictions where labels lack."""
     if not (question.among_class or question.without_class):
         return {}
-    labels = images["label"].to_numpy()
-    predicted = np.asarray([top[0] for top in images["top5_classes"].to_pylist()], dtype=np.int64)
-    shows = np.flatnonzero(np.where(labels < 0, predicted, labels) == k)
-    ids = images["id"].take(shows).to_pylist()
+    ids = images["id"].filter(pa.array(shown_classes(images) == k)).to_pylist()
     rows = np.asarray([index.row_of(one) for one in ids], dtype=np.int64)
     return {"among" if question.among_class else "without": rows}
 
 
 def _answers(found: Found, images: pa.Table, classifier: Classifier, k: int | None) -> list[Image]:
-    import pyarrow as pa
-
-    places = pa.compute.index_in(pa.array(found.ids, pa.string()), images["id"].combine_chunks())
+    places = pc.index_in(pa.array(found.ids, pa.string()), images["id"].combine_chunks())
     names = classifier.class_names
     answers = []
     for value, row in zip(found.values, images.take(places).to_pylist(), strict=True):
@@ -184,9 +163,3 @@ def _answers(found: Found, images: pa.Table, classifier: Classifier, k: int | No
             )
         )
     return answers
-
-
-def _equal(column: pa.ChunkedArray, value: str) -> Any:
-    import pyarrow as pa
-
-    return pa.compute.equal(column, value)

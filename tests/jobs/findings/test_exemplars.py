@@ -5,7 +5,8 @@ import pytest
 
 from whylens.images.planted import PlantedCollection
 from whylens.images.tensors import square_mask
-from whylens.jobs.findings.exemplars import _overlap, ranked
+from whylens.jobs.findings.exemplars import ranked
+from whylens.jobs.findings.exhibitor import overlap
 from whylens.planted.drawing.world import draw, sample_scene
 
 
@@ -56,9 +57,9 @@ def test_a_feature_whose_visualisation_is_not_the_class_comes_later():
 def test_the_overlap_is_the_share_of_positive_heat_inside_the_mask():
     heat, mask = -np.ones((4, 4), np.float32), np.zeros((4, 4), bool)
     heat[0, 0], heat[3, 3], mask[0] = 3, 1, True
-    assert _overlap(heat, mask) == {"heat_on_object": 0.75, "object_area": 0.25}
-    assert _overlap(heat * 0, mask) == {"heat_on_object": None, "object_area": 0.25}
-    assert _overlap(heat, None) == {"heat_on_object": None, "object_area": None}
+    assert overlap(heat, mask) == {"heat_on_object": 0.75, "object_area": 0.25}
+    assert overlap(heat * 0, mask) == {"heat_on_object": None, "object_area": 0.25}
+    assert overlap(heat, None) == {"heat_on_object": None, "object_area": None}
 
 
 def test_masks_are_those_of_the_drawings_cut_as_the_picture():

@@ -1,0 +1,135 @@
+"""Images that show a finding: exemplars of its class and mined ones, each with its heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from whylens.images import match_classes, open_collection
+from whylens.images.tensors import square, square_mask, thumbnail, to_png, to_tensor
+from whylens.jobs.columns import columns
+from whylens.jobs.findings.stored import read_components
+from whylens.jobs.images.embedded import LABELS, shown_classes
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.index import index_of
+from whylens.jobs.lineage import Lineage
+from whylens.neural_pca import ClassComponents, component_exemplars
+from whylens.runs import Run
+
+if TYPE_CHECKING:
+    from whylens.images import ImageCollection
+
+TABLE, MINED = "exemplars", "mined"
+SCHEMA = pa.schema(
+    [
+        *columns(pa.int32(), "class_index", "component", "place"),
+        ("image_id", pa.string()),
+        ("label", pa.int32()),
+        *columns(pa.float32(), "alpha", "p_class"),
+        # Shares of the positive heat, and of the pixels; null where no mask is known.
+        *columns(pa.float32(), "heat_on_object", "object_area"),
+        *columns(pa.binary(), "heatmap", "thumb"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class FindingUnit:
+    """One finding."""
+
+    name: str
+    row: Mapping[str, Any]
+
+
+class Exhibitor:
+    """A worker: holds the index and the collections, shows one finding a call."""
+
+    def __init__(self, run: Run, lineage: Lineage, count: int, index: str, device: str) -> None:
+        """Load the classifier, list the collections, open or build the index over features."""
+        from whylens.classifiers import load_classifier
+
+        self.run, self.lineage, self.count = run, lineage, count
+        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
+        self.index = index_of(lineage, "main", self.classifier, index)
+        seen = lineage.table(IMAGES).read(LABELS)
+        self.main = seen.filter(pa.compute.equal(seen["collection"], "main"))
+        self.collection = open_collection(str(lineage.setting("images")))
+        second = lineage.setting("second")
+        self.pool = open_collection(str(second)) if second else self.collection
+
+    def __call__(self, unit: FindingUnit) -> int:
+        """Write exemplars and mined images of a finding; how many exemplars."""
+        k, component = unit.row["class_index"], unit.row["component"]
+        found = read_components(self.lineage, k)
+        of_class = self.main["id"].filter(pa.array(shown_classes(self.main) == k)).to_pylist()
+        among = np.asarray([self.index.row_of(name) for name in of_class], np.int64)
+        best = component_exemplars(self.index, found, component, self.count, among=among)
+        mined = self._show(self.pool, unit.row["mined_ids"][: self.count], found, component)
+        shown = self._show(self.collection, best.ids, found, component)
+        for table, rows in ((MINED, mined), (TABLE, shown)):
+            self.run.table(table).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return len(shown)
+
+    def _show(
+        self,
+        collection: ImageCollection,
+        ids: Sequence[str],
+        found: ClassComponents,
+        component: int,
+    ) -> list[dict[str, Any]]:
+        import torch
+
+        from whylens.classifiers.heatmap import component_heatmap, overlay
+
+        if not ids:
+            return []
+        k = found.class_index
+        records = {record.id: record for record in collection.records}
+        side = max(self.classifier.image_size, 160)
+        pictures = [square(collection.load(records[name]), side) for name in ids]
+        images = torch.stack([to_tensor(picture) for picture in pictures])
+        images = images.to(self.classifier.device)
+        direction = torch.from_numpy(found.directions[component]).float().to(images.device)
+        heats = component_heatmap(self.classifier, images, direction).float().cpu().numpy()
+        with torch.no_grad():
+            features = self.classifier.features(images)
+            p_class = self.classifier.head(features).softmax(1)[:, k].tolist()
+        alphas = found.alphas(features.float().cpu().numpy())[:, component].tolist()
+        names = {record.class_name for name in ids if (record := records[name]).class_name}
+        known = match_classes(names, self.classifier.class_names)
+        return [
+            {
+                "class_index": k,
+                "component": component,
+                "place": place,
+                "image_id": name,
+                "label": known.get(records[name].class_name or "", -1),
+                "alpha": alphas[place],
+                "p_class": p_class[place],
+                **overlap(heats[place], collection.object_mask(records[name])),
+                "heatmap": to_png(overlay(pictures[place], heats[place])),
+                "thumb": thumbnail(pictures[place], 224),
+            }
+            for place, name in enumerate(ids)
+        ]
+
+
+def overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None]:
+    """The columns heat_on_object and object_area of one image; None where nobody knows.
+
+    The heat [S, S] is that of the image's centre square; the mask [H, W] is the whole image's.
+    """
+    import torch
+
+    from whylens.classifiers.heatmap import share_inside
+
+    if mask is None:
+        return {"heat_on_object": None, "object_area": None}
+    mask = square_mask(mask, len(heat))
+    share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
+    # Where nothing raises the component there is no heat to share out.
+    return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}
