@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,19 +14,17 @@ from whylens.jobs.registry import Job, named
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.console import Console
 
     from whylens.runs import Run
 
 SIMPLE = (str, int, float, bool, str | None, list[str])
 
 
-def command(job: Job, given: Mapping[str, Any] | None = None) -> Callable[..., None]:
+def command(job: Job, given: Mapping[str, Any]) -> Callable[..., None]:
     """The command that runs a job.
 
     `given` are settings that count where neither an option nor the spec file says otherwise.
     """
-    given = given or {}
 
     def run(**options: Any) -> None:
         file, assignments = options.pop("spec"), options.pop("assignments")
@@ -47,11 +45,8 @@ def command(job: Job, given: Mapping[str, Any] | None = None) -> Callable[..., N
     )
 
 
-def options_of(
-    model: type[BaseModel], given: Mapping[str, Any] | None = None
-) -> list[inspect.Parameter]:
+def options_of(model: type[BaseModel], given: Mapping[str, Any]) -> list[inspect.Parameter]:
     """An option for each setting that is a word, a number or a list of words."""
-    given = given or {}
     parameters = []
     for name, info in model.model_fields.items():
         if info.annotation not in SIMPLE:
@@ -145,7 +140,10 @@ def _show(job: Job, run: Run) -> None:
     from rich.markup import escape
 
     console = Console()
-    (named(job.show) if job.show else _tally(job))(run, console)
+    if job.show:
+        named(job.show)(run, console)
+    else:
+        console.print(_tally(run, job.tables), soft_wrap=True)
     folder = escape(run.folder)
     console.print(f"The run is in {folder}", soft_wrap=True)
     if os.path.exists(os.path.join(run.folder, "report.html")):
@@ -153,13 +151,10 @@ def _show(job: Job, run: Run) -> None:
         console.print(f"Look at {report}, or: whylens dashboard {folder}", soft_wrap=True)
 
 
-def _tally(job: Job) -> Callable[[Run, Console], None]:
-    """A line with the job's tables that the run has."""
+def _tally(run: Run, tables: Sequence[str]) -> str:
+    """The tables that the run has, with their units."""
     from whylens.jobs.words import amount
 
-    def show(run: Run, console: Console) -> None:
-        done = [(name, len(run.table(name).units())) for name in job.tables]
-        said = [f"{name}: {amount(count, 'unit')}" for name, count in done if count]
-        console.print("; ".join(said) or "Nothing was written", soft_wrap=True)
-
-    return show
+    done = [(name, len(run.table(name).units())) for name in tables]
+    said = [f"{name}: {amount(count, 'unit')}" for name, count in done if count]
+    return "; ".join(said) or "Nothing was written"

@@ -111,6 +111,7 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
             "'counterfactuals.guidance.chain.segment' now",
         ),
         ("zebra: 1", "unknown setting 'zebra'; there are: out, placement, images"),
+        ("report: {findigs: 3}", "unknown setting 'findigs': do you mean 'findings'?"),
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),
         ("placement: {workers: [3, 2]}", "1 <= fewest <= most"),
