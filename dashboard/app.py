@@ -7,23 +7,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from whylens.dashboard import views
 from whylens.dashboard.choices import find_runs
+from whylens.dashboard.look import mark, style
+from whylens.dashboard.offered import views
 from whylens.errors import WhylensError
-from whylens.jobs.report.data import RunData, load_run, progress
-from whylens.jobs.report.page import MEASURING
-
-VIEWS = {
-    "Overview": views.overview,
-    "Findings": views.findings,
-    "Counterfactuals": views.counterfactuals,
-    "Disagreements": views.disagreements,
-    "Neurons": views.neurons,
-    "Rejected files": views.rejected,
-    "Settings": views.settings,
-}
-# Of jobs that measure what others made.
-MEASURED = {"Report": views.whole_report, "Settings": views.settings}
+from whylens.jobs.report.data import load_run, progress
+from whylens.jobs.report.part import RunData
 
 
 @st.cache_data(show_spinner="Reading the run", max_entries=4)
@@ -34,8 +23,8 @@ def load(folder: str, parts: tuple[tuple[str, int], ...]) -> RunData:
 
 def page(arguments: Sequence[str]) -> None:
     """Draw the page."""
-    st.set_page_config("whylens", page_icon=views.mark(), layout="wide")
-    st.html(f"<style>{views.style()}</style>")
+    st.set_page_config("whylens", page_icon=mark(), layout="wide")
+    st.html(f"<style>{style()}</style>")
     with st.sidebar:
         st.html('<p class="whylens brand">whylens</p>')
         where = st.text_input(
@@ -58,7 +47,7 @@ def page(arguments: Sequence[str]) -> None:
         except WhylensError as error:
             st.error(str(error))
             return
-        offered = MEASURED if data.manifest.get("job") in MEASURING else VIEWS
+        offered = views(str(data.manifest.get("job")))
         view = st.radio("Show", list(offered), key="view")
         if st.button("Read again", icon=":material/refresh:", type="tertiary"):
             load.clear()

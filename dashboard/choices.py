@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 import fsspec
 
 from whylens.errors import WhylensError
-from whylens.jobs.report.data import Finding
-from whylens.jobs.report.words import Verdict, verdict
+from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.runs import Run
 from whylens.runs.storage import Storage
 

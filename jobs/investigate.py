@@ -6,19 +6,29 @@ import logging
 
 from pydantic import Field
 
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
+from whylens.jobs.findings.components import JOB as COMPONENTS
 from whylens.jobs.findings.components import ComponentSettings, components
+from whylens.jobs.findings.exemplars import JOB as EXEMPLARS
 from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import VisualisationSpec
+from whylens.jobs.guided.counterfactuals import JOB as COUNTERFACTUALS
 from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.guided.disagreements import JOB as DISAGREEMENTS
 from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements
+from whylens.jobs.guided.generate import JOB as GENERATE
 from whylens.jobs.guided.generate import GenerateSpec, generate
+from whylens.jobs.guided.models import Models
+from whylens.jobs.guided.spec import SamplerName
 from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.guided.targets import RULES
+from whylens.jobs.images.embed import JOB as EMBED
 from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -30,11 +40,7 @@ class InvestigateSpec(EmbedSpec):
     against: str | None = Field(
         None, description="A second classifier, to find images on which the two disagree."
     )
-    sampler: str = Field(
-        "planted",
-        description='"planted", a diffusers pipeline folder, or a Hub name; options go behind it: '
-        "NAME?dtype=bfloat16&image_size=512.",
-    )
+    sampler: SamplerName = "planted"
     components: ComponentSettings = Field(
         default_factory=lambda: ComponentSettings(), description="How components are found."
     )
@@ -59,6 +65,10 @@ class InvestigateSpec(EmbedSpec):
         default_factory=lambda: DisagreementSpec(),
         description="Images on which `against` disagrees; null: none.",
     )
+    report: dict[str, int] = Field(
+        default_factory=dict,
+        description="How much of each part the report shows; `whylens report --help` lists them.",
+    )
 
 
 def check(spec: InvestigateSpec) -> None:
@@ -67,8 +77,12 @@ def check(spec: InvestigateSpec) -> None:
     Raises
     ------
     UsageError
-        An unknown classifier, sampler or class; a collection that isn't there or holds no images.
+        An unknown classifier, sampler or class; a collection that isn't there or holds no images;
+        a limit of the report that isn't one.
     """
+    from whylens.jobs.report.part import limited
+
+    limited(spec.report)
     for_both = spec.disagreements.classes if spec.disagreements else []
     named = [
         *spec.components.classes,
@@ -91,15 +105,15 @@ def check(spec: InvestigateSpec) -> None:
 
 def run(spec: InvestigateSpec) -> Run:
     """Do what is missing of the run and write its report; the run."""
-    from whylens.cluster.session import session
     from whylens.jobs.report.page import ReportSpec
     from whylens.jobs.report.page import run as report
 
     check(spec)
-    run = Run.start(spec.out, "investigate", spec.model_dump(mode="json"))
+    run = JOB.start(spec)
     lineage = Lineage(run)
     placement = spec.placement
     others = [spec.against] if spec.against else []
+    models = Models(spec.sampler, spec.classifier, others, placement)
     if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
         run.warn(
             "The planted sampler was trained on drawings, not on photographs: what it generates "
@@ -114,58 +128,31 @@ def run(spec: InvestigateSpec) -> Run:
         arrows = directions(lineage, findings)
         prompts = {}
         if drawing := spec.generate or (spec.disagreements if spec.against else None):
-            prompts = starts(
-                run,
-                lineage,
-                spec.starts,
-                findings,
-                arrows,
-                guidance=drawing.guidance,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                placement=placement,
-            )
+            chain = drawing.guidance.chain
+            prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
         if spec.generate:
-            generate(
-                run,
-                lineage,
-                spec.generate,
-                findings,
-                arrows,
-                prompts,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                against=others,
-                placement=placement,
-            )
+            generate(run, lineage, spec.generate, models, findings, arrows, prompts)
         if spec.counterfactuals:
-            counterfactuals(
-                run,
-                lineage,
-                spec.counterfactuals,
-                sampler=spec.sampler,
-                classifier=spec.classifier,
-                against=others,
-                placement=placement,
-            )
+            counterfactuals(run, lineage, spec.counterfactuals, models)
         named = spec.disagreements.classes if spec.disagreements else []
         if spec.disagreements and spec.against and (findings or named):
             try:
-                disagreements(
-                    run,
-                    lineage,
-                    spec.disagreements,
-                    findings,
-                    prompts,
-                    sampler=spec.sampler,
-                    classifier=spec.classifier,
-                    against=[spec.against],
-                    placement=placement,
-                )
+                disagreements(run, lineage, spec.disagreements, models, findings, prompts)
             except UsageError as error:
                 if named:
                     raise
                 run.warn(f"disagreements: {error}")
     run.finish()
-    report(ReportSpec(run=spec.out))
+    report(ReportSpec(run=spec.out, limits=spec.report))
     return run
+
+
+STAGES = (EMBED, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS)
+JOB = Job(
+    name="investigate",
+    help="From images to findings in pictures: all stages.",
+    spec=InvestigateSpec,
+    run=run,
+    tables=tuple(dict.fromkeys(name for stage in STAGES for name in stage.tables)),
+    show="whylens.jobs.findings.terminal:show_findings",
+)

@@ -33,7 +33,13 @@ def onto(own: Mapping[str, Any]) -> BeforeValidator:
     A mapping is otherwise read on the defaults of the settings' type, so that giving one of them
     would lose those that the field has of its own.
     """
-    return BeforeValidator(lambda given: {**own, **given} if isinstance(given, Mapping) else given)
+    return BeforeValidator(lambda given: _onto(own, given))
+
+
+def _onto(own: Any, given: Any) -> Any:
+    if not isinstance(own, Mapping) or not isinstance(given, Mapping):
+        return given
+    return {**own, **{name: _onto(own.get(name), value) for name, value in given.items()}}
 
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -83,14 +89,22 @@ def _line(model: type[BaseModel], problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"the setting {name!r} is missing (option --{name.replace('_', '-')})"
     if problem["type"] == "extra_forbidden":
-        fields = _fields(model, where[:-1])
-        near = difflib.get_close_matches(where[-1], fields, n=1)
-        hint = f": do you mean {near[0]!r}?" if near else f"; there are: {', '.join(fields)}"
+        *folders, last = where
+        holder = _holder(model, folders)
+        fields = [] if holder is None else list(holder.model_fields)
+        renamed: dict[str, str] = getattr(holder, "RENAMED", {})
+        if last in renamed:
+            now = ".".join([*folders, renamed[last]])
+            return f"the setting {name!r} is called {now!r} now"
+        near = difflib.get_close_matches(last, [*fields, *renamed], n=1)
+        meant = [renamed.get(one, one) for one in near]
+        hint = f": do you mean {meant[0]!r}?" if meant else f"; there are: {', '.join(fields)}"
         return f"unknown setting {name!r}{hint}"
     return f"{name}: {problem['msg']}, not {problem.get('input')!r}"
 
 
-def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+def _holder(model: type[BaseModel], path: list[str]) -> type[BaseModel] | None:
+    """The settings that a path leads to; None where it leads to none."""
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         # A stage that can be left out is `Spec | None`.
@@ -100,6 +114,6 @@ def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
             if isinstance(kind, type) and issubclass(kind, BaseModel)
         ]
         if not models:
-            return []
+            return None
         model = models[0]
-    return list(model.model_fields)
+    return model

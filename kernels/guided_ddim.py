@@ -77,14 +77,14 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     mask = within < size
     at = sample.to(tl.int64) * size + within
     latents = tl.load(latents_ptr + at, mask=mask).to(tl.float32)
-    noise = tl.load(cond_ptr + at, mask=mask).to(tl.float32)
+    guided = tl.load(cond_ptr + at, mask=mask).to(tl.float32)
     if GUIDED:
         if PER_SAMPLE:
             scale = tl.load(scales_ptr + sample)
         uncond = tl.load(uncond_ptr + at, mask=mask).to(tl.float32)
-        noise = uncond + scale * (noise - uncond)
-    prev = prev_z * latents + prev_n * noise
-    x0 = x0_z * latents + x0_n * noise
+        guided = uncond + scale * (guided - uncond)
+    prev = prev_z * latents + prev_n * guided
+    x0 = x0_z * latents + x0_n * guided
     tl.store(prev_ptr + at, prev.to(prev_ptr.dtype.element_ty), mask=mask)
     tl.store(x0_ptr + at, x0.to(x0_ptr.dtype.element_ty), mask=mask)
 
@@ -102,22 +102,22 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
     mask = within < size
     at = sample.to(tl.int64) * size + within
     grad_latents = tl.zeros([BLOCK], dtype=tl.float32)
-    grad_noise = tl.zeros([BLOCK], dtype=tl.float32)
+    grad_guided = tl.zeros([BLOCK], dtype=tl.float32)
     if HAS_PREV:
         grad_prev = tl.load(grad_prev_ptr + at, mask=mask, other=0.0).to(tl.float32)
         grad_latents += prev_z * grad_prev
-        grad_noise += prev_n * grad_prev
+        grad_guided += prev_n * grad_prev
     if HAS_X0:
         grad_x0 = tl.load(grad_x0_ptr + at, mask=mask, other=0.0).to(tl.float32)
         grad_latents += x0_z * grad_x0
-        grad_noise += x0_n * grad_x0
+        grad_guided += x0_n * grad_x0
     tl.store(grad_latents_ptr + at, grad_latents.to(grad_latents_ptr.dtype.element_ty), mask=mask)
-    grad_cond = grad_noise
+    grad_cond = grad_guided
     if GUIDED:
         if PER_SAMPLE:
             scale = tl.load(scales_ptr + sample)
-        grad_uncond = (1.0 - scale) * grad_noise
-        grad_cond = scale * grad_noise
+        grad_uncond = (1.0 - scale) * grad_guided
+        grad_cond = scale * grad_guided
         tl.store(grad_uncond_ptr + at, grad_uncond.to(grad_uncond_ptr.dtype.element_ty), mask=mask)
     tl.store(grad_cond_ptr + at, grad_cond.to(grad_cond_ptr.dtype.element_ty), mask=mask)
     if SCALE_GRAD:
@@ -126,7 +126,7 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
         difference = tl.load(difference_ptr + at, mask=mask, other=0.0)
         tl.store(
             partial_ptr + sample * tl.num_programs(0) + tl.program_id(0),
-            tl.sum(difference * grad_noise, axis=0),
+            tl.sum(difference * grad_guided, axis=0),
         )
 
 
@@ -137,16 +137,16 @@ def _layout(latents: torch.Tensor) -> torch.memory_format:
 
 def triton_forward(
     latents: torch.Tensor,
-    noise_cond: torch.Tensor,
-    noise_uncond: torch.Tensor | None,
+    with_text: torch.Tensor,
+    without_text: torch.Tensor | None,
     scale: float | torch.Tensor,
     step: Coefficients,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(prev_latents, x0) by one kernel; a channels-last batch stays channels-last."""
     layout = _layout(latents)
     latents = latents.contiguous(memory_format=layout)
-    noise_cond = noise_cond.contiguous(memory_format=layout)
-    uncond = noise_cond if noise_uncond is None else noise_uncond.contiguous(memory_format=layout)
+    with_text = with_text.contiguous(memory_format=layout)
+    uncond = with_text if without_text is None else without_text.contiguous(memory_format=layout)
     prev = torch.empty_like(latents)
     x0 = torch.empty_like(latents)
     if latents.numel() == 0:
@@ -154,9 +154,9 @@ def triton_forward(
     scales = scale.float().contiguous() if isinstance(scale, torch.Tensor) else None
     size = latents[0].numel()
     _forward_kernel[(triton.cdiv(size, BLOCK), len(latents))](
-        latents, noise_cond, uncond, latents if scales is None else scales, prev, x0,
+        latents, with_text, uncond, latents if scales is None else scales, prev, x0,
         scale if scales is None else 1.0, *step, size,
-        GUIDED=noise_uncond is not None, PER_SAMPLE=scales is not None, BLOCK=BLOCK,
+        GUIDED=without_text is not None, PER_SAMPLE=scales is not None, BLOCK=BLOCK,
     )  # fmt: skip
     return prev, x0
 
@@ -169,9 +169,9 @@ def triton_backward(
     step: Coefficients,
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype | None],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-    """Gradients by latents, noise_cond, noise_uncond and the guidance scale [B], by one kernel.
+    """Gradients by latents, with_text, without_text and the guidance scale [B], by one kernel.
 
-    difference: noise_cond - noise_uncond in float32 where the scale's gradient is wanted.
+    difference: with_text - without_text in float32 where the scale's gradient is wanted.
     """
     like = grad_prev if grad_prev is not None else grad_x0
     assert like is not None, "one of the two outputs has a gradient"
@@ -216,19 +216,19 @@ def _per_sample(scale: float | torch.Tensor, like: torch.Tensor) -> float | torc
 
 def torch_forward(
     latents: torch.Tensor,
-    noise_cond: torch.Tensor,
-    noise_uncond: torch.Tensor | None,
+    with_text: torch.Tensor,
+    without_text: torch.Tensor | None,
     scale: float | torch.Tensor,
     step: Coefficients,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(prev_latents, x0) with three temporaries at most, in float32 (float64 for float64)."""
-    dtype = accumulation_dtype(latents, noise_cond, noise_uncond)
-    z, noise = latents.to(dtype), noise_cond.to(dtype)
-    if noise_uncond is not None:
-        uncond = noise_uncond.to(dtype)
-        noise = (noise - uncond).mul_(_per_sample(scale, uncond)).add_(uncond)
-    prev = (z * step.prev_z).add_(noise, alpha=step.prev_n)
-    x0 = (z * step.x0_z).add_(noise, alpha=step.x0_n)
+    dtype = accumulation_dtype(latents, with_text, without_text)
+    z, guided = latents.to(dtype), with_text.to(dtype)
+    if without_text is not None:
+        uncond = without_text.to(dtype)
+        guided = (guided - uncond).mul_(_per_sample(scale, uncond)).add_(uncond)
+    prev = (z * step.prev_z).add_(guided, alpha=step.prev_n)
+    x0 = (z * step.x0_z).add_(guided, alpha=step.x0_n)
     return prev.to(latents.dtype), x0.to(latents.dtype)
 
 
@@ -250,18 +250,18 @@ def torch_backward(
         )
         assert only is not None, "one of the two outputs has a gradient"
         only = only.to(dtype)
-        grad_latents, grad_noise = only * by_z, only * by_n
+        grad_latents, grad_guided = only * by_z, only * by_n
     else:
         grad_prev, grad_x0 = grad_prev.to(dtype), grad_x0.to(dtype)
         grad_latents = (grad_prev * step.prev_z).add_(grad_x0, alpha=step.x0_z)
-        grad_noise = (grad_prev * step.prev_n).add_(grad_x0, alpha=step.x0_n)
+        grad_guided = (grad_prev * step.prev_n).add_(grad_x0, alpha=step.x0_n)
     grad_scale = None
     if difference is not None:
-        grad_scale = (difference * grad_noise).unsqueeze(-1).flatten(1).sum(1)
+        grad_scale = (difference * grad_guided).unsqueeze(-1).flatten(1).sum(1)
     if dtypes[2] is None:
-        return grad_latents.to(dtypes[0]), grad_noise.to(dtypes[1]), None, grad_scale
-    grad_cond = grad_noise * _per_sample(scale, grad_noise)
-    grad_uncond = grad_noise.sub_(grad_cond)
+        return grad_latents.to(dtypes[0]), grad_guided.to(dtypes[1]), None, grad_scale
+    grad_cond = grad_guided * _per_sample(scale, grad_guided)
+    grad_uncond = grad_guided.sub_(grad_cond)
     return (
         grad_latents.to(dtypes[0]),
         grad_cond.to(dtypes[1]),
@@ -272,8 +272,8 @@ def torch_backward(
 
 def reference(
     latents: torch.Tensor,
-    noise_cond: torch.Tensor,
-    noise_uncond: torch.Tensor | None,
+    with_text: torch.Tensor,
+    without_text: torch.Tensor | None,
     *,
     guidance_scale: float | torch.Tensor = 1.0,
     alpha_bar: float,
@@ -281,17 +281,17 @@ def reference(
     prediction: Prediction,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The textbook form of `guided_ddim_step` in plain autograd PyTorch, to compare with."""
-    dtype = accumulation_dtype(latents, noise_cond, noise_uncond)
-    z, noise = latents.to(dtype), noise_cond.to(dtype)
-    if noise_uncond is not None:
-        uncond = noise_uncond.to(dtype)
-        noise = uncond + _per_sample(guidance_scale, uncond) * (noise - uncond)
+    dtype = accumulation_dtype(latents, with_text, without_text)
+    z, guided = latents.to(dtype), with_text.to(dtype)
+    if without_text is not None:
+        uncond = without_text.to(dtype)
+        guided = uncond + _per_sample(guidance_scale, uncond) * (guided - uncond)
     if prediction == "epsilon":
-        x0 = (z - math.sqrt(1 - alpha_bar) * noise) / math.sqrt(alpha_bar)
-        eps = noise
+        x0 = (z - math.sqrt(1 - alpha_bar) * guided) / math.sqrt(alpha_bar)
+        eps = guided
     else:
-        x0 = math.sqrt(alpha_bar) * z - math.sqrt(1 - alpha_bar) * noise
-        eps = math.sqrt(alpha_bar) * noise + math.sqrt(1 - alpha_bar) * z
+        x0 = math.sqrt(alpha_bar) * z - math.sqrt(1 - alpha_bar) * guided
+        eps = math.sqrt(alpha_bar) * guided + math.sqrt(1 - alpha_bar) * z
     prev = math.sqrt(alpha_bar_prev) * x0 + math.sqrt(1 - alpha_bar_prev) * eps
     return prev.to(latents.dtype), x0.to(latents.dtype)
 
@@ -306,8 +306,8 @@ class GuidedDdimStep(torch.autograd.Function):
     def forward(
         ctx: Any,
         latents: torch.Tensor,
-        noise_cond: torch.Tensor,
-        noise_uncond: torch.Tensor | None,
+        with_text: torch.Tensor,
+        without_text: torch.Tensor | None,
         scale: float | torch.Tensor,
         step: Coefficients,
         with_triton: bool,
@@ -316,24 +316,24 @@ class GuidedDdimStep(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.step, ctx.with_triton = step, with_triton
         ctx.dtypes = (
-            latents.dtype, noise_cond.dtype, None if noise_uncond is None else noise_uncond.dtype
+            latents.dtype, with_text.dtype, None if without_text is None else without_text.dtype
         )  # fmt: skip
         ctx.scale = scale if isinstance(scale, float) else None
         scales = None if isinstance(scale, float) else scale
         difference = None
-        if ctx.needs_input_grad[3] and noise_uncond is not None:
-            dtype = accumulation_dtype(latents, noise_cond, noise_uncond)
-            difference = noise_cond.to(dtype) - noise_uncond.to(dtype)
+        if ctx.needs_input_grad[3] and without_text is not None:
+            dtype = accumulation_dtype(latents, with_text, without_text)
+            difference = with_text.to(dtype) - without_text.to(dtype)
         ctx.save_for_backward(scales, difference)
         run = triton_forward if with_triton else torch_forward
-        return run(latents, noise_cond, noise_uncond, scale, step)
+        return run(latents, with_text, without_text, scale, step)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, grad_prev: torch.Tensor | None, grad_x0: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of latents, noise_cond, noise_uncond and a guidance scale that is a tensor."""
+        """Gradients of latents, with_text, without_text and a guidance scale that is a tensor."""
         if grad_prev is None and grad_x0 is None:
             return None, None, None, None, None, None
         scales, difference = ctx.saved_tensors
@@ -347,8 +347,8 @@ class GuidedDdimStep(torch.autograd.Function):
 
 def guided_ddim_step(
     latents: torch.Tensor,
-    noise_cond: torch.Tensor,
-    noise_uncond: torch.Tensor | None,
+    with_text: torch.Tensor,
+    without_text: torch.Tensor | None,
     *,
     guidance_scale: float | torch.Tensor = 1.0,
     alpha_bar: float,
@@ -357,18 +357,18 @@ def guided_ddim_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Guidance, x0 and one deterministic DDIM step, differentiable once in all tensors.
 
-    latents z, noise_cond c, noise_uncond u: [B, ...] of one shape, any layout; float16, bfloat16 or
+    latents z, with_text c, without_text u: [B, ...] of one shape, any layout; float16, bfloat16 or
     float32 are calculated in float32, float64 in float64. Without u there is no guidance: n = c,
     whatever the scale.
     guidance_scale: a number, or one for each sample, [B]; 1 means the conditional prediction.
     alpha_bar, alpha_bar_prev: the schedule's cumulative signal shares at this step and the next, in
-    [0, 1]. Going up in noise (alpha_bar_prev < alpha_bar) is DDIM inversion.
+    [0, 1]. Going up in guided (alpha_bar_prev < alpha_bar) is DDIM inversion.
     Returns (prev_latents, x0), both [B, ...] in the dtype of latents. The equations and their
     sources are in the module's docstring. Raises ValueError or TypeError for other shapes, ranges
     and dtypes.
     """
-    check_floating(latents=latents, noise_cond=noise_cond, noise_uncond=noise_uncond)
-    shapes = {tuple(t.shape) for t in (latents, noise_cond, noise_uncond) if t is not None}
+    check_floating(latents=latents, with_text=with_text, without_text=without_text)
+    shapes = {tuple(t.shape) for t in (latents, with_text, without_text) if t is not None}
     if len(shapes) > 1 or latents.ndim < 1:
         raise ValueError(f"latents and predictions have to be of one shape [B, ...]: {shapes}")
     scale: float | torch.Tensor
@@ -383,8 +383,8 @@ def guided_ddim_step(
     else:
         scale = float(guidance_scale)
     step = step_coefficients(alpha_bar, alpha_bar_prev, prediction)
-    with_triton = use_triton(latents, noise_cond, noise_uncond)
+    with_triton = use_triton(latents, with_text, without_text)
     result: tuple[torch.Tensor, torch.Tensor] = GuidedDdimStep.apply(  # type: ignore[no-untyped-call]
-        latents, noise_cond, noise_uncond, scale, step, with_triton
+        latents, with_text, without_text, scale, step, with_triton
     )
     return result

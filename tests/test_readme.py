@@ -45,14 +45,15 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
     spec = make_spec(InvestigateSpec, {**settings, "images": "photos", "out": "runs/photos"})
     assert spec.generate is not None
     assert spec.counterfactuals is not None
-    assert spec.counterfactuals.guidance.inversion == "null_text"
-    assert spec.counterfactuals.guidance.stop_below is None
+    assert spec.counterfactuals.guidance.editing.inversion == "null_text"
+    assert spec.counterfactuals.guidance.optimiser.stop_below is None
     for guidance in (spec.generate.guidance, spec.counterfactuals.guidance):
-        assert (guidance.steps, guidance.cutouts, guidance.last_predictions) == (20, 16, 3)
+        views = guidance.views
+        assert (guidance.chain.steps, views.cutouts, views.predictions) == (20, 16, 3)
 
 
 def test_every_job_of_the_table_is_a_command() -> None:
-    from whylens.jobs.cli.commands import JOBS
+    from whylens.jobs.registry import jobs
 
     rows = re.findall(r"^\| `([a-z]+)` \|", README, re.MULTILINE)
-    assert set(rows) == set(JOBS)
+    assert set(rows) == set(jobs())

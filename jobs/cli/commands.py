@@ -1,17 +1,20 @@
 """The whylens command. Only the job that is asked for is imported, so that help is quick."""
 
 import importlib
-import inspect
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs import demo
 from whylens.jobs.cli.labels import app as labels
+from whylens.jobs.cli.planted import app as planted
+from whylens.jobs.cli.running import argument, command, options_of, signed
+from whylens.jobs.registry import Listed, find, jobs
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -19,175 +22,34 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-planted = typer.Typer(help="The planted world: train its networks, check them, draw it.")
-
-
 # The exit code after Ctrl-C.
 STOPPED = 130
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job's home: module, spec class, function, and one line of help."""
-
-    module: str
-    spec: str
-    function: str
-    help: str
-
-
-JOBS = {
-    "investigate": Job(
-        "investigate", "InvestigateSpec", "run", "From images to findings in pictures: all stages."
-    ),
-    "embed": Job("single", "EmbedSpec", "run_embed", "Features and predictions of a collection."),
-    "index": Job("single", "IndexSpec", "run_index", "A faiss index of features, to search."),
-    "components": Job(
-        "single", "ComponentsSpec", "run_components", "Neural PCA of every class, judged."
-    ),
-    "exemplars": Job(
-        "single", "ExemplarsSpec", "run_exemplars", "Findings in order, with images that show them."
-    ),
-    "visualisations": Job(
-        "single",
-        "VisualisationsJobSpec",
-        "run_visualisations",
-        "The image near grey in which a finding's component is strongest.",
-    ),
-    "generate": Job(
-        "single", "GenerateJobSpec", "run_generate", "Images in which a finding's component rises."
-    ),
-    "counterfactuals": Job(
-        "single",
-        "CounterfactualsJobSpec",
-        "run_counterfactuals",
-        "The smallest change that makes a classifier say another class.",
-    ),
-    "disagreements": Job(
-        "single",
-        "DisagreementsJobSpec",
-        "run_disagreements",
-        "Images on which classifiers disagree most.",
-    ),
-    "neurons": Job(
-        "single",
-        "NeuronsJobSpec",
-        "run_neurons",
-        "What single features respond to, and images in which they rise or fall.",
-    ),
-    "evaluate": Job(
-        "measuring.evaluate",
-        "EvaluateSpec",
-        "run",
-        "Measures of counterfactuals, a row for each run.",
-    ),
-    "score": Job(
-        "measuring.score",
-        "ScoreSpec",
-        "run",
-        "How much classifiers rely on known spurious features.",
-    ),
-}
-
-
-def _add_job(name: str, job: Job, wanted: bool) -> None:
-    if not wanted:
-        app.command(name, help=job.help)(lambda: None)
+def _add(name: str, text: str, job: Listed, given: Mapping[str, Any], asked: str | None) -> None:
+    """Add a job's command; only the one that is asked for is imported."""
+    if name != asked:
+        app.command(name, help=text)(lambda: None)
         return
-    module = importlib.import_module(f"whylens.jobs.{job.module}")
-    model = getattr(module, job.spec)
-
-    def command(**options: Any) -> None:
-        _run_job(job, module, model, options)
-
-    parameters = [
-        _option("spec", str | None, None, "YAML file with settings; options go before it."),
-    ]
-    for field, info in model.model_fields.items():
-        simple = info.annotation in (str, int, float, bool, str | None, list[str])
-        if simple:
-            kind = str if info.annotation == (str | None) else info.annotation
-            shown = "" if info.is_required() else f" [default: {info.get_default()}]"
-            parameters.append(_option(field, kind | None, None, f"{info.description}{shown}"))
-    nested = ", ".join(f for f in model.model_fields if f not in {p.name for p in parameters})
-    parameters.append(
-        _option("set", list[str] | None, None, f"Any setting as PATH=VALUE, of {nested} too.")
-    )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    app.command(name, help=f"{job.help}\n\n{inspect.getdoc(model) or ''}")(command)
+    made = command(job.job(), given)
+    app.command(name, help=f"{text}\n\n{made.__doc__}")(made)
 
 
-def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    return inspect.Parameter(
-        "assignments" if name == "set" else name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(flag, help=text, show_default=False)],
-    )
+def _add_report(asked: str | None) -> None:
+    """Add `whylens report`, whose options are the limits of all parts of the report."""
+    text = "Write a run's report.html again."
+    if asked != "report":
+        app.command("report", help=text)(lambda: None)
+        return
+    from whylens.jobs.report.part import limits
 
+    def report(run: str, **options: int | None) -> None:
+        module = importlib.import_module("whylens.jobs.report.page")
+        given = {name: limit for name, limit in options.items() if limit is not None}
+        typer.echo(module.run(module.ReportSpec(run=run, limits=given)))
 
-def _run_job(job: Job, module: Any, model: Any, options: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from whylens.jobs.spec import make_spec, read_yaml
-
-    file, assignments = options.pop("spec", None), options.pop("assignments", None)
-    settings = read_yaml(file) if file else {}
-    # A list that isn't given is None or empty, by the version of typer.
-    settings.update({k: v for k, v in options.items() if v not in (None, [])})
-    for assignment in assignments or []:
-        _assign(settings, assignment)
-    spec = make_spec(model, settings)
-    run = getattr(module, job.function)(spec)
-    console = Console()
-    if run.table("findings").units():
-        from whylens.jobs.cli.terminal import show_findings
-
-        show_findings(run, console)
-    if run.table("leaderboard").units():
-        from whylens.jobs.cli.terminal import show_leaderboard
-
-        show_leaderboard(run, console)
-    if run.table("evaluation").units():
-        from whylens.jobs.cli.terminal import show_evaluation
-
-        show_evaluation(run, console)
-    _say_where(run.folder, console)
-
-
-def _say_where(folder: str, console: Any) -> None:
-    console.print(f"The run is in {folder}")
-    report = os.path.join(folder, "report.html")
-    if os.path.exists(report):
-        console.print(f"Look at {report}, or: whylens dashboard {folder}", soft_wrap=True)
-
-
-def _assign(settings: dict[str, Any], assignment: str) -> None:
-    import yaml
-
-    path, equals, value = assignment.partition("=")
-    if not equals:
-        raise UsageError(f"--set takes PATH=VALUE, not {assignment!r}")
-    *folders, last = path.split(".")
-    place = settings
-    for folder in folders:
-        place = place.setdefault(folder, {})
-        if not isinstance(place, dict):
-            raise UsageError(f"--set {assignment}: {folder!r} holds no settings")
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {assignment}: the value is not YAML: {error}") from None
-
-
-@app.command()
-def demo(out: Annotated[str, typer.Option(help="Run folder to write.")] = "out/demo") -> None:
-    """Investigate the biased planted classifier; some minutes on a laptop."""
-    from whylens.jobs.demo import settings
-
-    module = importlib.import_module("whylens.jobs.investigate")
-    _run_job(JOBS["investigate"], module, module.InvestigateSpec, settings(out))
+    folder = argument("run", str, "Run folder.")
+    app.command("report", help=text)(signed(report, [folder, *options_of(limits())], text))
 
 
 @app.command()
@@ -220,15 +82,6 @@ def spufix(
     for name, what in (("images", "the run's images"), ("mined", "mined images, own class")):
         typer.echo(f"  accuracy on {what}: {done.before[name]:.1%} -> {done.after[name]:.1%}")
     typer.echo(f"Use it as the classifier {done.name}")
-
-
-@app.command()
-def report(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
-) -> None:
-    """Write a run's report.html again."""
-    module = importlib.import_module("whylens.jobs.report.page")
-    typer.echo(module.run(module.ReportSpec(run=run)))
 
 
 @app.command()
@@ -283,7 +136,7 @@ def search(
 
         typer.echo(json.dumps(answer.record()))
     else:
-        from whylens.jobs.cli.terminal import show_images
+        from whylens.jobs.people.terminal import show_images
 
         show_images(answer)
 
@@ -315,7 +168,7 @@ def explain(
         return
     from rich.console import Console
 
-    from whylens.jobs.cli.terminal import show_explanation
+    from whylens.jobs.people.terminal import show_explanation
 
     show_explanation(found, Console())
     typer.echo(f"Look at {os.path.join(folder, 'explain.html')}")
@@ -344,11 +197,7 @@ def submit(
     """Send a job to a Ray cluster; the installed whylens travels with it."""
     from whylens.jobs.spec import make_spec, read_yaml
 
-    if job not in JOBS:
-        raise UsageError(f"unknown job {job!r}; jobs: {', '.join(JOBS)}")
-    home = JOBS[job]
-    model = getattr(importlib.import_module(f"whylens.jobs.{home.module}"), home.spec)
-    out = make_spec(model, read_yaml(spec)).out
+    out = make_spec(find(job).spec, read_yaml(spec)).out
     if "://" not in out and not os.path.isabs(out):
         raise UsageError(
             f"out: {out} would be lost with the job's working folder on the cluster: name a full "
@@ -359,104 +208,6 @@ def submit(
     typer.echo(ended)
     if wait and ended != "SUCCEEDED":
         raise typer.Exit(1)
-
-
-@planted.command("train")
-def planted_train(
-    work: Annotated[str, typer.Option(help="Folder for drawings, checkpoints and logs.")],
-    weights: Annotated[
-        str | None, typer.Option(help="Folder to write weights to; the package's by default.")
-    ] = None,
-    stage: Annotated[
-        list[str] | None, typer.Option(help="A stage to train; may be given more than once.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of drawings and initial weights.")] = 0,
-) -> None:
-    """Train the planted world's networks; hours on a laptop, goes on where it was stopped."""
-    from pathlib import Path
-
-    training = importlib.import_module("whylens.planted.training.stages")
-    folder = Path(weights) if weights else training.WEIGHTS
-    plan = training.TrainingPlan(Path(work), folder, seed)
-    training.train(plan, stage or training.STAGES)
-
-
-@planted.command("check")
-def planted_check(
-    samples: Annotated[int, typer.Option(min=0, help="Images to sample; 0: none.")] = 512,
-    sheet: Annotated[str | None, typer.Option(help="PNG to write a sheet of samples to.")] = None,
-    discovery: Annotated[
-        bool,
-        typer.Option(
-            "--discovery",
-            help="Check instead whether neural PCA finds the planted links and SpuFix repairs "
-            "them, on classifiers trained for it; half an hour on a laptop.",
-        ),
-    ] = False,
-    disagreements: Annotated[
-        bool,
-        typer.Option(
-            "--disagreements",
-            help="Check instead whether images on which planted classifiers disagree show how "
-            "they fail; some minutes.",
-        ),
-    ] = False,
-    neurons: Annotated[
-        bool,
-        typer.Option(
-            "--neurons",
-            help="Check instead whether images of neurons show what they respond to; some minutes.",
-        ),
-    ] = False,
-    counterfactuals: Annotated[
-        bool,
-        typer.Option(
-            "--counterfactuals",
-            help="Check instead whether counterfactuals show the target and change nothing else, "
-            "beside earlier methods; hours for 200 images.",
-        ),
-    ] = False,
-    images: Annotated[
-        int, typer.Option(min=2, help="Images that --counterfactuals changes, each many times.")
-    ] = 200,
-    work: Annotated[
-        str,
-        typer.Option(
-            help="Folder for what --discovery trains and --counterfactuals makes (gone on with), "
-            "and for pictures of the checks."
-        ),
-    ] = "out/discovery",
-) -> None:
-    """Measure the shipped weights; prints JSON."""
-    import json
-    from pathlib import Path
-
-    if sum((discovery, disagreements, neurons, counterfactuals)) > 1:
-        raise UsageError(
-            "one check at a time: --discovery, --disagreements, --neurons or --counterfactuals"
-        )
-    if counterfactuals:
-        module = importlib.import_module("whylens.planted.checks.counterfactuals")
-        record = module.check_counterfactuals(Path(work), images)
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif disagreements:
-        module = importlib.import_module("whylens.planted.checks.disagreements")
-        record = module.check_disagreements(Path(work))
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif neurons:
-        module = importlib.import_module("whylens.planted.checks.neurons")
-        record = module.check_neurons(Path(work))
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif discovery:
-        module = importlib.import_module("whylens.planted.checks.discovery")
-        record = module.check_discovery(Path(work))
-        figure = importlib.import_module("whylens.planted.checks.discovery_figure")
-        figure.draw_discovery(record, Path(work) / "discovery.png")
-        typer.echo(f"Look at {Path(work) / 'discovery.png'}", err=True)
-    else:
-        module = importlib.import_module("whylens.planted.checks.weights")
-        record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
-    typer.echo(json.dumps(record))
 
 
 @app.callback()
@@ -479,8 +230,11 @@ def main(arguments: list[str] | None = None) -> None:
     asked = next((w for w in words if not w.startswith("-")), None)
     _quiet()
     try:
-        for name, job in JOBS.items():
-            _add_job(name, job, wanted=name == asked)
+        known = jobs()
+        for name, job in known.items():
+            _add(name, job.help, job, {}, asked)
+        _add("demo", demo.HELP, known["investigate"], demo.SETTINGS, asked)
+        _add_report(asked)
         app.add_typer(planted, name="planted")
         app.add_typer(labels, name="labels")
         app(words, prog_name="whylens")

@@ -31,10 +31,11 @@ def add(
 def listing(run: RunFolder) -> None:
     """All judgements, and what each component counts as: what most persons say."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
+    from whylens.jobs.labelled import label_rows, verdicts
     from whylens.jobs.lineage import Lineage
-    from whylens.jobs.people.labels import label_rows, verdicts
     from whylens.runs import Run
 
     rows = label_rows(Lineage(Run.open(run)))
@@ -50,9 +51,10 @@ def listing(run: RunFolder) -> None:
         key = row["class_index"], row["component"]
         about = ["", "", ""]
         if key != before:
-            name = f"{row['class_name'].split(',')[0]} ({key[0]})"
+            name = escape(f"{row['class_name'].split(',')[0]} ({key[0]})")
             about = [name, str(row["component"]), counted[key]]
-        table.add_row(*about, row["who"], row["label"], row["when"][:16], row["note"])
+        said = (row["who"], row["label"], row["when"][:16], row["note"])
+        table.add_row(*about, *map(escape, said))
         before = key
     Console().print(table)
 

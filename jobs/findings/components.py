@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, groups_of, unit_name
@@ -20,6 +21,7 @@ from whylens.jobs.findings.stored import TABLE
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
@@ -108,3 +110,22 @@ def components(
     groups = groups_of(missing, counts, head.size, top, mined, placement.workers[1])
     arguments = (run, lineage, name, top, mined, spans)
     work_through(run, TABLE, groups, ComponentFinder, arguments, placement)
+
+
+def run(spec: ComponentsSpec) -> Run:
+    """Find and judge the components of a run's classes."""
+    run = JOB.start(spec)
+    with session():
+        components(run, Lineage(run), spec.components, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="components",
+    help="Neural PCA of every class, judged.",
+    spec=ComponentsSpec,
+    run=run,
+    tables=(census.TABLE, TABLE),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
+)

@@ -10,16 +10,18 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.exhibitor import TABLE, Exhibitor, FindingUnit
+from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import directions
-from whylens.jobs.findings.truth import planted_truth
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
+from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
 
 FINDINGS = "findings"
@@ -156,3 +158,23 @@ def ranked(
 
     rows.sort(key=standing, reverse=True)
     return [{**row, "rank": place} for place, row in enumerate(rows, 1)]
+
+
+def run(spec: ExemplarsSpec) -> Run:
+    """Find, show and rank the findings of a run's components."""
+    run = JOB.start(spec)
+    with session():
+        exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="exemplars",
+    help="Findings in order, with images that show them.",
+    spec=ExemplarsSpec,
+    run=run,
+    tables=(MINED, TABLE, VISUALISATIONS, FINDINGS),
+    show="whylens.jobs.findings.terminal:show_findings",
+    part="whylens.jobs.report.parts.findings:FINDINGS",
+)

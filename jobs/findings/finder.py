@@ -29,7 +29,7 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
-from whylens.neural_pca.ranking import Surroundings, judge, typical_words
+from whylens.neural_pca.ranking import Reference, judge, typical_words
 from whylens.neural_pca.sufficiency import Mined, Miner
 from whylens.runs import Run
 
@@ -168,7 +168,7 @@ class ComponentFinder:
         k, count = found.class_index, len(found.variances)
         without = self.census.labels != k
         sample, texts = self.census.features[without], self.census.texts[without].tolist()
-        seen = Surroundings(*self.census.means(k), self.census.base(k), sample)
+        seen = Reference(*self.census.means(k), self.census.base(k), sample)
         evidence = judge(found, mined, seen)
         words: list[list[tuple[str, float]]] = []
         for alphas, suspicion in zip(found.alphas(sample).T, evidence.suspicion, strict=True):

@@ -15,8 +15,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.jobs.columns import columns
-from whylens.jobs.spec import Settings
+from whylens.jobs.findings.stored import directions
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
+from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import Batch, in_batches, work_through
 
 if TYPE_CHECKING:
@@ -48,6 +52,15 @@ class VisualisationSpec(Settings):
         description="L2 radius around grey; 30 at 224 pixels, scaled with the side, if none.",
     )
     batch: int = Field(8, ge=1, description="Findings that are visualised together.")
+
+
+class VisualisationsJobSpec(JobSpec):
+    """Feature visualisations of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    visualisations: VisualisationSpec = Field(
+        default_factory=lambda: VisualisationSpec(), description="How components are visualised."
+    )
 
 
 @dataclass(frozen=True)
@@ -121,3 +134,32 @@ class Visualiser:
             )
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
+
+
+def run(spec: VisualisationsJobSpec) -> Run:
+    """Visualise the findings of a run."""
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist()
+    findings.sort(key=lambda row: row["rank"])
+    with session():
+        visualisations(
+            run,
+            spec.visualisations,
+            findings,
+            directions(lineage, findings),
+            classifier=str(lineage.setting("classifier")),
+            placement=spec.placement,
+        )
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="visualisations",
+    help="The image near grey in which a finding's component is strongest.",
+    spec=VisualisationsJobSpec,
+    run=run,
+    tables=(TABLE,),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
+)

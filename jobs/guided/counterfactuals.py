@@ -11,29 +11,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
-from whylens.jobs.guided import opinions, trajectory
+from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
 from whylens.jobs.guided.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, names, prompt_pair
+from whylens.jobs.guided.real_images import RealImages
+from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.targets import RUNNER_UP, Targets
-from whylens.jobs.images import closest
+from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
+from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import onto
 from whylens.jobs.stage import in_batches, work_through
 from whylens.jobs.words import plain_name
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     import torch
 
     from whylens.classifiers import Classifier
-    from whylens.guidance.optimiser import Solution
     from whylens.guidance.segment import Segmenter
-    from whylens.runs import Run
 
 TABLE = "counterfactuals"
 PROBABILITIES = tuple(
@@ -51,13 +56,10 @@ SCHEMA = pa.schema(
         ("target_name", pa.string()),
         ("before", pa.binary()),
         ("after", pa.binary()),
-        ("difference", pa.binary()),
         *((name, pa.float32()) for name in PROBABILITIES),
         ("l1", pa.float32()),
         ("l2", pa.float32()),
-        ("losses", pa.list_(pa.float32())),
         ("flipped", pa.bool_()),
-        ("failed", pa.string()),
         ("prompt_before", pa.string()),
         ("prompt_after", pa.string()),
         # Where the image could change, as PNG; steps that kept the image's cross-attention, and the
@@ -67,15 +69,13 @@ SCHEMA = pa.schema(
         ("blend_start", pa.int32()),
         # Between the image and what the chain led back to from its inversion, in dB.
         ("inversion_psnr", pa.float32()),
-        *trajectory.FIELDS,
-        opinions.FIELD,
-        closest.FIELD,
+        *SHARED,
     ]
 )
 
 
 # Of `guidance`, where it differs from what images from noise need.
-OWN_DEFAULTS: dict[str, Any] = {"stop_below": 0.3}
+OWN_DEFAULTS: dict[str, Any] = {"optimiser": {"stop_below": 0.3}}
 
 
 class CounterfactualSpec(BaseModel):
@@ -110,18 +110,18 @@ class CounterfactualSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: Annotated[GuidanceSettings, onto(OWN_DEFAULTS)] = Field(
-        default_factory=lambda: GuidanceSettings.model_construct(**OWN_DEFAULTS),
+        default_factory=lambda: GuidanceSettings.model_validate(OWN_DEFAULTS),
         description="How the images are optimised.",
     )
     masks: str | None = Field(
         None,
-        description="Folder of masks for guidance.mask = given, white where an image may change, "
-        "under the images' own names with .png; null: the collection's own.",
+        description="Folder of masks for guidance.editing.mask = given, white where an image may "
+        "change, under the images' own names with .png; null: the collection's own.",
     )
     segmenter: str | None = Field(
         None,
         description="A SAM or SAM-HQ model, by Hub name or folder, which refines the masks of "
-        "guidance.mask = attention.",
+        "guidance.editing.mask = attention.",
     )
     method: MethodName = Field(
         "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
@@ -129,6 +129,17 @@ class CounterfactualSpec(BaseModel):
     baseline: BaselineSettings = Field(
         default_factory=BaselineSettings.model_construct,
         description="Settings of the earlier methods.",
+    )
+
+
+class CounterfactualsJobSpec(GuidedSpec):
+    """Counterfactuals of images that were embedded."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: Against = Field(default_factory=list)
+    counterfactuals: CounterfactualSpec = Field(
+        default_factory=lambda: CounterfactualSpec(),
+        description="Which images are changed, and how.",
     )
 
 
@@ -241,7 +252,7 @@ def planned(
     table = lineage.table("images").read(["id", "label", "top5_classes", "collection", "caption"])
     main = table.filter(pc.equal(table["collection"], "main"))
     loaded = load_classifier(classifier)
-    check_folder(spec.masks, spec.guidance.mask)
+    check_folder(spec.masks, spec.guidance.editing.mask)
     # What these refuse, before any work.
     if spec.method != "uvce":
         load_baseline(spec.method, spec.baseline, loaded)
@@ -259,32 +270,22 @@ def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter |
     """
     if spec.segmenter is None:
         return None
-    if spec.guidance.mask != "attention" or spec.method != "uvce":
+    if spec.guidance.editing.mask != "attention" or spec.method != "uvce":
         raise UsageError(
-            f"the segmenter {spec.segmenter!r} has no mask to refine: it takes guidance.mask = "
-            "attention and method = uvce, or leave it out"
+            f"the segmenter {spec.segmenter!r} has no mask to refine: it takes "
+            "guidance.editing.mask = attention and method = uvce, or leave it out"
         )
     from whylens.guidance.segment import Segmenter
 
     return Segmenter(spec.segmenter, device)
 
 
-def counterfactuals(
-    run: Run,
-    lineage: Lineage,
-    spec: CounterfactualSpec,
-    *,
-    sampler: str,
-    classifier: str,
-    against: Sequence[str],
-    placement: Placement,
-) -> None:
+def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models: Models) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
-    units = planned(lineage, classifier, spec)
+    units = planned(lineage, models.classifier, spec)
     if told := unnamed([change for unit in units for change in unit.changes], spec):
         run.warn(told)
-    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
-    work_through(run, TABLE, units, Changer, arguments, placement)
+    work_through(run, TABLE, units, Changer, (run, lineage, models, spec), models.placement)
 
 
 def unnamed(changes: Sequence[Change], spec: CounterfactualSpec) -> str | None:
@@ -300,176 +301,182 @@ def unnamed(changes: Sequence[Change], spec: CounterfactualSpec) -> str | None:
     )
 
 
-class Changer:
-    """A worker: holds sampler and classifiers, changes one unit's images, writes its part."""
+class Changer(GuidedWorker):
+    """A worker: changes one unit's images, writes its part."""
 
     def __init__(
-        self,
-        run: Run,
-        lineage: Lineage,
-        spec: CounterfactualSpec,
-        sampler: str,
-        classifier: str,
-        against: Sequence[str],
-        device: str,
+        self, run: Run, lineage: Lineage, models: Models, spec: CounterfactualSpec
     ) -> None:
-        """Open the collection and load sampler and classifiers by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-        from whylens.images import open_collection
-
-        self.run = run
+        super().__init__(run, lineage, models)
         self.spec = spec
-        self.collection = open_collection(str(lineage.setting("images")))
-        self.records = {record.id: record for record in self.collection.records}
-        self.sampler = load_sampler(sampler, device)
-        self.classifier = load_classifier(classifier, device)
-        self.baseline = (
+        self.real = RealImages(lineage, self.sampler)
+        device = models.placement.device
+        self.method = (
             None
             if spec.method == "uvce"
             else load_baseline(spec.method, spec.baseline, self.classifier, device)
         )
-        others = {name: load_classifier(name, device) for name in against}
-        self.classifiers = {classifier: self.classifier, **others}
-        # The first of them has columns of its own.
-        self.against = next(iter(others.values()), None)
-        self.closest = closest.Closest(lineage, self.classifier)
+        # The first of the others has columns of its own.
+        self.against = next((self.classifiers[name] for name in models.classifiers[1:]), None)
         self.segmenter = load_segmenter(spec, device)
         self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
 
     def __call__(self, unit: CounterfactualUnit) -> int:
         """Change the unit's images; how many."""
-        import torch
-
-        from whylens.guidance.counterfactuals import counterfactual
-        from whylens.guidance.optimiser import Solution
-        from whylens.images.tensors import to_tensor, too_small
-
         names = self.classifier.class_names
-        records = [self.records[change.image_id] for change in unit.changes]
-        size = self.sampler.image_size
-        pictures = [self.collection.load(record) for record in records]
-        images = torch.stack([to_tensor(p, size) for p in pictures]).to(self.sampler.device)
-        failed = [too_small(picture, size) for picture in pictures]
+        loaded = self.real.load([change.image_id for change in unit.changes])
         masks = None
-        if self.spec.guidance.mask == "given" and self.baseline is None:
-            masks, lacking = given_masks(self.collection, records, pictures, size, self.spec.masks)
-            failed = [reason or why for reason, why in zip(failed, lacking, strict=True)]
+        if self.spec.guidance.editing.mask == "given" and self.method is None:
+            masks, lacking = given_masks(
+                self.real.collection, loaded.records, loaded.pixels, self.sampler.image_size,
+                self.spec.masks,
+            )  # fmt: skip
+            loaded.failed = [
+                reason or why for reason, why in zip(loaded.failed, lacking, strict=True)
+            ]
         prompts = [
             prompt_pair(
-                change.caption,
-                self.spec.prompt_template,
-                names[change.shown],
-                names[change.target],
+                change.caption, self.spec.prompt_template, names[change.shown], names[change.target]
             )
             for change in unit.changes
         ]
-        way = trajectory.Trajectory(
-            self.spec.guidance.optimisation_steps
-            if self.spec.method == "uvce"
-            else baseline_steps(self.spec.method, self.spec.baseline)
-        )
-        fit = [place for place, reason in enumerate(failed) if reason is None]
-        solutions = [Solution(failed=reason) for reason in failed]
-        led_back: dict[int, float] = {}
-        if fit:
-            arguments = (
-                self.sampler,
-                images[fit],
-                [prompts[place][0] for place in fit],
-                [prompts[place][1] for place in fit],
-                torch.tensor([unit.changes[place].target for place in fit], device=images.device),
-                self.classifier,
+        changed = _Changed([], None, [])
+        if fit := loaded.fit:
+            changed = self.changed(
+                loaded.images[fit],
+                [unit.changes[place] for place in fit],
+                [prompts[place] for place in fit],
+                None if masks is None else masks[fit],
             )
-            seeds = [unit.changes[place].seed for place in fit]
-            if self.baseline is not None:
-                solved = self.baseline(*arguments, seeds=seeds, on_step=way.on_step)
-            else:
-                found = self.inversions.of(
-                    [unit.changes[place].image_id for place in fit], *arguments[1:3]
-                )
-                solved = counterfactual(
-                    *arguments,
-                    self.spec.guidance,
-                    masks=None if masks is None else masks[fit].to(images),
-                    seeds=seeds,
-                    inversion=found,
-                    segmenter=self.segmenter,
-                    on_step=way.on_step,
-                )
-                for place, ratio in zip(fit, found.psnr.tolist(), strict=True):
-                    led_back[place] = ratio
-            for place, solution in zip(fit, solved, strict=True):
-                solutions[place] = solution
+        psnr = dict(zip(fit, changed.psnr, strict=False))
         rows = [
             {
-                **self.row(change, before, solution),
-                **way.columns(solution),
-                "prompt_before": pair[0],
-                "prompt_after": pair[1],
-                "inversion_psnr": led_back.get(place),
+                **self.row(change, made),
+                "prompt_before": before,
+                "prompt_after": after,
+                "inversion_psnr": psnr.get(place),
+                **self.columns(
+                    made, changed.objective, [names[change.source], names[change.target]]
+                ),
             }
-            for place, (change, before, solution, pair) in enumerate(
-                zip(unit.changes, images, solutions, prompts, strict=True)
+            for place, (change, made, (before, after)) in enumerate(
+                zip(unit.changes, loaded.everyone(changed.made), prompts, strict=True)
             )
         ]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return len(rows)
+        return self.write(TABLE, unit.name, SCHEMA, rows)
 
-    def row(self, change: Change, before: torch.Tensor, solution: Solution) -> dict[str, Any]:
-        """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.images.pictures import difference, mask_png, measured, png, stored
+    def changed(
+        self,
+        images: torch.Tensor,
+        changes: Sequence[Change],
+        prompts: Sequence[tuple[str, str]],
+        masks: torch.Tensor | None,
+    ) -> _Changed:
+        """What becomes of images [B, 3, S, S] in [0, 1], by the spec's method."""
+        import torch
 
-        names = self.classifier.class_names
+        from whylens.guidance import counterfactuals as guided
+        from whylens.guidance.optimiser import optimise
+        from whylens.guidance.solutions import Latest, Solutions
+
+        before, after = (list(side) for side in zip(*prompts, strict=True))
+        targets = torch.tensor([change.target for change in changes], device=images.device)
+        arguments = (self.sampler, images, before, after, targets, self.classifier)
+        seeds = [change.seed for change in changes]
+        pictures = [Picture(image) for image in images]
+        if self.method is not None:
+            states = self.method(*arguments, seeds=seeds)
+            steps = baseline_steps(self.spec.method, self.spec.baseline)
+            return _Changed(self.followed(Latest(len(images)), states, steps, pictures), None, [])
+        settings = self.spec.guidance
+        inversion = self.inversions.of([change.image_id for change in changes], images, before)
+        problems, objective = guided.counterfactual_problems(
+            *arguments,
+            settings,
+            masks=None if masks is None else masks.to(images),
+            seeds=seeds,
+            inversion=inversion,
+            segmenter=self.segmenter,
+        )
+        states = optimise(self.sampler, problems, objective, settings)
+        made = self.followed(Solutions(problems), states, settings.optimiser.steps, pictures)
+        return _Changed(made, objective.name, inversion.psnr.tolist())
+
+    def row(self, change: Change, made: Made) -> dict[str, Any]:
+        """The columns that are this job's own."""
+        names, solution = self.classifier.class_names, made.solution
+        assert made.before is not None
         row: dict[str, Any] = {
             "image_id": change.image_id,
             "source_class": change.source,
             "source_name": names[change.source],
             "target_class": change.target,
             "target_name": names[change.target],
-            "before": png(before),
-            "losses": [float(loss) for loss in solution.loss_trajectory],
+            "before": made.before.png,
             "flipped": False,
-            "failed": solution.failed,
             "mask": mask_png(solution.mask),
             "attention_steps": solution.attention_steps,
             "blend_start": solution.blend_start,
-            "probabilities": opinions.opinions(
-                self.classifiers,
-                [names[change.source], names[change.target]],
-                before,
-                solution.image,
-            ),
-            **self.measures(change, before, "before"),
+            **self.probabilities(change, made.before, "before"),
         }
-        if solution.image is None:
+        if made.after is None:
             return row
-        gap = stored(solution.image) - stored(before)
-        _, was = measured(self.classifier, before)
-        features, probabilities = measured(self.classifier, solution.image)
+        gap = made.after.image - made.before.image
+        was, now = (
+            int(picture.seen_by(self.classifier)[1].argmax())
+            for picture in (made.before, made.after)
+        )
         return row | {
-            "after": png(solution.image),
-            "difference": png(difference(before, solution.image)),
+            "after": made.after.png,
             "l1": float(gap.abs().mean()),
             "l2": float(gap.square().sum().sqrt()),
             # A photograph may look like the target already at the sampler's size: that's no flip.
-            "flipped": int(was.argmax()) != change.target == int(probabilities.argmax()),
-            "closest": self.closest(features.float().cpu().numpy()),
-            **self.measures(change, solution.image, "after"),
+            "flipped": was != change.target == now,
+            **self.probabilities(change, made.after, "after"),
         }
 
-    def measures(self, change: Change, image: torch.Tensor, when: str) -> dict[str, float]:
+    def probabilities(self, change: Change, picture: Picture, when: str) -> dict[str, float]:
         """Both classifiers' probabilities of source and target, as columns."""
-        from whylens.jobs.images.pictures import measured
-
         columns = {}
         names = self.classifier.class_names
         for who, classifier in (("p", self.classifier), ("against", self.against)):
             if classifier is None:
                 continue
-            _, probabilities = measured(classifier, image)
             for side, index in (("source", change.source), ("target", change.target)):
                 found = same_class(names[index], classifier)
                 if found is not None:
-                    columns[f"{who}_{side}_{when}"] = float(probabilities[found])
+                    columns[f"{who}_{side}_{when}"] = picture.probability(classifier, found)
         return columns
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """What became of a batch: by which objective, and how well inversions led back (in dB)."""
+
+    made: Sequence[Made]
+    objective: str | None
+    psnr: Sequence[float]
+
+
+def run(spec: CounterfactualsJobSpec) -> Run:
+    """Change images of a run until the classifier says another class."""
+    check_names(classifiers=spec.against, sampler=spec.sampler)
+    source = Lineage(Run.open(spec.source))
+    classifier = str(source.setting("classifier"))
+    planned(source, classifier, spec.counterfactuals)
+    run = JOB.start(spec)
+    models = Models(spec.sampler, classifier, spec.against, spec.placement)
+    with session():
+        counterfactuals(run, Lineage(run), spec.counterfactuals, models)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="counterfactuals",
+    help="The smallest change that makes a classifier say another class.",
+    spec=CounterfactualsJobSpec,
+    run=run,
+    tables=(INVERSIONS, TABLE),
+    part="whylens.jobs.report.parts.counterfactuals:COUNTERFACTUALS",
+)

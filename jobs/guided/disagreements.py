@@ -14,20 +14,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
+from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
-from whylens.jobs.guided import opinions, trajectory
+from whylens.jobs.findings.stored import directions
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
-from whylens.jobs.images import closest
+from whylens.jobs.guided.spec import StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
+from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
 
 TABLE = "disagreements"
 SCOUTED = "scouted"
@@ -56,12 +61,7 @@ SCHEMA = pa.schema(
         ("p_b_start", pa.float32()),
         ("prompt", pa.string()),
         ("seed", pa.int64()),
-        ("losses", pa.list_(pa.float32())),
-        ("failed", pa.string()),
-        ("difference", pa.binary()),
-        *trajectory.FIELDS,
-        opinions.FIELD,
-        closest.FIELD,
+        *SHARED,
     ]
 )
 
@@ -96,6 +96,19 @@ class DisagreementSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class DisagreementsJobSpec(StartingSpec):
+    """Images on which classifiers disagree."""
+
+    source: str | None = Field(
+        None, description="Run folder of an exemplars or investigate job, for its findings."
+    )
+    classifier: str = Field(description="The classifier that says the class.")
+    against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
+    disagreements: DisagreementSpec = Field(
+        default_factory=lambda: DisagreementSpec(), description="On which classes, and how."
     )
 
 
@@ -253,25 +266,19 @@ def disagreements(
     run: Run,
     lineage: Lineage,
     spec: DisagreementSpec,
+    models: Models,
     findings: Sequence[Mapping[str, Any]],
     prompts: Mapping[tuple[int, int], str],
-    *,
-    sampler: str,
-    classifier: str,
-    against: Sequence[str],
-    placement: Placement,
 ) -> None:
     """The stages scouted and disagreements: what is missing of both tables."""
     from whylens.classifiers import load_classifier
 
-    named = tuple(dict.fromkeys((classifier, *against)))
-    classifiers = {name: load_classifier(name) for name in named}
+    classifiers = {name: load_classifier(name) for name in models.classifiers}
     scouts = scouting(findings, prompts, classifiers, spec)
-    arguments: tuple[Any, ...] = (run, spec, sampler, named, placement.device)
-    work_through(run, SCOUTED, scouts, Scout, arguments, placement)
-    plain = scouted(run, [unit.name for unit in scouts])
-    arguments = (run, lineage, spec, sampler, named, placement.device)
-    work_through(run, TABLE, plan(plain, classifiers, spec), Divider, arguments, placement)
+    arguments = (run, lineage, models, spec)
+    work_through(run, SCOUTED, scouts, Scout, arguments, models.placement)
+    units = plan(scouted(run, [unit.name for unit in scouts]), classifiers, spec)
+    work_through(run, TABLE, units, Divider, arguments, models.placement)
 
 
 def scouted(run: Run, units: Sequence[str]) -> dict[str, list[Plain]]:
@@ -288,88 +295,47 @@ def scouted(run: Run, units: Sequence[str]) -> dict[str, list[Plain]]:
     return found
 
 
-class Scout:
+class _Worker(GuidedWorker):
+    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: DisagreementSpec) -> None:
+        super().__init__(run, lineage, models)
+        self.spec = spec
+
+
+class Scout(_Worker):
     """A worker: makes plain images of a class's prompts, asks every classifier, writes its part."""
-
-    def __init__(
-        self,
-        run: Run,
-        spec: DisagreementSpec,
-        sampler: str,
-        classifiers: Sequence[str],
-        device: str,
-    ) -> None:
-        """Load sampler and classifiers by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-
-        self.run, self.spec = run, spec
-        self.sampler = load_sampler(sampler, device)
-        self.classifiers = {name: load_classifier(name, device) for name in classifiers}
 
     def __call__(self, unit: ScoutUnit) -> int:
         """Make the unit's plain images; how many."""
-        from whylens.diffusion import sample
-        from whylens.jobs.images.pictures import measured, png
-
         seeds = [self.spec.seed + place for place in range(self.spec.scout)]
         starts = [(prompt, seed) for prompt in unit.prompts for seed in seeds]
-        images = sample(
-            self.sampler,
-            [prompt for prompt, _ in starts],
-            [seed for _, seed in starts],
-            steps=self.spec.guidance.steps,
-            guidance_scale=self.spec.guidance.guidance_scale,
-        )
+        prompts, numbers = zip(*starts, strict=True)
+        pictures = self.plain(prompts, numbers, self.spec.guidance.chain)
         rows = [
             {
                 "class_name": unit.class_name,
                 "prompt": prompt,
                 "seed": seed,
-                "image": png(image),
+                "image": picture.png,
                 "classifier": name,
-                "p": float(measured(classifier, image)[1][k]),
+                "p": picture.probability(classifier, k),
             }
-            for (prompt, seed), image in zip(starts, images, strict=True)
+            for (prompt, seed), picture in zip(starts, pictures, strict=True)
             for name, classifier in self.classifiers.items()
             if (k := same_class(unit.class_name, classifier)) is not None
         ]
-        self.run.table(SCOUTED).write(unit.name, pa.Table.from_pylist(rows, schema=SCOUTED_SCHEMA))
+        self.write(SCOUTED, unit.name, SCOUTED_SCHEMA, rows)
         return len(starts)
 
 
-class Divider:
-    """A worker: holds sampler and classifiers, makes one unit's images, writes its part."""
-
-    def __init__(
-        self,
-        run: Run,
-        lineage: Lineage,
-        spec: DisagreementSpec,
-        sampler: str,
-        classifiers: Sequence[str],
-        device: str,
-    ) -> None:
-        """Load sampler and classifiers by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-
-        self.run = run
-        self.spec = spec
-        self.sampler = load_sampler(sampler, device)
-        self.classifiers = {name: load_classifier(name, device) for name in classifiers}
-        # Only the run's own images can be near, in the features that they were embedded with.
-        self.embedded_by = str(lineage.setting("classifier"))
-        self.closest = None
-        if lineage.has("images") and self.embedded_by in self.classifiers:
-            self.closest = closest.Closest(lineage, self.classifiers[self.embedded_by])
+class Divider(_Worker):
+    """A worker: makes one unit's images, writes its part."""
 
     def __call__(self, unit: DisagreementUnit) -> int:
         """Make the unit's images; how many."""
         import torch
 
         from whylens.guidance.objectives import Disagreement
-        from whylens.guidance.optimiser import Problem, optimise
+        from whylens.guidance.problems import Problems
 
         tasks, device = unit.tasks, self.sampler.device
         objective = Disagreement(
@@ -378,20 +344,18 @@ class Divider:
             torch.tensor([task.class_a for task in tasks], device=device),
             torch.tensor([task.class_b for task in tasks], device=device),
         )
-        problems = [Problem(prompt=task.prompt, seed=task.seed) for task in tasks]
-        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
-        solutions = optimise(self.sampler, problems, objective, self.spec.guidance, way.on_step)
+        problems = Problems.from_prompts(
+            self.sampler, [task.prompt for task in tasks], [task.seed for task in tasks]
+        )
+        made = self.optimised(problems, objective, self.spec.guidance)
         rows = [
-            {**self.row(task, solution), **way.columns(solution)}
-            for task, solution in zip(tasks, solutions, strict=True)
+            {**self.row(task, one), **self.columns(one, objective.name, [task.class_name])}
+            for task, one in zip(tasks, made, strict=True)
         ]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return len(rows)
+        return self.write(TABLE, unit.name, SCHEMA, rows)
 
-    def row(self, task: DisagreementTask, solution: Solution) -> dict[str, Any]:
-        """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.images.pictures import difference, measured, png
-
+    def row(self, task: DisagreementTask, made: Made) -> dict[str, Any]:
+        """The columns that are this job's own."""
         row: dict[str, Any] = {
             "class_index": task.class_a,
             "class_name": task.class_name,
@@ -400,26 +364,49 @@ class Divider:
             "place": task.place,
             "prompt": task.prompt,
             "seed": task.seed,
-            "losses": [float(loss) for loss in solution.loss_trajectory],
-            "failed": solution.failed,
-            "probabilities": opinions.opinions(
-                self.classifiers, [task.class_name], solution.start_image, solution.image
-            ),
         }
-        for image, name, suffix in (
-            (solution.image, "image", ""),
-            (solution.start_image, "start_image", "_start"),
+        for picture, name, suffix in (
+            (made.after, "image", ""),
+            (made.before, "start_image", "_start"),
         ):
-            if image is not None:
-                row[name] = png(image)
-                for who, classifier, k in (
-                    ("a", self.classifiers[task.a], task.class_a),
-                    ("b", self.classifiers[task.b], task.class_b),
-                ):
-                    row[f"p_{who}{suffix}"] = float(measured(classifier, image)[1][k])
-        if solution.image is not None and solution.start_image is not None:
-            row["difference"] = png(difference(solution.start_image, solution.image))
-            if self.closest is not None:
-                features, _ = measured(self.classifiers[self.embedded_by], solution.image)
-                row["closest"] = self.closest(features.float().cpu().numpy())
+            if picture is not None:
+                row[name] = picture.png
+                for who, called, k in (("a", task.a, task.class_a), ("b", task.b, task.class_b)):
+                    row[f"p_{who}{suffix}"] = picture.probability(self.classifiers[called], k)
         return row
+
+
+def run(spec: DisagreementsJobSpec) -> Run:
+    """Make images on which the classifiers that a spec names disagree."""
+    models = Models(spec.sampler, spec.classifier, spec.against, spec.placement)
+    named = models.classifiers
+    loaded = check_names(
+        classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
+    )
+    scouting([], {}, dict(zip(named, loaded, strict=True)), spec.disagreements)
+    if spec.source:
+        explained = Lineage(Run.open(spec.source)).setting("classifier")
+        if explained != spec.classifier:
+            raise UsageError(
+                f"the findings in {spec.source} are of {explained}, not of {spec.classifier}: "
+                f"give --classifier {explained}, or another source"
+            )
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+    arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
+    with session():
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        disagreements(run, lineage, spec.disagreements, models, findings, prompts)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="disagreements",
+    help="Images on which classifiers disagree most.",
+    spec=DisagreementsJobSpec,
+    run=run,
+    tables=(STARTS, SCOUTED, TABLE),
+    part="whylens.jobs.report.parts.disagreements:DISAGREEMENTS",
+)

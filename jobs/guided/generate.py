@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
-from whylens.jobs.guided import opinions, trajectory
-from whylens.jobs.images import closest
+from whylens.jobs.checking import check_names
+from whylens.jobs.findings.stored import directions
+from whylens.jobs.guided.models import Models
+from whylens.jobs.guided.spec import Against, StartingSpec
+from whylens.jobs.guided.starts import TABLE as STARTS
+from whylens.jobs.guided.starts import starts
+from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import in_batches, work_through
-
-if TYPE_CHECKING:
-    from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
+from whylens.runs import Run
 
 TABLE = "generated"
 SCHEMA = pa.schema(
@@ -35,14 +38,9 @@ SCHEMA = pa.schema(
         ("p_start", pa.float32()),
         ("alpha", pa.float32()),
         ("alpha_start", pa.float32()),
-        ("losses", pa.list_(pa.float32())),
         ("prompt", pa.string()),
         ("seed", pa.int64()),
-        ("failed", pa.string()),
-        ("difference", pa.binary()),
-        *trajectory.FIELDS,
-        opinions.FIELD,
-        closest.FIELD,
+        *SHARED,
     ]
 )
 
@@ -62,6 +60,16 @@ class GenerateSpec(BaseModel):
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings.model_construct,
         description="How the images are optimised.",
+    )
+
+
+class GenerateJobSpec(StartingSpec):
+    """Images of the findings of an exemplars or investigate job."""
+
+    source: str = Field(description="Run folder of an exemplars or investigate job.")
+    against: Against = Field(default_factory=list)
+    generate: GenerateSpec = Field(
+        default_factory=lambda: GenerateSpec(), description="How images are made."
     )
 
 
@@ -116,110 +124,96 @@ def generate(
     run: Run,
     lineage: Lineage,
     spec: GenerateSpec,
+    models: Models,
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
     prompts: Mapping[tuple[int, int], str],
-    *,
-    sampler: str,
-    classifier: str,
-    against: Sequence[str],
-    placement: Placement,
 ) -> None:
     """The stage: what is missing of the table generated, for rows of the table findings."""
-    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
     units = plan(findings, directions, prompts, spec)
-    work_through(run, TABLE, units, Generator, arguments, placement)
+    work_through(run, TABLE, units, Generator, (run, lineage, models, spec), models.placement)
 
 
-class Generator:
-    """A worker: holds sampler and classifiers, makes one unit's images, writes its part."""
+class Generator(GuidedWorker):
+    """A worker: makes one unit's images, writes its part."""
 
-    def __init__(
-        self,
-        run: Run,
-        lineage: Lineage,
-        spec: GenerateSpec,
-        sampler: str,
-        classifier: str,
-        against: Sequence[str],
-        device: str,
-    ) -> None:
-        """Load sampler and classifiers by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-
-        self.run = run
+    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: GenerateSpec) -> None:
+        super().__init__(run, lineage, models)
         self.spec = spec
-        self.sampler = load_sampler(sampler, device)
-        self.classifier = load_classifier(classifier, device)
-        others = {name: load_classifier(name, device) for name in against}
-        self.classifiers = {classifier: self.classifier, **others}
-        self.closest = closest.Closest(lineage, self.classifier)
 
     def __call__(self, unit: GenerateUnit) -> int:
         """Make the unit's images; how many."""
         import torch
 
         from whylens.guidance.objectives import ComponentObjective
-        from whylens.guidance.optimiser import Problem, optimise
+        from whylens.guidance.problems import Problems
 
-        device = self.sampler.device
-        tasks = unit.tasks
-        directions = torch.tensor(
-            np.stack([task.direction for task in tasks]), dtype=torch.float32, device=device
-        )
-        offsets = torch.tensor([task.offset for task in tasks], device=device)
-        classes = torch.tensor([task.class_index for task in tasks], device=device)
+        tasks, device = unit.tasks, self.sampler.device
         objective = ComponentObjective(
             self.classifier,
-            directions,
-            offsets,
+            torch.tensor(
+                np.stack([task.direction for task in tasks]), dtype=torch.float32, device=device
+            ),
+            torch.tensor([task.offset for task in tasks], device=device),
             weight_log_p=self.spec.weight_log_p,
-            classes=classes,
+            classes=torch.tensor([task.class_index for task in tasks], device=device),
         )
-        problems = [Problem(prompt=task.prompt, seed=task.seed) for task in tasks]
-        way = trajectory.Trajectory(self.spec.guidance.optimisation_steps)
-        solutions = optimise(self.sampler, problems, objective, self.spec.guidance, way.on_step)
+        problems = Problems.from_prompts(
+            self.sampler, [task.prompt for task in tasks], [task.seed for task in tasks]
+        )
+        made = self.optimised(problems, objective, self.spec.guidance)
         rows = [
-            {**self.row(task, solution), **way.columns(solution)}
-            for task, solution in zip(tasks, solutions, strict=True)
+            {**self.row(task, one), **self.columns(one, objective.name, [self.name_of(task)])}
+            for task, one in zip(tasks, made, strict=True)
         ]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return len(rows)
+        return self.write(TABLE, unit.name, SCHEMA, rows)
 
-    def row(self, task: GenerateTask, solution: Solution) -> dict[str, Any]:
-        """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.images.pictures import difference, measured, png
+    def name_of(self, task: GenerateTask) -> str:
+        return self.classifier.class_names[task.class_index]
 
+    def row(self, task: GenerateTask, made: Made) -> dict[str, Any]:
+        """The columns that are this job's own."""
         row: dict[str, Any] = {
             "rank": task.rank,
             "class_index": task.class_index,
             "component": task.component,
             "place": task.place,
             "kind": "component",
-            "losses": [float(loss) for loss in solution.loss_trajectory],
             "prompt": task.prompt,
             "seed": task.seed,
-            "failed": solution.failed,
-            "probabilities": opinions.opinions(
-                self.classifiers,
-                [self.classifier.class_names[task.class_index]],
-                solution.start_image,
-                solution.image,
-            ),
         }
-        for image, name, p, alpha in (
-            (solution.image, "image", "p_class", "alpha"),
-            (solution.start_image, "start_image", "p_start", "alpha_start"),
+        for picture, name, p, alpha in (
+            (made.after, "image", "p_class", "alpha"),
+            (made.before, "start_image", "p_start", "alpha_start"),
         ):
-            if image is None:
-                continue
-            features, probabilities = measured(self.classifier, image)
-            row[name] = png(image)
-            row[p] = float(probabilities[task.class_index])
-            row[alpha] = float(features.double().cpu().numpy() @ task.direction) - task.offset
-            if image is solution.image:
-                row["closest"] = self.closest(features.float().cpu().numpy())
-        if solution.image is not None and solution.start_image is not None:
-            row["difference"] = png(difference(solution.start_image, solution.image))
+            if picture is not None:
+                row[name] = picture.png
+                row[p] = picture.probability(self.classifier, task.class_index)
+                features = picture.features(self.classifier)
+                row[alpha] = float(features @ task.direction) - task.offset
         return row
+
+
+def run(spec: GenerateJobSpec) -> Run:
+    """Make images of a run's findings."""
+    check_names(classifiers=spec.against, sampler=spec.sampler)
+    run = JOB.start(spec)
+    lineage = Lineage(run)
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    findings = lineage.table("findings").read().to_pylist()
+    arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
+    with session():
+        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+        generate(run, lineage, spec.generate, models, findings, arrows, prompts)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="generate",
+    help="Images in which a finding's component rises.",
+    spec=GenerateJobSpec,
+    run=run,
+    tables=(STARTS, TABLE),
+    part="whylens.jobs.report.parts.findings:FINDINGS",
+)

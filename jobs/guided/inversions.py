@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
         *((name, pa.float32()) for name in ("psnr", "decoder_psnr")),
     ]
 )
+# Of the arrays: 1 had steps before images.
+LAYOUT = 2
 ARRAYS = ("latents", "noise", "offsets", "null_delta", "psnr", "decoder_psnr")
 
 
@@ -60,7 +62,7 @@ class Inversions:
         holders = [self._holder(unit) for unit in units]
         kept = [self._read(run, unit) for run, unit in zip(holders, units, strict=True) if run]
         if len(kept) == len(units):
-            return Inversion.stack(kept)
+            return Inversion.cat(kept)
         made = invert_images(self.sampler, images, prompts, **self.how)
         for place, (unit, holder) in enumerate(zip(units, holders, strict=True)):
             if holder is None:
@@ -69,8 +71,9 @@ class Inversions:
         return made
 
     def unit(self, image_id: str, prompt: str) -> str:
-        """The name of an image's part: it tells the way to invert from any other."""
-        told = json.dumps([self.sampler.name, self.sampler.image_size, self.how, image_id, prompt])
+        """The name of an image's part: it tells how it was inverted from any other."""
+        sampler = (self.sampler.name, self.sampler.image_size)
+        told = json.dumps([LAYOUT, *sampler, self.how, image_id, prompt])
         return hashlib.sha256(told.encode()).hexdigest()[:24]
 
     def _holder(self, unit: str) -> Run | None:

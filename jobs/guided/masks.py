@@ -23,7 +23,7 @@ def check_folder(folder: str | None, mask: str) -> None:
         return
     if mask != "given":
         raise UsageError(
-            f"masks are given in {folder}, but guidance.mask is {mask!r}: set it to 'given'"
+            f"masks are given in {folder}, but guidance.editing.mask is {mask!r}: set it to 'given'"
         )
     if not Path(folder).is_dir():
         raise UsageError(f"the folder of masks {folder} is not there")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from whylens.guidance.baselines.settings import (
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
-    from whylens.guidance.optimiser import Solution
+    from whylens.guidance.optimiser import State
 
 MethodName = Literal["uvce", "svce", "dvce", "ldce"]
 ROBUST_METHODS = ("svce", "dvce")
@@ -41,8 +41,8 @@ class BaselineSettings(BaseModel):
 
 def load_baseline(
     method: MethodName, settings: BaselineSettings, classifier: Classifier, device: str = "cpu"
-) -> Callable[..., list[Solution]]:
-    """The baseline, to be called as `counterfactual` is, without its settings.
+) -> Callable[..., Iterator[State]]:
+    """The baseline, called without its settings.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def load_baseline(
                 f"{classifier.name}: name one that has the same"
             )
         options["robust"] = robust
-    methods: dict[str, Callable[..., list[Solution]]] = {
+    methods: dict[str, Callable[..., Iterator[State]]] = {
         "svce": baselines.pixel_counterfactual,
         "dvce": baselines.diffusion_counterfactual,
         "ldce": baselines.latent_counterfactual,
@@ -72,7 +72,7 @@ def load_baseline(
 
 
 def baseline_steps(method: MethodName, settings: BaselineSettings) -> int:
-    """How many images of its way a baseline tells of, the one that it starts from left out."""
+    """How many states a baseline shows beside the one that it starts from."""
     if method == "svce":
         from whylens.guidance.apgd import checkpoints
 

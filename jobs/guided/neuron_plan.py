@@ -33,11 +33,10 @@ Kind = Literal["image", "up", "down"]
 # in a third of the images in which it is silent: a little noise silences it. Words and strong views
 # do not.
 CHANGING: dict[str, Any] = {
-    "latents_factor": 0.0,
-    "learning_rate": 0.05,
-    "keep": 1.0,
-    "noise": 0.1,
-    "mask": "none",
+    "optimiser": {"latents_factor": 0.0, "learning_rate": 0.05},
+    "views": {"noise": 0.1},
+    "regularisers": {"pixels": 1.0},
+    "editing": {"mask": "none"},
 }
 
 
@@ -81,19 +80,19 @@ class NeuronSpec(BaseModel):
         description="How images are optimised from words.",
     )
     changing: Annotated[GuidanceSettings, onto(CHANGING)] = Field(
-        default_factory=lambda: GuidanceSettings.model_construct(**CHANGING),
+        default_factory=lambda: GuidanceSettings.model_validate(CHANGING),
         description="How real images are changed: by their text alone, seen under strong noise. "
-        "With mask = attention only where a falling neuron looks, which suits things in a corner, "
-        "not what fills an image.",
+        "With editing.mask = attention only where a falling neuron looks, which suits things in a "
+        "corner, not what fills an image.",
     )
 
     @field_validator("changing")
     @classmethod
     def _masks_of_neurons(cls, changing: GuidanceSettings) -> GuidanceSettings:
-        if changing.mask == "given":
+        if changing.editing.mask == "given":
             raise ValueError(
-                "mask is given, but neurons take no given masks: attention lets a falling neuron's "
-                "image change where the neuron looks, none anywhere"
+                "editing.mask is given, but neurons take no given masks: attention lets a falling "
+                "neuron's image change where the neuron looks, none anywhere"
             )
         return changing
 

@@ -9,34 +9,42 @@ or falls: if a class is predicted only while what a neuron sees is there, that i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.jobs.guided import opinions, trajectory
+from whylens.cluster.session import session
+from whylens.jobs.checking import check_names
+from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
     NeuronSpec,
     NeuronTask,
     NeuronUnit,
     WordsUnit,
+    check,
     choose,
     plan,
     suggested,
 )
 from whylens.jobs.guided.prompts import prompt_for
-from whylens.jobs.images import closest
+from whylens.jobs.guided.real_images import RealImages
+from whylens.jobs.guided.spec import Against, GuidedSpec
+from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
+from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.stage import work_through
+from whylens.runs import Run
 
 if TYPE_CHECKING:
-    import torch
-
-    from whylens.guidance.optimiser import Solution
-    from whylens.runs import Run
+    from whylens.guidance.objectives import FeatureObjective
+    from whylens.images import ImageRecord
 
 WORDS = "neuron_words"
 TABLE = "neurons"
@@ -67,33 +75,29 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("before", pa.binary()),
         ("after", pa.binary()),
-        ("difference", pa.binary()),
         # Where a real image could change, as PNG.
         ("mask", pa.binary()),
-        *trajectory.FIELDS,
-        ("losses", pa.list_(pa.float32())),
         ("activation_before", pa.float32()),
         ("activation_after", pa.float32()),
         # Mean and standard deviation of the neuron over the run's images.
         ("mean", pa.float32()),
         ("deviation", pa.float32()),
-        opinions.FIELD,
-        closest.FIELD,
-        ("failed", pa.string()),
+        *SHARED,
     ]
 )
 
 
-def neurons(
-    run: Run,
-    lineage: Lineage,
-    spec: NeuronSpec,
-    *,
-    sampler: str,
-    classifier: str,
-    against: Sequence[str],
-    placement: Placement,
-) -> None:
+class NeuronsJobSpec(GuidedSpec):
+    """What single features of a classifier respond to."""
+
+    source: str = Field(description="Run folder of an embed or investigate job.")
+    against: Against = Field(default_factory=list)
+    neurons: NeuronSpec = Field(
+        default_factory=NeuronSpec, description="Which neurons are shown, and how."
+    )
+
+
+def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> None:
     """The stages neuron_words and neurons: what is missing of both tables."""
     from whylens.classifiers import load_classifier
 
@@ -101,7 +105,7 @@ def neurons(
     embedded = read_embedded(table, "main")
     tags = [tag for tag in ("second", "main") if tag in set(table["collection"].to_pylist())]
     findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
-    loaded = load_classifier(classifier)
+    loaded = load_classifier(models.classifier)
     chosen = choose(
         embedded,
         [read_embedded(table, tag) for tag in tags],
@@ -113,45 +117,29 @@ def neurons(
         WordsUnit(f"neuron-{n.index:06d}", n, suggested(n, embedded, loaded.class_names, spec))
         for n in chosen
     ]
-    arguments: tuple[Any, ...] = (run, spec, sampler, classifier, placement.device)
-    work_through(run, WORDS, words, WordTrier, arguments, placement)
+    alone = replace(models, against=())
+    work_through(run, WORDS, words, WordTrier, (run, lineage, alone, spec), models.placement)
     rows = run.table(WORDS).read().to_pylist() if run.table(WORDS).units() else []
     best = {row["neuron"]: (row["word"], row["prompt"]) for row in rows if row["chosen"]}
-    arguments = (run, lineage, spec, sampler, classifier, tuple(against), placement.device)
-    work_through(run, TABLE, plan(chosen, best, embedded, spec), Activator, arguments, placement)
+    units = plan(chosen, best, embedded, spec)
+    work_through(run, TABLE, units, Activator, (run, lineage, models, spec), models.placement)
 
 
-class WordTrier:
+class WordTrier(GuidedWorker):
     """A worker: makes plain images of a neuron's words, writes its part."""
 
-    def __init__(
-        self, run: Run, spec: NeuronSpec, sampler: str, classifier: str, device: str
-    ) -> None:
-        """Load sampler and classifier by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-
-        self.run, self.spec = run, spec
-        self.sampler = load_sampler(sampler, device)
-        self.classifier = load_classifier(classifier, device)
+    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: NeuronSpec) -> None:
+        super().__init__(run, lineage, models)
+        self.spec = spec
 
     def __call__(self, unit: WordsUnit) -> int:
         """Try the unit's words; how many."""
-        from whylens.diffusion import sample
-        from whylens.jobs.images.pictures import measured, png
-
         spec, neuron = self.spec, unit.neuron
         seeds = [spec.seed + place for place in range(spec.samples)]
         rows: list[dict[str, Any]] = []
         for word, prompt in unit.words:
-            images = sample(
-                self.sampler,
-                [prompt] * len(seeds),
-                seeds,
-                steps=spec.guidance.steps,
-                guidance_scale=spec.guidance.guidance_scale,
-            )
-            seen = [float(measured(self.classifier, image)[0][neuron.index]) for image in images]
+            pictures = self.plain([prompt] * len(seeds), seeds, spec.guidance.chain)
+            seen = [picture.features(self.classifier)[neuron.index] for picture in pictures]
             rows.append(
                 {
                     "neuron": neuron.index,
@@ -161,96 +149,93 @@ class WordTrier:
                     "share": neuron.share,
                     "word": word,
                     "prompt": prompt,
-                    "images": [png(image) for image in images],
+                    "images": [picture.png for picture in pictures],
                     "activation": float(np.mean(seen)),
                 }
             )
         best = int(np.argmax([row["activation"] for row in rows]))
         rows = [{**row, "chosen": place == best} for place, row in enumerate(rows)]
-        self.run.table(WORDS).write(unit.name, pa.Table.from_pylist(rows, schema=WORDS_SCHEMA))
-        return len(rows)
+        return self.write(WORDS, unit.name, WORDS_SCHEMA, rows)
 
 
-class Activator:
+class Activator(GuidedWorker):
     """A worker: optimises one unit's images for their neurons, writes its part."""
 
-    def __init__(
-        self,
-        run: Run,
-        lineage: Lineage,
-        spec: NeuronSpec,
-        sampler: str,
-        classifier: str,
-        against: Sequence[str],
-        device: str,
-    ) -> None:
-        """Open the collection, load sampler and classifiers by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-        from whylens.images import open_collection
-
-        self.run, self.lineage, self.spec = run, lineage, spec
-        self.collection = open_collection(str(lineage.setting("images")))
-        self.records = {record.id: record for record in self.collection.records}
-        self.sampler = load_sampler(sampler, device)
-        self.classifier = load_classifier(classifier, device)
-        others = {name: load_classifier(name, device) for name in against}
-        self.classifiers = {classifier: self.classifier, **others}
-        self.closest = closest.Closest(lineage, self.classifier)
+    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: NeuronSpec) -> None:
+        super().__init__(run, lineage, models)
+        self.spec = spec
+        self.real = RealImages(lineage, self.sampler)
         self.inversions = Inversions(run, lineage, self.sampler, spec.changing)
 
     def __call__(self, unit: NeuronUnit) -> int:
         """Optimise the unit's images; how many."""
         tasks = unit.tasks
-        settings = self.spec.guidance if tasks[0].kind == "image" else self.spec.changing
-        way = trajectory.Trajectory(settings.optimisation_steps)
-        if tasks[0].kind == "image":
-            prompts = [task.prompt or "" for task in tasks]
-            starts, solutions = [None] * len(tasks), self.made(tasks, prompts, way)
-        else:
-            starts, prompts, solutions = self.changed(tasks, way)
+        from_words = tasks[0].kind == "image"
+        prompts, made, objective = self.shown(tasks) if from_words else self.changed(tasks)
         rows = [
             {
-                **self.row(task, start, solution),
-                **way.columns(solution),
+                **self.row(task, one),
                 "prompt": prompt,
+                **self.columns(one, objective, self.asked(task, one)),
             }
-            for task, start, solution, prompt in zip(tasks, starts, solutions, prompts, strict=True)
+            for task, one, prompt in zip(tasks, made, prompts, strict=True)
         ]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return len(rows)
+        return self.write(TABLE, unit.name, SCHEMA, rows)
 
-    def made(
-        self, tasks: Sequence[NeuronTask], prompts: list[str], way: trajectory.Trajectory
-    ) -> list[Solution]:
-        """Images from words."""
-        from whylens.guidance.optimiser import Problem, optimise
+    def shown(self, tasks: Sequence[NeuronTask]) -> tuple[list[str], list[Made], str]:
+        """Images from words: their prompts, what became of them, and by which objective."""
+        from whylens.guidance.problems import Problems
 
-        problems = [Problem(p, task.seed) for p, task in zip(prompts, tasks, strict=True)]
+        prompts = [task.prompt or "" for task in tasks]
+        problems = Problems.from_prompts(self.sampler, prompts, [task.seed for task in tasks])
         objective = self.objective(tasks, self.spec.weight_log_p)
-        return optimise(self.sampler, problems, objective, self.spec.guidance, way.on_step)
+        return prompts, self.optimised(problems, objective, self.spec.guidance), objective.name
 
-    def changed(
-        self, tasks: Sequence[NeuronTask], way: trajectory.Trajectory
-    ) -> tuple[Any, list[str], list[Solution]]:
-        """Real images: (as they were, their prompts, solutions)."""
-        import torch
+    def changed(self, tasks: Sequence[NeuronTask]) -> tuple[list[str], list[Made], str | None]:
+        """Real images: as `shown`."""
+        from whylens.guidance.neurons import neuron_problems
+        from whylens.guidance.optimiser import optimise
+        from whylens.guidance.solutions import Solutions
 
-        from whylens.guidance.neurons import leave_out, neuron_counterfactual
-        from whylens.guidance.optimiser import Solution
-        from whylens.images.tensors import to_tensor, too_small
+        ids = [str(task.image_id) for task in tasks]
+        loaded = self.real.load(ids)
+        before, after = self.prompts(tasks, loaded.records)
+        made: list[Made] = []
+        name = None
+        if fit := loaded.fit:
+            images, own = loaded.images[fit], [before[place] for place in fit]
+            problems, objective = neuron_problems(
+                self.sampler,
+                images,
+                own,
+                [after[place] for place in fit],
+                self.objective([tasks[place] for place in fit], 0.0),
+                self.spec.changing,
+                seeds=[tasks[place].seed for place in fit],
+                inversion=self.inversions.of([ids[place] for place in fit], images, own),
+            )
+            name = objective.name
+            states = optimise(self.sampler, problems, objective, self.spec.changing)
+            made = self.followed(
+                Solutions(problems),
+                states,
+                self.spec.changing.optimiser.steps,
+                [Picture(image) for image in images],
+            )
+        return after, list(loaded.everyone(made)), name
 
-        records = [self.records[str(task.image_id)] for task in tasks]
-        size = self.sampler.image_size
-        pictures = [self.collection.load(record) for record in records]
-        images = torch.stack([to_tensor(p, size) for p in pictures]).to(self.sampler.device)
-        failed = [too_small(picture, size) for picture in pictures]
+    def prompts(
+        self, tasks: Sequence[NeuronTask], records: Sequence[ImageRecord]
+    ) -> tuple[list[str], list[str]]:
+        """What real images show, and what they should show."""
         captions = read_captions(self.lineage, [record.id for record in records])
-        prompts = [
+        before = [
             captions.get(record.id)
             or prompt_for(self.spec.prompt_template, record.class_name or "thing")
             for record in records
         ]
+        from whylens.guidance.neurons import leave_out
+
         # The class's own word stays: the question is whether the class is said without the feature.
         after = [
             leave_out(prompt, task.word)
@@ -259,31 +244,11 @@ class Activator:
             and task.word
             and task.word != record.class_name
             else prompt
-            for prompt, task, record in zip(prompts, tasks, records, strict=True)
+            for prompt, task, record in zip(before, tasks, records, strict=True)
         ]
-        fit = [place for place, reason in enumerate(failed) if reason is None]
-        solutions = [Solution(failed=reason) for reason in failed]
-        if fit:
-            solved = neuron_counterfactual(
-                self.sampler,
-                images[fit],
-                [prompts[place] for place in fit],
-                [after[place] for place in fit],
-                self.objective([tasks[place] for place in fit], 0.0),
-                self.spec.changing,
-                seeds=[tasks[place].seed for place in fit],
-                inversion=self.inversions.of(
-                    [str(tasks[place].image_id) for place in fit],
-                    images[fit],
-                    [prompts[place] for place in fit],
-                ),
-                on_step=way.on_step,
-            )
-            for place, solution in zip(fit, solved, strict=True):
-                solutions[place] = solution
-        return images, after, solutions
+        return before, after
 
-    def objective(self, tasks: Sequence[NeuronTask], weight_log_p: float) -> Any:
+    def objective(self, tasks: Sequence[NeuronTask], weight_log_p: float) -> FeatureObjective:
         """-phi_n where a neuron is to rise, phi_n where it is to fall, in standard deviations."""
         import torch
 
@@ -299,40 +264,58 @@ class Activator:
             classes=torch.tensor([task.neuron.class_index for task in tasks], device=device),
         )
 
-    def row(
-        self, task: NeuronTask, start: torch.Tensor | None, solution: Solution
-    ) -> dict[str, Any]:
-        """The table's row of one solution, its numbers measured on the stored pictures."""
-        from whylens.jobs.images.pictures import difference, mask_png, measured, png
-
+    def asked(self, task: NeuronTask, made: Made) -> list[str]:
+        """The classes of which every classifier is asked: the neuron's, and those that are said."""
         names = self.classifier.class_names
+        said = [
+            int(picture.seen_by(self.classifier)[1].argmax())
+            for picture in (made.before, made.after)
+            if picture is not None
+        ]
+        return [names[k] for k in (task.neuron.class_index, *said)]
+
+    def row(self, task: NeuronTask, made: Made) -> dict[str, Any]:
+        """The columns that are this job's own."""
         row: dict[str, Any] = {
             "neuron": task.neuron.index,
             "class_index": task.neuron.class_index,
-            "class_name": names[task.neuron.class_index],
+            "class_name": self.classifier.class_names[task.neuron.class_index],
             "kind": task.kind,
             "place": task.place,
             "image_id": task.image_id,
             "word": task.word,
             "seed": task.seed,
-            "losses": [float(loss) for loss in solution.loss_trajectory],
             "mean": task.mean,
             "deviation": task.deviation,
-            "mask": mask_png(solution.mask),
-            "failed": solution.failed,
+            "mask": mask_png(made.solution.mask),
         }
-        before = solution.start_image if start is None else start
-        after = solution.image
-        shown = [names[task.neuron.class_index]]
-        for image, when in ((before, "before"), (after, "after")):
-            if image is not None:
-                features, probabilities = measured(self.classifier, image)
-                row[when] = png(image)
-                row[f"activation_{when}"] = float(features[task.neuron.index])
-                shown.append(names[int(probabilities.argmax())])
-        if before is not None and after is not None:
-            row["difference"] = png(difference(before, after))
-            features, _ = measured(self.classifier, after)
-            row["closest"] = self.closest(features.float().cpu().numpy())
-        row["probabilities"] = opinions.opinions(self.classifiers, shown, before, after)
+        for picture, when in ((made.before, "before"), (made.after, "after")):
+            if picture is not None:
+                row[when] = picture.png
+                row[f"activation_{when}"] = float(
+                    picture.features(self.classifier)[task.neuron.index]
+                )
         return row
+
+
+def run(spec: NeuronsJobSpec) -> Run:
+    """Show what neurons of a run's classifier respond to."""
+    lineage = Lineage(Run.open(spec.source))
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
+    check(spec.neurons, explained)
+    run = JOB.start(spec)
+    with session():
+        neurons(run, Lineage(run), spec.neurons, models)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="neurons",
+    help="What single features respond to, and images in which they rise or fall.",
+    spec=NeuronsJobSpec,
+    run=run,
+    tables=(WORDS, INVERSIONS, TABLE),
+    part="whylens.jobs.report.parts.neurons:NEURONS",
+)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from whylens.cluster.placement import Placement
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import (
     FEATURE_TEMPLATES,
     PLAIN_TEMPLATE,
@@ -20,12 +20,13 @@ from whylens.jobs.guided.prompts import (
     names,
     prompts_of,
 )
+from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.stage import work_through
 
 if TYPE_CHECKING:
-    from whylens.guidance.settings import GuidanceSettings
+    from whylens.guidance.settings import ChainSettings
     from whylens.runs import Run
 
 TABLE = "starts"
@@ -109,13 +110,10 @@ def starts(
     run: Run,
     lineage: Lineage,
     settings: StartSettings,
+    chain: ChainSettings,
+    models: Models,
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[Key, tuple[np.ndarray, float]],
-    *,
-    guidance: GuidanceSettings,
-    sampler: str,
-    classifier: str,
-    placement: Placement,
 ) -> dict[Key, str]:
     """The stage: the prompt of each finding, by class and component.
 
@@ -128,31 +126,26 @@ def starts(
         return {}
     mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
     units = plan(findings, directions, read_captions(lineage, mined), settings)
-    arguments = (run, settings, guidance, sampler, classifier, placement.device)
-    work_through(run, TABLE, units, Chooser, arguments, placement)
+    alone = replace(models, against=())
+    arguments = (run, lineage, alone, settings, chain)
+    work_through(run, TABLE, units, Chooser, arguments, models.placement)
     rows = run.table(TABLE).read().to_pylist()
     return {(r["class_index"], r["component"]): r["prompt"] for r in rows if r["chosen"]}
 
 
-class Chooser:
-    """A worker: holds sampler and classifier, tries one finding's prompts, writes its part."""
+class Chooser(GuidedWorker):
+    """A worker: tries one finding's prompts, writes its part."""
 
     def __init__(
         self,
         run: Run,
+        lineage: Lineage,
+        models: Models,
         settings: StartSettings,
-        guidance: GuidanceSettings,
-        sampler: str,
-        classifier: str,
-        device: str,
+        chain: ChainSettings,
     ) -> None:
-        """Load sampler and classifier by name onto the device."""
-        from whylens.classifiers import load_classifier
-        from whylens.diffusion import load_sampler
-
-        self.run, self.settings, self.guidance = run, settings, guidance
-        self.sampler = load_sampler(sampler, device)
-        self.classifier = load_classifier(classifier, device)
+        super().__init__(run, lineage, models)
+        self.settings, self.chain = settings, chain
 
     def __call__(self, unit: StartUnit) -> int:
         """Try the unit's prompts; how many."""
@@ -171,23 +164,13 @@ class Chooser:
             }
             for place, (prompt, (alpha, p)) in enumerate(zip(unit.prompts, scores, strict=True))
         ]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
-        return len(rows)
+        return self.write(TABLE, unit.name, SCHEMA, rows)
 
     def score(self, unit: StartUnit, prompt: str) -> tuple[float, float]:
         """Mean alpha and mean probability of the class over plain images of a prompt."""
-        from whylens.diffusion import sample
-        from whylens.jobs.images.pictures import measured
-
         seeds = [self.settings.seed + place for place in range(self.settings.images)]
-        images = sample(
-            self.sampler,
-            [prompt] * len(seeds),
-            seeds,
-            steps=self.guidance.steps,
-            guidance_scale=self.guidance.guidance_scale,
-        )
-        seen = [measured(self.classifier, image) for image in images]
-        features = np.stack([phi.double().cpu().numpy() for phi, _ in seen])
+        pictures = self.plain([prompt] * len(seeds), seeds, self.chain)
+        features = np.stack([picture.features(self.classifier) for picture in pictures])
         alphas = features @ unit.direction - unit.offset
-        return float(alphas.mean()), float(np.mean([float(p[unit.class_index]) for _, p in seen]))
+        p = [picture.probability(self.classifier, unit.class_index) for picture in pictures]
+        return float(alphas.mean()), float(np.mean(p))

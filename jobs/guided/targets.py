@@ -85,15 +85,15 @@ def depths(tree: str, classifier: Classifier) -> np.ndarray:
         root = json.loads(Path(tree).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UsageError(f"the label tree {tree} can't be read as JSON: {error}") from None
-    ways: dict[int, tuple[str, ...]] = {}
-    _walk(root, (), ways, tree, classifier)
+    branches: dict[int, tuple[str, ...]] = {}
+    _walk(root, (), branches, tree, classifier)
     count = len(classifier.class_names)
     found = np.full((count, count), -np.inf)
-    for k, way in ways.items():
-        for j, other in ways.items():
+    for k, branch in branches.items():
+        for j, other in branches.items():
             shared = next(
-                (d for d, (a, b) in enumerate(zip(way, other, strict=False)) if a != b),
-                min(len(way), len(other)),
+                (d for d, (a, b) in enumerate(zip(branch, other, strict=False)) if a != b),
+                min(len(branch), len(other)),
             )
             found[k, j] = 3.0 * shared
     return found
@@ -101,22 +101,22 @@ def depths(tree: str, classifier: Classifier) -> np.ndarray:
 
 def _walk(
     node: Any,
-    way: tuple[str, ...],
-    ways: dict[int, tuple[str, ...]],
+    branch: tuple[str, ...],
+    branches: dict[int, tuple[str, ...]],
     tree: str,
     classifier: Classifier,
 ) -> None:
     if isinstance(node, str):
         try:
-            ways[classifier.class_index(node)] = way
+            branches[classifier.class_index(node)] = branch
         except UsageError as error:
             raise UsageError(f"the label tree {tree}: {error}") from None
     elif isinstance(node, Mapping):
         for name, child in node.items():
-            _walk(child, (*way, name), ways, tree, classifier)
+            _walk(child, (*branch, name), branches, tree, classifier)
     elif isinstance(node, list):
         for child in node:
-            _walk(child, way, ways, tree, classifier)
+            _walk(child, branch, branches, tree, classifier)
     else:
         raise UsageError(
             f"the label tree {tree}: {node!r} is no branch and no class; branches are objects "

@@ -28,6 +28,7 @@ class Closest:
     """Answers from the run's index, or from its table of features where no index job ran."""
 
     def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
+        self.classifier = classifier
         self.images = lineage.table(IMAGES)
         self.index = index_of(lineage, "main", classifier)
         # Which part holds an image: thumbnails are read of those parts only.

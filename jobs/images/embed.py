@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.images import (
     ImageCollection,
     match_classes,
@@ -15,8 +16,10 @@ from whylens.images import (
     open_collection,
     units,
 )
+from whylens.jobs.checking import check_names
 from whylens.jobs.images.embedded import TABLE
-from whylens.jobs.images.embedding import Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.images.embedding import REJECTED, Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import do_missing
 from whylens.runs import Run
@@ -108,3 +111,23 @@ def _classes(
             f"not {', '.join(hints)}{more}. Images of the others count as unlabelled"
         )
     return classes
+
+
+def run(spec: EmbedSpec) -> Run:
+    """Embed the collections that a spec names."""
+    check_names(classifiers=[spec.classifier], collections=[spec.images, spec.second])
+    run = JOB.start(spec)
+    with session():
+        embed(run, spec, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="embed",
+    help="Features and predictions of a collection.",
+    spec=EmbedSpec,
+    run=run,
+    tables=(REJECTED, TABLE),
+    part="whylens.jobs.report.parts.rejected:REJECTED",
+)

@@ -17,7 +17,8 @@ from whylens.images.tensors import square, thumbnail
 from whylens.jobs.images.embedded import TABLE
 from whylens.runs import Run
 
-REJECTED = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "collection")])
+REJECTED = "rejected"
+REASONS = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "collection")])
 NOT_FINITE = "the classifier's features are not finite"
 
 
@@ -62,10 +63,10 @@ def decode(unit: ImageUnit, size: int, threads: int = 1) -> pa.Table:
 
 def write_rejected(run: Run, unit: str, rejected: Sequence[Rejected], tag: str) -> None:
     """Add images that are left out to the table `rejected`, once a unit."""
-    if not rejected or run.table("rejected").done(unit):
+    if not rejected or run.table(REJECTED).done(unit):
         return
     rows = [{"id": r.id, "path": r.path, "reason": r.reason, "collection": tag} for r in rejected]
-    run.table("rejected").write(unit, pa.Table.from_pylist(rows, schema=REJECTED))
+    run.table(REJECTED).write(unit, pa.Table.from_pylist(rows, schema=REASONS))
 
 
 class Embedder:

@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
     [
         *columns(pa.string(), "shard", "collection"),
         ("rows", pa.int64()),
-        *columns(pa.string(), "factory", "effort"),
+        *columns(pa.string(), "factory", "search_parameters"),
         *columns(pa.float64(), "recall", "size_mb"),
     ]
 )
@@ -238,7 +238,7 @@ class Indexer:
             "collection": unit.collection,
             "rows": len(embedded.ids),
             "factory": filled.factory,
-            "effort": filled.effort,
+            "search_parameters": filled.search_parameters,
             "recall": recall,
             "size_mb": len(content) / 1e6,
         }
@@ -265,7 +265,7 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
     if run.record()["state"] != "finished":
         raise UsageError(f"the index in {run.folder} is not finished: start its job again")
     names = [f"shard-{row['shard']}" for row in rows]
-    return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).placed() for name in names))
+    return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).on_gpus() for name in names))
 
 
 def index_of(
@@ -277,7 +277,7 @@ def index_of(
     seen = read_embedded(lineage.table(IMAGES).read(COLUMNS), tag)
     return FeatureIndex.build(
         seen.features, seen.ids, fingerprint=classifier.fingerprint, factory=factory
-    ).placed()
+    ).on_gpus()
 
 
 def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:

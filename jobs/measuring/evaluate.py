@@ -15,8 +15,8 @@ from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.measuring import evaluation_report
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.runs import Run
@@ -80,6 +80,8 @@ def run(spec: EvaluateSpec) -> Run:
     WhylensError
         If no run could be measured.
     """
+    from whylens.jobs.measuring import evaluation_report
+
     lineages = [Lineage(Run.open(folder)) for folder in spec.runs]
     parts = [lineage.table(counterfactuals.TABLE).units() for lineage in lineages]
     if len(set(spec.runs)) < len(spec.runs):
@@ -89,7 +91,7 @@ def run(spec: EvaluateSpec) -> Run:
         from whylens.guidance.objectives import load_perceptual
 
         load_perceptual(spec.vgg, spec.lpips)
-    out = Run.start(spec.out, "evaluate", spec.model_dump(mode="json"))
+    out = JOB.start(spec)
     took_part = {str(lineage.setting("classifier")) for lineage in lineages}
     for name in sorted(took_part & {spec.independent, *spec.judges}):
         out.warn(f"{name} took part in making the images that it is to measure")
@@ -219,3 +221,14 @@ class Measurer:
             for record in collection.records
             if record.id in ids and (mask := collection.object_mask(record)) is not None
         }
+
+
+JOB = Job(
+    name="evaluate",
+    help="Measures of counterfactuals, a row for each run.",
+    spec=EvaluateSpec,
+    run=run,
+    tables=(MEASURED, TABLE),
+    show="whylens.jobs.measuring.terminal:show_evaluation",
+    page="whylens.jobs.measuring.evaluation_report:write",
+)

@@ -15,9 +15,10 @@ from pydantic import Field, field_validator
 from whylens.cluster.session import session
 from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.spurious import open_spurious
-from whylens.jobs.images.embedding import write_rejected
+from whylens.jobs.images.embedding import REJECTED, write_rejected
 from whylens.jobs.measuring.sides import Contender, Side, contend, make_sides
-from whylens.jobs.measuring.tables import PREDICTION, PREDICTIONS, SCORES, tabulate
+from whylens.jobs.measuring.tables import LEADERBOARD, PREDICTION, PREDICTIONS, SCORES, tabulate
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.runs import Run
@@ -82,7 +83,7 @@ def run(spec: ScoreSpec) -> Run:
     spurious = open_spurious(spec.spurious, spec.spurious_column)
     space, contenders = contend(spec.classifiers)
     sides, remarks = make_sides(collection, spurious, space, contenders)
-    run = Run.start(spec.out, "score", spec.model_dump(mode="json"))
+    run = JOB.start(spec)
     for remark in remarks:
         run.warn(remark)
     for side, listed in zip(sides, (collection, spurious.images), strict=True):
@@ -201,3 +202,14 @@ class Predictor:
                 p.append(logits.softmax(1).gather(1, wanted[:, None])[:, 0].numpy())
                 called.append(here[logits[:, columns[here]].argmax(1).numpy()])
         return np.concatenate(p), np.concatenate(called)
+
+
+JOB = Job(
+    name="score",
+    help="How much classifiers rely on known spurious features.",
+    spec=ScoreSpec,
+    run=run,
+    tables=(REJECTED, PREDICTIONS, SCORES, LEADERBOARD),
+    show="whylens.jobs.measuring.terminal:show_leaderboard",
+    page="whylens.jobs.measuring.score_report:write",
+)

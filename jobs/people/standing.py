@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from whylens.jobs.findings.exemplars import FINDINGS
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.people.labels import SPURIOUS, UNSURE, label_rows, verdicts
 
 KEY = ("class_index", "component")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from whylens.errors import UsageError
 from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
-from whylens.jobs.report.data import RunData, load_run
-from whylens.jobs.words import percent, plain_name
+from whylens.jobs.report.data import load_run
+from whylens.jobs.report.part import Pair, RunData, parts
 from whylens.runs.storage import Storage
 
 if TYPE_CHECKING:
@@ -30,16 +30,6 @@ class FigureSpec(BaseModel):
     )
     out: str = Field(description="PNG to write.")
     columns: int = Field(6, ge=1, le=12, description="Pairs of images in a row, at most.")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image before and after, what the pair is called, and the number that changed, in words."""
-
-    title: str
-    before: bytes
-    after: bytes
-    change: str
 
 
 @dataclass(frozen=True)
@@ -62,8 +52,8 @@ def write(spec: FigureSpec) -> str:
     rows = rows_of([load_run(folder) for folder in spec.runs], spec.columns)
     if not rows:
         raise UsageError(
-            f"no generated images in {', '.join(spec.runs)}: run generate, counterfactuals, "
-            "disagreements or neurons first"
+            f"no generated images in {', '.join(spec.runs)}: run a job that makes or changes "
+            "images first, such as counterfactuals"
         )
     folder, _, name = spec.out.replace("\\", "/").rpartition("/")
     storage = Storage(folder or ".")
@@ -73,11 +63,12 @@ def write(spec: FigureSpec) -> str:
 
 def rows_of(runs: Sequence[RunData], columns: int) -> list[Row]:
     """A row for each use of which a run has images that did what was asked of them."""
+    uses = [(part, part.use) for part in parts() if part.use]
     rows = []
-    for title, what, pairs_of in USES:
+    for part, use in sorted(uses, key=lambda pair: pair[1].place):
         for run in runs:
-            if pairs := spread(pairs_of(run), columns):
-                rows.append(Row(title, what, pairs))
+            if pairs := spread(use.pairs(run[part]), columns):
+                rows.append(Row(use.title, use.what, pairs))
                 break
     return rows
 
@@ -93,49 +84,6 @@ def spread(pairs: Iterable[Pair], columns: int) -> tuple[Pair, ...]:
             first[pair.title] = pair
     return tuple([*first.values(), *again][:columns])
 
-
-def _counterfactuals(run: RunData) -> Iterable[Pair]:
-    for one in run.counterfactuals:
-        if one.flipped and one.before and one.after:
-            source, target = plain_name(one.source), plain_name(one.target)
-            change = f"{percent(one.p_target_before)} → {percent(one.p_target_after)}"
-            yield Pair(f"{source} → {target}", one.before, one.after, f"p {change}")
-
-
-def _disagreements(run: RunData) -> Iterable[Pair]:
-    for one in sorted(run.disagreements, key=lambda one: (one.p_b or 0.0) - (one.p_a or 0.0)):
-        if one.start_image and one.image and (one.p_a or 0.0) > (one.p_b or 0.0):
-            told = f"p {percent(one.p_a)}, other {percent(one.p_b)}"
-            yield Pair(plain_name(one.class_name), one.start_image, one.image, told)
-
-
-def _neurons(run: RunData) -> Iterable[Pair]:
-    for neuron in run.neurons:
-        for one in neuron.images:
-            before, after = one.activation_before, one.activation_after
-            if one.before and one.after and before is not None and after is not None:
-                word = f", {neuron.word}" if neuron.word else ""
-                arrow = {"up": " ↑", "down": " ↓"}.get(one.kind, "")
-                told = f"φ {before:.2f} → {after:.2f}"
-                yield Pair(f"neuron {neuron.index}{word}{arrow}", one.before, one.after, told)
-
-
-def _components(run: RunData) -> Iterable[Pair]:
-    for finding in run.findings:
-        for one in sorted(finding.generated, key=lambda one: -(one.p_class or 0.0)):
-            if one.start_image and one.image and (one.alpha or 0.0) > (one.alpha_start or 0.0):
-                word = f": {plain_name(finding.guess[0])}" if finding.guess else ""
-                title = f"{plain_name(finding.class_name)}{word}"
-                change = f"p {percent(one.p_start)} → {percent(one.p_class)}"
-                yield Pair(title, one.start_image, one.image, change)
-
-
-USES: tuple[tuple[str, str, Callable[[RunData], Iterable[Pair]]], ...] = (
-    ("Counterfactuals", "a real image, changed until\nthe decision flips", _counterfactuals),
-    ("Components", "the spurious feature alone\nraises the class", _components),
-    ("Disagreements", "one classifier says the class,\nthe other does not", _disagreements),
-    ("Neurons", "what a single feature\nresponds to", _neurons),
-)
 
 # Inches: a pair's width and height with its words, and the column of titles.
 PAIR, HEIGHT, TITLES = 1.75, 1.45, 1.95

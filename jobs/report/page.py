@@ -1,13 +1,14 @@
-"""The report job: a run folder as one self-contained page, report.html."""
+"""The report: a run folder as one self-contained page, report.html."""
 
 from __future__ import annotations
 
 import base64
-import importlib
+import dataclasses
 import io
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -15,8 +16,10 @@ from markupsafe import Markup
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from whylens.jobs.report import words as report_words
-from whylens.jobs.report.data import RunData, load_run
+from whylens.jobs.registry import jobs, named
+from whylens.jobs.report import words
+from whylens.jobs.report.data import load_run
+from whylens.jobs.report.part import Part, RunData, limited, parts
 from whylens.jobs.words import percent
 from whylens.runs import Run
 
@@ -24,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Pictures are shown at 96 to 128 CSS pixels: twice that is sharp on every screen.
 SHOWN_PIXELS = 256
-# Jobs that measure what others made have pages of their own, and the modules that write them.
-MEASURING = {"score": "measuring.score_report", "evaluate": "measuring.evaluation_report"}
 
 
 class ReportSpec(BaseModel):
@@ -34,19 +35,29 @@ class ReportSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     run: str = Field(description="Run folder: a path, or an s3:// or gs:// URI.")
-    findings: int = Field(30, ge=0, description="Show this many findings in detail.")
-    counterfactuals: int = Field(48, ge=0, description="Show this many counterfactuals.")
-    disagreements: int = Field(48, ge=0, description="Show this many disagreements.")
-    rejected: int = Field(200, ge=0, description="List this many of the rejected files.")
-    exemplars: int = Field(6, ge=1, description="Show this many images in each strip.")
+    limits: dict[str, int] = Field(
+        default_factory=dict, description="How much is shown of parts; see whylens report --help."
+    )
 
 
 def run(spec: ReportSpec) -> str:
-    """Write report.html into the run folder; its path. UsageError where there is no run."""
+    """Write report.html into the run folder; its path.
+
+    Raises
+    ------
+    UsageError
+        If there is no run, or no such limit.
+    """
     opened = Run.open(spec.run)
-    if own := MEASURING.get(opened.record()["job"]):
-        return str(importlib.import_module(f"whylens.jobs.{own}").write(opened))
+    if own := own_page(opened.record()["job"]):
+        return str(named(own)(opened))
     return _written(opened, render(load_run(spec.run), spec))
+
+
+def own_page(job: str) -> str | None:
+    """What writes the page of a job that has one of its own, "module:function"."""
+    known = jobs().get(job)
+    return known.page if known else None
 
 
 def publish(run: Run, template: str, now: datetime | None = None, **values: Any) -> str:
@@ -78,12 +89,17 @@ def _written(run: Run, page: str) -> str:
 
 def render(data: RunData, spec: ReportSpec, now: datetime | None = None) -> str:
     """The page as text: images as data URIs, styles inside, nothing loaded from anywhere."""
+    every = parts()
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             data=data,
-            spec=spec,
+            parts=every,
+            shown=[part for part in every if part.always or data[part]],
+            limits=limited(spec.limits),
+            headline=words.headline(data),
+            opening=opening(data),
             css=stylesheet("parts.css", "report.css"),
             settings=flat(data.spec),
             written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
@@ -91,12 +107,28 @@ def render(data: RunData, spec: ReportSpec, now: datetime | None = None) -> str:
     )
 
 
-def part(name: str, *values: Any) -> str:
-    """One macro of report_parts.html.j2 as HTML: what the dashboard shows of a finding, a pair."""
-    module = environment().get_template("report_parts.html.j2").module
-    return str(getattr(module, name)(*values))
+def opening(data: RunData) -> Markup:
+    """The run in one sentence, in some sentences, in the images that say most, and its facts."""
+    return Markup(
+        environment()
+        .get_template("opening.html.j2")
+        .render(
+            headline=words.headline(data),
+            sentences=words.summary(data),
+            pictures=Markup("").join(html(part, "opening", data, part) for part in parts()).strip(),
+            facts=words.facts(data),
+        )
+    )
 
 
+def html(part: Part[Any], macro: str, *values: Any) -> Markup:
+    """A macro of a part's template as HTML; nothing where the template has none."""
+    found = environment().get_template(part.template, globals={"words": part.words})
+    made = getattr(found.module, macro, None)
+    return Markup(made(*values)) if made else Markup("")
+
+
+@cache
 def environment() -> jinja2.Environment:
     """Where the templates are and what they may use."""
     made = jinja2.Environment(
@@ -106,10 +138,15 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["picture"] = picture
-    made.filters["percent"] = percent
-    made.globals.update(words=report_words, Verdict=report_words.Verdict)
+    made.filters.update(picture=picture, percent=percent, fields=fields)
+    made.tests["bytes"] = lambda value: isinstance(value, bytes)
+    made.globals["html"] = html
     return made
+
+
+def fields(row: Any) -> list[tuple[str, Any]]:
+    """A row's fields by name."""
+    return [(field.name, getattr(row, field.name)) for field in dataclasses.fields(row)]
 
 
 def stylesheet(*names: str) -> Markup:

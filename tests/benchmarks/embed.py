@@ -90,7 +90,7 @@ def loop(folder, loaders, size_of_batch):
 def embed(folder, out):
     """embed's images per second: parts are timed by when they were written."""
     from whylens.jobs.images.embed import EmbedSpec
-    from whylens.jobs.single import run_embed
+    from whylens.jobs.images.embed import run as run_embed
 
     spec = EmbedSpec(
         out=str(out), images=str(folder), classifier=CLASSIFIER, unit=UNIT, batch=64, stream_from=1

@@ -151,8 +151,8 @@ def main():
         trained.filled(features, names), features, known, count=COUNT, recall=options.target
     )
     build_s = time.perf_counter() - before
-    print(f"{options.factory}: {approximate.effort}, recall {expected:.3f} on other classes",
-          flush=True)  # fmt: skip
+    told = f"{options.factory}: {approximate.search_parameters}"
+    print(f"{told}, recall {expected:.3f} on other classes", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         save_index(approximate, Path(folder))
         size_mb = (Path(folder) / "index.faiss").stat().st_size / 1e6
@@ -173,7 +173,7 @@ def main():
         "rows": options.rows,
         "threads": options.threads,
         "factory": options.factory,
-        "effort": approximate.effort,
+        "search_parameters": approximate.search_parameters,
         "exact_s": round(seconds[0], 2),
         "torch_s": round(seconds[1], 2),
         "approximate_s": round(seconds[2], 3),

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from whylens.diffusion import condition, load_sampler, run_chain
+from whylens.diffusion import condition, denoise, load_sampler, result
 
 PeakMemory = runpy.run_path(str(Path(__file__).parents[1] / "diffusion" / "peak_memory.py"))[
     "PeakMemory"
@@ -44,10 +44,11 @@ def gradients(sampler, batch, steps, **options):
     """One gradient, as the optimiser takes it."""
     plain = condition(sampler, ["a photo of a star on grass"] * batch)
     latents = sampler.initial_latents(range(batch)).requires_grad_()
-    deltas = [torch.zeros((steps, *plain.text.shape), device=sampler.device) for _ in range(2)]
+    shape = (batch, steps, *plain.text.shape[1:])
+    deltas = [torch.zeros(shape, device=sampler.device) for _ in range(2)]
     for delta in deltas:
         delta.requires_grad_()
-    (last,) = run_chain(
+    states = denoise(
         sampler,
         latents,
         replace(plain, text_delta=deltas[0], null_delta=deltas[1]),
@@ -55,7 +56,7 @@ def gradients(sampler, batch, steps, **options):
         guidance_scale=3.0,
         **options,
     )
-    images = sampler.decode(last)
+    images = sampler.decode(result(states))
     return torch.autograd.grad(images, [latents, *deltas], torch.ones_like(images))
 
 
@@ -100,8 +101,8 @@ def main():
     for steps in STEPS:
         ways = {
             "default": {},
-            "plain": {"held_steps": steps},
-            "least": {"held_steps": 1},
+            "plain": {"segment": steps},
+            "least": {"segment": 1},
             "truncated": {"gradient_steps": TRUNCATED},
         }
         for name, options in ways.items():

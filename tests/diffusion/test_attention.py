@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from whylens.diffusion import load_sampler
-from whylens.diffusion.attention import Injection, Recorder, align, word_map
-from whylens.diffusion.chain import condition, run_chain, schedule, watch
+from whylens.diffusion.attention import AttentionMaps, Injection, Recorder, align
+from whylens.diffusion.chain import denoise, result, schedule, watch
+from whylens.diffusion.conditioning import condition
 
 BEFORE, AFTER = ["a photo of a boat on grass"], ["a photo of a fish on grass"]
 
@@ -54,24 +55,54 @@ def test_what_is_recorded_is_the_softmax_of_queries_and_keys(sampler, noise):
 
 def test_watching_goes_where_the_chain_goes(sampler, noise):
     conditioning = condition(sampler, BEFORE)
-    way, maps = watch(sampler, noise, conditioning, steps=4, guidance_scale=3.0, attention_steps=2)
-    with torch.no_grad():
-        (end,) = run_chain(sampler, noise, conditioning, steps=4, guidance_scale=3.0)
-    assert (len(way), len(maps)) == (4, 2)
-    torch.testing.assert_close(way[-1], end, rtol=1e-4, atol=1e-4)
+    attention = AttentionMaps(injected_steps=2, word_steps=0)
+    trajectory = watch(sampler, noise, conditioning, attention, steps=4, guidance_scale=3.0)
+    end = chain(sampler, noise, conditioning)
+    assert (trajectory.shape, len(attention.steps)) == ((1, 5, *noise.shape[1:]), 2)
+    torch.testing.assert_close(trajectory[:, 0], noise, rtol=0, atol=0)
+    torch.testing.assert_close(trajectory[:, -1], end, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_are_kept_of_the_steps_and_layers_that_are_used(sampler, noise):
+    source = condition(sampler, BEFORE)
+
+    def layers(injected_steps, word_steps):
+        attention = AttentionMaps(injected_steps=injected_steps, word_steps=word_steps)
+        watch(sampler, noise, source, attention, steps=4, guidance_scale=3.0)
+        return [set(maps) for maps in attention.steps]
+
+    (everything, *_) = layers(1, 0)
+    sizes = {layer: maps.shape[2] for layer, maps in recorded(sampler, noise, source).items()}
+    words = {layer for layer in everything if sizes[layer] == max(sizes.values())}
+    assert words <= everything
+    assert layers(0, 0) == []
+    assert layers(2, 0) == [everything] * 2
+    assert layers(2, 3) == [everything, everything, words]
+    assert layers(0, 3) == [words] * 3
+
+
+def recorded(sampler, noise, conditioning):
+    """All layers' maps at the first step."""
+    recorder = Recorder(1)
+    time = schedule(sampler, 4)[0].time
+    sampler.predict(noise, time, conditioning.text, conditioning.pooled, recorder)
+    return recorder.maps
 
 
 def injected(sampler, noise, until, tokens=None):
     source = condition(sampler, BEFORE)
-    _, maps = watch(sampler, noise, source, steps=4, guidance_scale=3.0, attention_steps=4)
+    attention = AttentionMaps(injected_steps=4, word_steps=0)
+    watch(sampler, noise, source, attention, steps=4, guidance_scale=3.0)
     index, weights = tokens or align(sampler.tokens(BEFORE)[0], sampler.tokens(AFTER)[0])
-    return Injection(maps, torch.tensor([index]), torch.tensor([weights]), torch.tensor([until]))
+    return Injection(
+        attention, torch.tensor([0]), torch.tensor([index]), torch.tensor([weights]),
+        torch.tensor([until]),
+    )  # fmt: skip
 
 
 def chain(sampler, noise, conditioning):
     with torch.no_grad():
-        (end,) = run_chain(sampler, noise, conditioning, steps=4, guidance_scale=3.0)
-    return end
+        return result(denoise(sampler, noise, conditioning, steps=4, guidance_scale=3.0))
 
 
 def test_a_prompt_that_takes_over_its_own_attention_stays_what_it_is(sampler, noise):
@@ -117,7 +148,7 @@ def test_gradients_are_the_same_however_the_chain_is_cut(sampler, noise):
     found = []
     for held in (1, 4):
         start = noise.clone().requires_grad_(True)
-        (end,) = run_chain(sampler, start, edit, steps=4, guidance_scale=3.0, held_steps=held)
+        end = result(denoise(sampler, start, edit, steps=4, guidance_scale=3.0, segment=held))
         found.append(torch.autograd.grad(end.square().sum(), start)[0])
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
@@ -130,7 +161,9 @@ def test_tokens_behind_a_longer_word_move():
 
 def test_a_words_map_is_the_scaled_mean_of_its_tokens_at_the_nearest_size():
     fine = torch.rand(1, 2, 256, 4, generator=torch.Generator().manual_seed(0))
-    found = word_map([{0: fine, 1: torch.rand(1, 2, 16, 4)}], [[1, 2]])[0]
+    attention = AttentionMaps(injected_steps=0, word_steps=1)
+    attention.recorder(0, rows=1).maps.update({0: fine, 1: torch.rand(1, 2, 16, 4)})
+    found = attention.word_maps([[1, 2]])[0]
     mean = fine[0].mean(0)[:, 1:3].mean(1).view(16, 16)
     expected = (mean - mean.min()) / (mean.max() - mean.min())
     torch.testing.assert_close(found, expected)

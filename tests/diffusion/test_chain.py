@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
-from whylens.diffusion import Conditioning, Sampler, condition, invert, run_chain, sample
-from whylens.diffusion.chain import chain_step, schedule, segments
+from whylens.diffusion import Conditioning, Sampler, condition, denoise, invert, result, sample
+from whylens.diffusion.chain import chain_step, last_predictions, schedule, segments
 from whylens.errors import UsageError
 
 PeakMemory = runpy.run_path(str(Path(__file__).parent / "peak_memory.py"))["PeakMemory"]
@@ -24,7 +24,7 @@ def problem(sampler, steps, seed=0, size=0.3):
         return values.to(sampler.dtype).requires_grad_()
 
     latents = sampler.initial_latents([5, 6]).requires_grad_()
-    deltas = [drawn(steps, *plain.text.shape) for _ in range(2)]
+    deltas = [drawn(len(PROMPTS), steps, *plain.text.shape[1:]) for _ in range(2)]
     return latents, replace(plain, text_delta=deltas[0], null_delta=deltas[1])
 
 
@@ -49,8 +49,8 @@ def textbook_chain(sampler, latents, conditioning, steps, scale):
     latents = latents * (sigmas[0] ** 2 + 1).sqrt()
     trail = []
     for index, time in enumerate(scheduler.timesteps):
-        text = conditioning.text + conditioning.text_delta[index]
-        null = conditioning.null + conditioning.null_delta[index]
+        text = conditioning.text + conditioning.text_delta[:, index]
+        null = conditioning.null + conditioning.null_delta[:, index]
         sigma, after = sigmas[index], sigmas[index + 1]
         seen = latents / (sigma**2 + 1).sqrt()
         with_text = sampler.unet(
@@ -115,10 +115,8 @@ def test_the_schedules_own_settings_are_honoured(one_of, family, changes):
     torch.testing.assert_close(images.clone(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("guidance_scale", "held_steps"), [(0.0, 1), (3.0, 2)])
-def test_gradients_through_the_chain_are_the_finite_differences(
-    pipeline, guidance_scale, held_steps
-):
+@pytest.mark.parametrize(("guidance_scale", "segment"), [(0.0, 1), (3.0, 2)])
+def test_gradients_through_the_chain_are_the_finite_differences(pipeline, guidance_scale, segment):
     sampler, steps = pipeline.double, 4
     latents, conditioning = problem(sampler, steps)
     variables = {
@@ -132,16 +130,15 @@ def test_gradients_through_the_chain_are_the_finite_differences(
 
     def loss(values):
         deltas = {name: value for name, value in values.items() if name != "latents"}
-        predictions = run_chain(
+        states = denoise(
             sampler,
             values["latents"],
             replace(conditioning, **deltas),
             steps=steps,
             guidance_scale=guidance_scale,
-            keep_last=2,
-            held_steps=held_steps,
+            segment=segment,
         )
-        return (torch.stack(predictions) * weights).sum()
+        return (torch.stack(last_predictions(states, 2)) * weights).sum()
 
     gradients = torch.autograd.grad(loss(variables), list(variables.values()))
     generator = torch.Generator().manual_seed(10)
@@ -158,23 +155,23 @@ def test_gradients_through_the_chain_are_the_finite_differences(
             assert slope == pytest.approx(float(ahead - behind) / (2 * h), rel=1e-5), name
 
 
-@pytest.mark.parametrize("held_steps", [None, 1, 2])
+@pytest.mark.parametrize("segment", [None, 1, 2])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale, held_steps):
+def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale, segment):
     sampler, steps = pipeline.double, 5
     latents, conditioning = problem(sampler, steps, seed=1)
     inputs = [latents, conditioning.text_delta]
     if guidance_scale != 1.0:
         inputs.append(conditioning.null_delta)
-    found = run_chain(
+    states = denoise(
         sampler,
         latents,
         conditioning,
         steps=steps,
         guidance_scale=guidance_scale,
-        keep_last=3,
-        held_steps=held_steps,
+        segment=segment,
     )
+    found = last_predictions(states, 3)
     trail = textbook_chain(sampler, latents, conditioning, steps, guidance_scale)
     expected = [trail[2][1], trail[3][1], trail[4][0]]
     weights = torch.randn(3, *latents.shape, generator=torch.Generator().manual_seed(2)).double()
@@ -192,41 +189,34 @@ def test_recomputed_gradients_are_those_of_a_plain_loop(pipeline, guidance_scale
 def test_truncated_gradients_take_earlier_predictions_for_constants(pipeline):
     sampler, steps = pipeline.double, 5
     latents, conditioning = problem(sampler, steps, seed=1)
-    options = {"steps": steps, "guidance_scale": 3.0, "keep_last": 2}
+    options = {"steps": steps, "guidance_scale": 3.0}
     inputs = [latents, conditioning.text_delta, conditioning.null_delta]
     weights = torch.randn(2, *latents.shape, generator=torch.Generator().manual_seed(2)).double()
 
     def gradients(predictions):
         return torch.autograd.grad((torch.stack(predictions) * weights).sum(), inputs)
 
-    exact = run_chain(sampler, latents, conditioning, **options)
-    found = run_chain(sampler, latents, conditioning, **options, gradient_steps=3)
+    exact = last_predictions(denoise(sampler, latents, conditioning, **options), 2)
+    states = denoise(sampler, latents, conditioning, **options, gradient_steps=3)
+    found = last_predictions(states, 2)
     torch.testing.assert_close(torch.stack(found), torch.stack(exact), rtol=0, atol=0)
     by_latents, by_text, by_null = gradients(found)
     _, true_text, true_null = gradients(exact)
     for value, true in ((by_text, true_text), (by_null, true_null)):
-        assert not value[:2].any()
-        assert true[:2].abs().max() > 0
-        torch.testing.assert_close(value[2:], true[2:])
+        assert not value[:, :2].any()
+        assert true[:, :2].abs().max() > 0
+        torch.testing.assert_close(value[:, 2:], true[:, 2:])
     # The last three steps from where the first two lead, which move in proportion to their start.
-    first, second = schedule(sampler, steps)[:2]
-    rows = [conditioning.text_delta, conditioning.null_delta]
+    times, embeddings = schedule(sampler, steps), conditioning.at_each_step(steps)
     with torch.no_grad():
         middle = latents
-        for index, step in enumerate((first, second)):
-            text, null = conditioning.text + rows[0][index], conditioning.null + rows[1][index]
-            middle, _ = chain_step(
-                sampler, middle, text, null, *step, 3.0, conditioning.pooled,
-                conditioning.null_pooled,
-            )  # fmt: skip
+        for index in (0, 1):
+            middle = chain_step(sampler, middle, times[index], embeddings[index], 3.0).latents
     middle.requires_grad_()
     now = middle
     kept = []
-    for index, step in enumerate(schedule(sampler, steps)[2:], start=2):
-        text, null = conditioning.text + rows[0][index], conditioning.null + rows[1][index]
-        now, x0 = chain_step(
-            sampler, now, text, null, *step, 3.0, conditioning.pooled, conditioning.null_pooled
-        )
+    for index in (2, 3, 4):
+        now, x0 = chain_step(sampler, now, times[index], embeddings[index], 3.0)
         kept.append(x0)
     (by_middle,) = torch.autograd.grad((torch.stack([kept[-2], now]) * weights).sum(), middle)
     ratio = (by_latents / by_middle).flatten()
@@ -245,23 +235,22 @@ def peak_of_backward(sampler, steps, **options):
     """Largest size in MB of what lives at once, of a chain and its backward pass."""
     latents, conditioning = problem(sampler, steps)
     with PeakMemory() as peak:
-        (out,) = run_chain(
-            sampler, latents, conditioning, steps=steps, guidance_scale=3.0, **options
-        )
+        states = denoise(sampler, latents, conditioning, steps=steps, guidance_scale=3.0, **options)
+        out = result(states)
         torch.autograd.grad(out.sum(), [latents, conditioning.text_delta])
     return peak.megabytes
 
 
 def test_memory_grows_as_the_root_of_the_steps_or_not_at_all(one_of):
     sampler = one_of("v_prediction").sampler
-    plain = {steps: peak_of_backward(sampler, steps, held_steps=steps) for steps in (2, 6)}
+    plain = {steps: peak_of_backward(sampler, steps, segment=steps) for steps in (2, 6)}
     step = (plain[6] - plain[2]) / 4
     assert step > plain[2] / 4
     # Twice the root of 4 and of 16 is 4 and 8.
     rooted = {steps: peak_of_backward(sampler, steps) for steps in (4, 16)}
     assert rooted[16] - rooted[4] < 5 * step
     assert rooted[16] < plain[6] + 3 * step
-    least = {steps: peak_of_backward(sampler, steps, held_steps=1) for steps in (2, 16)}
+    least = {steps: peak_of_backward(sampler, steps, segment=1) for steps in (2, 16)}
     assert least[16] - least[2] < step
     cut = {steps: peak_of_backward(sampler, steps, gradient_steps=2) for steps in (4, 16)}
     assert cut[16] - cut[4] < step / 2
@@ -289,14 +278,14 @@ def test_an_inverted_image_comes_back_exactly(pipeline, guidance_scale):
     latents = sampler.encode(images)
     plain = condition(sampler, PROMPTS)
     noise, conditioning, _ = invert(sampler, latents, plain, **options)
-    (back,) = run_chain(sampler, noise, conditioning, **options)
+    back = result(denoise(sampler, noise, conditioning, **options))
     torch.testing.assert_close(back, latents, rtol=0, atol=1e-4)
     # It is the corrections and the prompt that lead there.
-    assert conditioning.offsets.shape == (6, *latents.shape)
-    (uncorrected,) = run_chain(sampler, noise, plain, **options)
+    assert conditioning.offsets.shape == (2, 6, *latents.shape[1:])
+    uncorrected = result(denoise(sampler, noise, plain, **options))
     assert (uncorrected - latents).abs().max() > 1e-2
     other = conditioning.with_text(sampler.encode_prompts(PROMPTS[::-1]))
-    (edited,) = run_chain(sampler, noise, other, **options)
+    edited = result(denoise(sampler, noise, other, **options))
     assert (edited - latents).abs().max() > 1e-3
 
 
@@ -329,13 +318,13 @@ def test_some_problems_of_a_batch_alone_are_the_same(pipeline):
     sampler = pipeline.double
     latents, conditioning = problem(sampler, 3)
     generator = torch.Generator().manual_seed(4)
-    offsets = torch.randn((3, *latents.shape), generator=generator).double()
+    offsets = torch.randn((2, 3, *latents.shape[1:]), generator=generator).double()
     conditioning = replace(conditioning, offsets=offsets)
     rows = torch.tensor([1])
     with torch.no_grad():
-        (both,) = run_chain(sampler, latents, conditioning, steps=3, guidance_scale=3.0)
-        (one,) = run_chain(
-            sampler, latents[rows], conditioning.select(rows), steps=3, guidance_scale=3.0
+        both = result(denoise(sampler, latents, conditioning, steps=3, guidance_scale=3.0))
+        one = result(
+            denoise(sampler, latents[rows], conditioning.select(rows), steps=3, guidance_scale=3.0)
         )
     torch.testing.assert_close(one, both[rows])
     bare = Conditioning(conditioning.text, conditioning.null).select(torch.tensor([1, 0]))

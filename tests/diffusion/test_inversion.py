@@ -10,14 +10,16 @@ from diffusers import DDIMInverseScheduler
 from whylens.diffusion import (
     Inversion,
     condition,
+    denoise,
     invert_images,
     invert_null_text,
     load_sampler,
-    run_chain,
+    result,
     sample,
 )
 from whylens.diffusion.chain import chain_step, schedule
-from whylens.diffusion.inversion import STOP, ddim_way, encode_closely, psnr
+from whylens.diffusion.conditioning import Embeddings
+from whylens.diffusion.inversion import STOP, ddim_trajectory, encode_closely, psnr
 from whylens.errors import UsageError
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]
@@ -42,8 +44,7 @@ def ratios(one, other):
 def led_back(sampler, found, prompts=PROMPTS):
     conditioning = found.onto(condition(sampler, prompts))
     with torch.no_grad():
-        (latents,) = run_chain(sampler, found.noise, conditioning, **CHAIN)
-        return sampler.decode(latents)
+        return sampler.decode(result(denoise(sampler, found.noise, conditioning, **CHAIN)))
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +89,16 @@ def test_inversions_of_a_batch_are_those_of_its_images(planted, images, direct):
         invert_images(planted, images[[row]], [PROMPTS[row]], kind="direct", **CHAIN)
         for row in range(2)
     ]
-    together = Inversion.stack(alone)
+    together = Inversion.cat(alone)
     torch.testing.assert_close(together.offsets, direct.offsets, rtol=0, atol=1e-4)
     one = direct.select(torch.tensor([1]))
-    assert one.offsets.shape[:2] == (STEPS, 1)
+    assert one.offsets.shape[:2] == (1, STEPS)
     torch.testing.assert_close(
         led_back(planted, one, PROMPTS[1:]), led_back(planted, direct)[1:], rtol=0, atol=1e-4
     )
 
 
-def test_the_way_is_that_of_diffusers_inverse_scheduler(planted):
+def test_the_trajectory_is_that_of_diffusers_inverse_scheduler(planted):
     latents = torch.randn(1, *planted.latent_shape, generator=torch.Generator().manual_seed(0))
     own = condition(planted, PROMPTS[:1])
     inverse = DDIMInverseScheduler.from_config(planted.scheduler.config)
@@ -108,23 +109,23 @@ def test_the_way_is_that_of_diffusers_inverse_scheduler(planted):
         with torch.no_grad():
             predicted = planted.predict(expected, float(time), own.text)
         expected = inverse.step(predicted, time, expected).prev_sample
-    way = ddim_way(planted, latents, own, steps=10)
-    assert len(way) == 11
-    torch.testing.assert_close(way[-1], latents, rtol=0, atol=0)
-    torch.testing.assert_close(way[0], expected, rtol=1e-4, atol=1e-4)
+    trajectory = ddim_trajectory(planted, latents, own, steps=10)
+    assert trajectory.shape[1] == 11
+    torch.testing.assert_close(trajectory[:, -1], latents, rtol=0, atol=0)
+    torch.testing.assert_close(trajectory[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def one_by_one(sampler, latents, prompt, steps):
     """Null-text inversion of one image, with torch's own Adam."""
     own = condition(sampler, [prompt])
-    way = ddim_way(sampler, latents, own, steps=steps)
-    current, null, nulls = way[0], own.null.clone(), []
+    trajectory = ddim_trajectory(sampler, latents, own, steps=steps)
+    current, null, nulls = trajectory[:, 0], own.null.clone(), []
     for index, step in enumerate(schedule(sampler, steps)):
         null = null.clone().requires_grad_(True)
         adam = torch.optim.Adam([null], lr=1e-2 * (1 - index / 100))
         for _ in range(10):
-            following, _ = chain_step(sampler, current, own.text, null, *step, 3.0)
-            loss = torch.nn.functional.mse_loss(following, way[index + 1])
+            following, _ = chain_step(sampler, current, step, Embeddings(own.text, null), 3.0)
+            loss = torch.nn.functional.mse_loss(following, trajectory[:, index + 1])
             if loss.item() < STOP:
                 break
             adam.zero_grad()
@@ -132,9 +133,9 @@ def one_by_one(sampler, latents, prompt, steps):
             adam.step()
         null = null.detach()
         with torch.no_grad():
-            current, _ = chain_step(sampler, current, own.text, null, *step, 3.0)
+            current, _ = chain_step(sampler, current, step, Embeddings(own.text, null), 3.0)
         nulls.append(null - own.null)
-    return torch.stack(nulls)
+    return torch.stack(nulls, 1)
 
 
 def test_a_batch_finds_the_null_texts_that_a_plain_loop_finds_for_each_image(images):
@@ -146,8 +147,8 @@ def test_a_batch_finds_the_null_texts_that_a_plain_loop_finds_for_each_image(ima
     for row, prompt in enumerate(PROMPTS):
         expected = one_by_one(double, latents[[row]], prompt, 3)
         # Adam divides by gradients, and makes a rounding of 1e-16 a difference of 1e-7.
-        torch.testing.assert_close(found.null_delta[:, [row]], expected, rtol=0, atol=1e-6)
-    assert (found.null_delta[:, 0] - found.null_delta[:, 1]).abs().max() > 1e-3
+        torch.testing.assert_close(found.null_delta[[row]], expected, rtol=0, atol=1e-6)
+    assert (found.null_delta[0] - found.null_delta[1]).abs().max() > 1e-3
 
 
 def test_null_text_needs_guidance(planted, images):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from whylens.diffusion import condition, load_sampler, run_chain, sample
+from whylens.diffusion import condition, denoise, load_sampler, result, sample
 from whylens.errors import UsageError
 
 
@@ -114,17 +114,17 @@ def test_small_gradients_survive_half_precision(one_of, family, dtype):
 
     def gradients(sampler):
         conditioning = condition(sampler, ["a photo of a boat", "a moon"])
-        deltas = torch.zeros(3, *conditioning.text.shape, requires_grad=True)
+        length, width = conditioning.text.shape[1:]
+        deltas = torch.zeros(2, 3, length, width, requires_grad=True)
         latents = sampler.initial_latents([1, 2]).requires_grad_()
-        (out,) = run_chain(
+        states = denoise(
             sampler,
             latents,
             replace(conditioning, text_delta=deltas),
             steps=3,
             guidance_scale=3.0,
         )
-        by_latents, by_deltas = torch.autograd.grad((out * weights).sum(), [latents, deltas])
-        return [by_latents, by_deltas.transpose(0, 1)]
+        return torch.autograd.grad((result(states) * weights).sum(), [latents, deltas])
 
     for found, true in zip(gradients(half), gradients(whole), strict=True):
         for value, other in zip(found, true, strict=True):

@@ -60,7 +60,7 @@ def best_of_linear(slope, centre, radius):
 @pytest.mark.parametrize("radius", [0.3, 1.5, 2.8, 9.0])
 def test_the_best_of_a_linear_classifier_is_found_in_ball_and_box(radius):
     objective, centre = Linear(slopes(3)), torch.full((3, 3, 4, 4), 0.5, dtype=torch.float64)
-    found = apgd(objective, centre, radius, 200)
+    *_, found = apgd(objective, centre, radius, 200)
     assert (found.images >= 0).all()
     assert (found.images <= 1).all()
     assert ((found.images - 0.5).flatten(1).norm(dim=1) <= radius * (1 + 1e-9)).all()
@@ -110,9 +110,9 @@ def network():
 def test_a_batch_gives_what_its_problems_give_alone():
     objective = Bumpy(network(), torch.arange(5))
     centre = torch.rand(5, 3, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    together = apgd(objective, centre, 2.0, 16)
+    *_, together = apgd(objective, centre, 2.0, 16)
     for row in range(5):
-        alone = apgd(objective.select(torch.tensor([row])), centre[[row]], 2.0, 16)
+        *_, alone = apgd(objective.select(torch.tensor([row])), centre[[row]], 2.0, 16)
         torch.testing.assert_close(alone.images[0], together.images[row])
         torch.testing.assert_close(alone.values[0], together.values[row])
         assert alone.step_sizes[0] == together.step_sizes[row]
@@ -123,7 +123,7 @@ def test_it_beats_plain_projected_steps_and_never_ends_above_its_start():
     objective = Bumpy(network(), torch.arange(5))
     centre = torch.full((5, 3, 7, 7), 0.5, dtype=torch.float64)
     start, _ = objective.value_and_gradient(centre)
-    found = apgd(objective, centre, 2.0, 60)
+    *_, found = apgd(objective, centre, 2.0, 60)
     value, _ = objective.value_and_gradient(found.images)
     torch.testing.assert_close(value, found.values)
     plain = centre
@@ -139,4 +139,5 @@ def test_it_beats_plain_projected_steps_and_never_ends_above_its_start():
 def test_without_a_gradient_the_start_stays():
     flat = Linear(torch.zeros(2, 3, 4, 4))
     centre = torch.full((2, 3, 4, 4), 0.5)
-    assert torch.equal(apgd(flat, centre, 1.0, 10).images, centre)
+    *_, found = apgd(flat, centre, 1.0, 10)
+    assert torch.equal(found.images, centre)

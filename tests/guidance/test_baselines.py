@@ -18,9 +18,10 @@ from whylens.guidance.baselines import (
 )
 from whylens.guidance.baselines.denoising import later_steps
 from whylens.guidance.baselines.dvce import ancestral, onto_cone
-from whylens.guidance.baselines.interface import Ways
+from whylens.guidance.baselines.interface import shown
 from whylens.guidance.baselines.ldce import agreed
 from whylens.guidance.objectives import TargetClass
+from whylens.guidance.solutions import Latest, followed
 from whylens.jobs.guided.methods import BaselineSettings, baseline_steps
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
@@ -53,19 +54,33 @@ def every_method(robust):
     }
 
 
+def solved(method, sampler, images, *arguments, **options):
+    """A method's solutions, at its end."""
+    return followed(Latest(len(images)), method(sampler, images, *arguments, **options))
+
+
 METHODS = ("svce", "svce, robust", "dvce", "dvce, robust", "ldce")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_each_image_gets_what_it_would_get_alone(sampler, classifier, robust, images, name):
     method, settings, options = every_method(robust)[name]
-    together = method(
-        sampler, images, BEFORE, AFTER, TARGETS, classifier, settings, seeds=[5, 6], **options
+    together = solved(
+        method,
+        sampler,
+        images,
+        BEFORE,
+        AFTER,
+        TARGETS,
+        classifier,
+        settings,
+        seeds=[5, 6],
+        **options,
     )
     for row in range(2):
-        (alone,) = method(
-            sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1], TARGETS[[row]],
-            classifier, settings, seeds=[5 + row], **options,
+        (alone,) = solved(
+            method, sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1],
+            TARGETS[[row]], classifier, settings, seeds=[5 + row], **options,
         )  # fmt: skip
         torch.testing.assert_close(together[row].image, alone.image, rtol=0, atol=2e-3)
         assert together[row].failed is None
@@ -80,28 +95,28 @@ def test_the_target_is_what_steers(sampler, classifier, robust, images, name):
     method, settings, options = every_method(robust)[name]
     made = []
     for targets in (TARGETS, TARGETS.flip(0)):
-        solutions = method(sampler, images, BEFORE, AFTER, targets, classifier, settings, **options)
+        solutions = solved(
+            method, sampler, images, BEFORE, AFTER, targets, classifier, settings, **options
+        )
         made.append(torch.stack([solution.image for solution in solutions]))
     p = [classifier.probabilities(one).gather(1, TARGETS[:, None])[:, 0] for one in made]
     assert (p[0] > p[1]).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_way_leads_from_the_image_to_the_result(sampler, classifier, robust, images, name):
+def test_the_trajectory_leads_from_the_image_to_the_result(
+    sampler, classifier, robust, images, name
+):
     method, settings, options = every_method(robust)[name]
-    seen = []
-
-    def look(step, solutions):
-        seen.append((step, [solution.image.clone() for solution in solutions]))
-
-    solutions = method(
-        sampler, images, BEFORE, AFTER, TARGETS, classifier, settings, on_step=look, **options
-    )
+    solutions, seen = Latest(2), []
+    for state in method(sampler, images, BEFORE, AFTER, TARGETS, classifier, settings, **options):
+        solutions.add(state)
+        seen.append((state.step, [solution.image.clone() for solution in solutions.each]))
     kind = name.split(",")[0]
     assert [step for step, _ in seen] == [
         *range(baseline_steps(kind, BaselineSettings(**{kind: settings})) + 1)
     ]
-    for row, solution in enumerate(solutions):
+    for row, solution in enumerate(solutions.each):
         assert torch.equal(seen[0][1][row], images[row])
         assert torch.equal(seen[-1][1][row], solution.image)
         assert solution.best_step == len(solution.loss_trajectory) - 1 == len(seen) - 1
@@ -110,13 +125,16 @@ def test_the_way_leads_from_the_image_to_the_result(sampler, classifier, robust,
 
 
 def test_a_problem_that_stops_being_finite_ends_and_the_others_go_on(classifier, images):
-    told = []
-    ways = Ways(images, TargetClass(classifier, TARGETS), lambda step, _: told.append(step))
     broken = images.clone()
     broken[0, 0, 3, 3] = float("nan")
-    ways.add(broken, torch.tensor([1.0, 2.0]))
-    ways.add(images, torch.tensor([0.5, 1.5]))
-    lost, kept = ways.solutions
+    losses, _ = TargetClass(classifier, TARGETS).value_and_gradient(images)
+    states = [
+        shown(0, images, losses),
+        shown(1, broken, torch.tensor([1.0, 2.0])),
+        shown(2, images, torch.tensor([0.5, 1.5])),
+    ]
+    told = [state.step for state in states]
+    lost, kept = followed(Latest(2), states)
     assert lost.image is None
     assert lost.failed == "the image was not finite at step 1"
     assert len(lost.loss_trajectory) == 1
@@ -129,9 +147,9 @@ def test_a_problem_that_stops_being_finite_ends_and_the_others_go_on(classifier,
 def test_what_does_not_fit_is_refused(sampler, classifier, robust, images, name):
     method, settings, options = every_method(robust)[name]
     with pytest.raises(ValueError, match=r"prompts_after has 1 entries for 2 images"):
-        method(sampler, images, BEFORE, AFTER[:1], TARGETS, classifier, settings, **options)
+        solved(method, sampler, images, BEFORE, AFTER[:1], TARGETS, classifier, settings, **options)
     with pytest.raises(UsageError, match=r"planted:biased lacks the class 11.*image 0"):
-        method(sampler, images, BEFORE, AFTER, TARGETS + 7, classifier, settings, **options)
+        solved(method, sampler, images, BEFORE, AFTER, TARGETS + 7, classifier, settings, **options)
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.08])
@@ -139,7 +157,7 @@ def test_pixel_counterfactuals_stay_in_their_ball_and_use_it(sampler, classifier
     settings = SvceSettings(optimisation_steps=10, radius=radius)
     for image, solution in zip(
         images,
-        pixel_counterfactual(sampler, images, BEFORE, AFTER, TARGETS, classifier, settings),
+        solved(pixel_counterfactual, sampler, images, BEFORE, AFTER, TARGETS, classifier, settings),
         strict=True,
     ):
         change = float((solution.image - image).square().mean().sqrt())

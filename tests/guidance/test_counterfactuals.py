@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from whylens.diffusion.chain import condition, run_chain
-from whylens.diffusion.inversion import ddim_way
+from whylens.diffusion.chain import denoise, result
+from whylens.diffusion.conditioning import condition
+from whylens.diffusion.inversion import ddim_trajectory
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.settings import GuidanceSettings
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
 AFTER = ["a photo of a fish on grass", "a photo of a ring"]
 TARGETS = torch.tensor([4, 3])
-PLAIN = {"mask": "none", "thresholds": []}
+PLAIN = {"editing": {"mask": "none", "thresholds": []}}
 
 
 @pytest.fixture
@@ -19,8 +20,17 @@ def images():
     return torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")
 
 
-def run(sampler, classifier, images, before=BEFORE, after=AFTER, targets=TARGETS, **options):
-    settings = GuidanceSettings(**{"steps": 3, "learning_rate": 0.05, "cutouts": 2, **options})
+def settings_of(chain=None, optimiser=None, views=None, **groups):
+    return GuidanceSettings(
+        chain={"steps": 3, **(chain or {})},
+        optimiser={"learning_rate": 0.05, **(optimiser or {})},
+        views={"cutouts": 2, **(views or {})},
+        **groups,
+    )
+
+
+def run(sampler, classifier, images, before=BEFORE, after=AFTER, targets=TARGETS, **groups):
+    settings = settings_of(**groups)
     return counterfactual(sampler, images, before, after, targets, classifier, settings)
 
 
@@ -28,7 +38,7 @@ def run(sampler, classifier, images, before=BEFORE, after=AFTER, targets=TARGETS
 def test_the_same_prompt_and_no_optimisation_give_the_autoencoded_image(
     sampler, classifier, images, guidance_scale
 ):
-    options = {"optimisation_steps": 0, "guidance_scale": guidance_scale, **PLAIN}
+    options = {"optimiser": {"steps": 0}, "chain": {"guidance_scale": guidance_scale}, **PLAIN}
     solutions = run(sampler, classifier, images, after=BEFORE, **options)
     expected = sampler.decode(sampler.encode(images))
     for solution, image in zip(solutions, expected, strict=True):
@@ -36,14 +46,16 @@ def test_the_same_prompt_and_no_optimisation_give_the_autoencoded_image(
 
 
 def test_another_prompt_alone_changes_the_image(sampler, classifier, images):
-    solutions = run(sampler, classifier, images, optimisation_steps=0)
+    solutions = run(sampler, classifier, images, optimiser={"steps": 0})
     for solution, image in zip(solutions, sampler.decode(sampler.encode(images)), strict=True):
         assert (solution.image - image).abs().max() > 1e-3
 
 
 def test_the_target_becomes_more_probable(sampler, classifier, images):
     for target, solution in zip(
-        TARGETS, run(sampler, classifier, images, optimisation_steps=6, keep=0.5), strict=True
+        TARGETS,
+        run(sampler, classifier, images, optimiser={"steps": 6}, regularisers={"pixels": 0.5}),
+        strict=True,
     ):
         p = classifier.probabilities(torch.stack([solution.start_image, solution.image]))
         assert 1 - p[1, target] < 0.7 * (1 - p[0, target])
@@ -52,7 +64,7 @@ def test_the_target_becomes_more_probable(sampler, classifier, images):
 
 def test_the_loss_is_log_p_and_the_squared_distance_to_the_image(sampler, classifier, images):
     for row, solution in enumerate(
-        run(sampler, classifier, images, optimisation_steps=2, keep=30.0)
+        run(sampler, classifier, images, optimiser={"steps": 2}, regularisers={"pixels": 30.0})
     ):
         p = classifier.probabilities(solution.image[None])[0, TARGETS[row]]
         distance = (solution.image - images[row]).square().mean()
@@ -63,7 +75,9 @@ def test_the_loss_is_log_p_and_the_squared_distance_to_the_image(sampler, classi
 def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, images):
     distances = []
     for keep in (0.0, 300.0):
-        solutions = run(sampler, classifier, images, optimisation_steps=6, keep=keep)
+        solutions = run(
+            sampler, classifier, images, optimiser={"steps": 6}, regularisers={"pixels": keep}
+        )
         final = torch.stack([solution.image for solution in solutions])
         distances.append((final - images).square().mean((1, 2, 3)))
     assert (distances[1] < distances[0]).all()
@@ -72,8 +86,10 @@ def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, 
 def test_each_image_gets_the_counterfactual_that_it_would_get_alone(
     sampler, smooth_classifier, images
 ):
-    together = run(sampler, smooth_classifier, images, optimisation_steps=3)
-    settings = GuidanceSettings(steps=3, learning_rate=0.05, cutouts=2, optimisation_steps=3)
+    together = run(sampler, smooth_classifier, images, optimiser={"steps": 3})
+    settings = GuidanceSettings(
+        chain={"steps": 3}, optimiser={"learning_rate": 0.05, "steps": 3}, views={"cutouts": 2}
+    )
     for row in range(2):
         (alone,) = counterfactual(
             sampler, images[[row]], BEFORE[row : row + 1], AFTER[row : row + 1],
@@ -86,7 +102,9 @@ def test_each_image_gets_the_counterfactual_that_it_would_get_alone(
 def test_outside_of_its_mask_an_image_stays_what_it_is(sampler, classifier, images):
     masks = torch.zeros(2, 1, 16, 16)
     masks[0, :, 2:8, 2:8] = masks[1, :, 9:14, 4:9] = 1
-    settings = GuidanceSettings(steps=3, cutouts=2, optimisation_steps=2, mask="given")
+    settings = GuidanceSettings(
+        chain={"steps": 3}, optimiser={"steps": 2}, views={"cutouts": 2}, editing={"mask": "given"}
+    )
     solutions = counterfactual(
         sampler, images, BEFORE, AFTER, TARGETS, classifier, settings, masks=masks
     )
@@ -110,14 +128,16 @@ def test_inside_of_its_mask_an_edit_is_led_by_its_own_prompt_alone(
     solutions = counterfactual(
         sampler, images, BEFORE, after, TARGETS, classifier,
         GuidanceSettings(
-            steps=3, optimisation_steps=0, guidance_scale=guidance_scale, mask="given",
-            thresholds=[], blends=[None],
+            chain={"steps": 3, "guidance_scale": guidance_scale},
+            optimiser={"steps": 0},
+            editing={"mask": "given", "thresholds": [], "blends": [None]},
         ),
         masks=torch.ones(2, 1, 16, 16),
     )  # fmt: skip
-    noise = ddim_way(sampler, sampler.encode(images), condition(sampler, BEFORE), steps=3)[0]
-    (latents,) = run_chain(
-        sampler, noise, condition(sampler, after), steps=3, guidance_scale=guidance_scale
+    own = condition(sampler, BEFORE)
+    noise = ddim_trajectory(sampler, sampler.encode(images), own, steps=3)[:, 0]
+    latents = result(
+        denoise(sampler, noise, condition(sampler, after), steps=3, guidance_scale=guidance_scale)
     )
     torch.testing.assert_close(solutions[0].image, sampler.decode(latents)[0], rtol=0, atol=1e-5)
     # Where the prompt is the image's own, the image comes back as ever.
@@ -131,7 +151,9 @@ def test_the_schedule_that_is_taken_is_the_best_of_all_for_each_image(sampler, c
 
     def start_loss(rows, threshold, blend):
         settings = GuidanceSettings(
-            steps=4, optimisation_steps=0, mask="given", thresholds=threshold, blends=blend
+            chain={"steps": 4},
+            optimiser={"steps": 0},
+            editing={"mask": "given", "thresholds": threshold, "blends": blend},
         )
         (solution,) = counterfactual(
             sampler, images[rows], [BEFORE[rows[0]]], [AFTER[rows[0]]], TARGETS[rows],
@@ -160,15 +182,17 @@ def test_schedules_are_tried_together_or_as_memory_allows(
         if len(noise) > most[0]:
             raise torch.OutOfMemoryError("no memory")
         rows.append(len(noise))
-        return run_chain(sampler, noise, *arguments, **options)
+        return denoise(sampler, noise, *arguments, **options)
 
-    monkeypatch.setattr("whylens.guidance.counterfactuals.run_chain", chain)
+    monkeypatch.setattr("whylens.guidance.edit_schedules.denoise", chain)
 
     def taken():
         rows.clear()
         solutions = run(
-            sampler, classifier, images, steps=4, optimisation_steps=0,
-            thresholds=[0.25, 0.5, 1.0], mask="attention", blends=[None, 0.5],
+            sampler, classifier, images, chain={"steps": 4}, optimiser={"steps": 0},
+            editing={
+                "thresholds": [0.25, 0.5, 1.0], "mask": "attention", "blends": [None, 0.5],
+            },
         )  # fmt: skip
         return [(s.attention_steps, s.blend_start, s.loss_trajectory[0]) for s in solutions]
 
@@ -187,6 +211,6 @@ def test_schedules_are_tried_together_or_as_memory_allows(
 
 def test_every_image_needs_its_prompts(sampler, classifier, images):
     with pytest.raises(ValueError, match=r"prompts_after.*2 images"):
-        run(sampler, classifier, images, after=AFTER[:1], optimisation_steps=0)
+        run(sampler, classifier, images, after=AFTER[:1], optimiser={"steps": 0})
     with pytest.raises(ValueError, match=r"prompts_before.*2 images"):
-        run(sampler, classifier, images, before=BEFORE[:1], optimisation_steps=0)
+        run(sampler, classifier, images, before=BEFORE[:1], optimiser={"steps": 0})

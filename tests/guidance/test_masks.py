@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from whylens.diffusion import condition, invert, load_sampler
+from whylens.diffusion.attention import AttentionMaps
 from whylens.diffusion.chain import watch
 from whylens.guidance.masks import changed, foreground, with_margin
 from whylens.planted.drawing.world import OBJECTS, draw, sample_scene
@@ -52,8 +53,10 @@ def masked(planted, drawings):
     noise, conditioning, _ = invert(
         planted, planted.encode(images), own, steps=6, guidance_scale=3.0
     )
-    way, maps = watch(planted, noise, conditioning, steps=6, guidance_scale=3.0, attention_steps=3)
-    raw = foreground(planted, noise, way, own, condition(planted, others), maps, prompts, others)
+    attention = AttentionMaps(injected_steps=0, word_steps=3)
+    trajectory = watch(planted, noise, conditioning, attention, steps=6, guidance_scale=3.0)
+    edit = condition(planted, others)
+    raw = foreground(planted, trajectory, own, edit, attention, prompts, others)
     return raw, truth
 
 

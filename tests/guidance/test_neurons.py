@@ -13,7 +13,7 @@ from whylens.guidance.neurons import (
     neuron_counterfactual,
 )
 from whylens.guidance.objectives import FeatureObjective
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.settings import EditingSettings, GuidanceSettings
 from whylens.planted.drawing.world import draw, sample_scene
 
 
@@ -77,7 +77,10 @@ def test_a_neuron_rises_and_falls_in_a_batch_as_alone(double_sampler, double_cla
     phi = classifier.features(images)
     neuron = int((phi[0] * phi[1]).argmax())  # one that is alive in both
     settings = GuidanceSettings(
-        steps=2, optimisation_steps=4, cutouts=0, keep=0.0, learning_rate=0.05
+        chain={"steps": 2},
+        optimiser={"steps": 4, "learning_rate": 0.05},
+        views={"cutouts": 0},
+        regularisers={"pixels": 0.0},
     )
 
     def changed(rows, signs):
@@ -136,7 +139,9 @@ def test_outside_of_what_a_falling_neuron_sees_an_image_stays_what_it_is(
     images = torch.rand(
         (2, 3, size, size), dtype=torch.float64, generator=torch.Generator().manual_seed(3)
     )
-    settings = GuidanceSettings(steps=2, optimisation_steps=2, cutouts=0, learning_rate=0.05)
+    settings = GuidanceSettings(
+        chain={"steps": 2}, optimiser={"steps": 2, "learning_rate": 0.05}, views={"cutouts": 0}
+    )
     objective = FeatureObjective(
         classifier, torch.tensor([1, 1]), torch.tensor([-1.0, -1.0]).double()
     )
@@ -145,7 +150,7 @@ def test_outside_of_what_a_falling_neuron_sees_an_image_stays_what_it_is(
     def changed(**options):
         return neuron_counterfactual(
             double_sampler, images, prompts, prompts, objective,
-            settings.model_copy(update=options),
+            settings.model_copy(update={"editing": EditingSettings(**options)}),
         )  # fmt: skip
 
     for solution, image in zip(changed(), images, strict=True):

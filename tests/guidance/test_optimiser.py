@@ -6,18 +6,30 @@ import torch
 from torch.nn import functional as F
 
 import whylens.guidance.optimiser as module
-from whylens.diffusion import condition, run_chain, sample
+from whylens.diffusion import condition, denoise, result, sample
+from whylens.diffusion.chain import last_predictions
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
-from whylens.guidance.optimiser import Problem, optimise
+from whylens.guidance.optimiser import optimise
+from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.solutions import Solutions, solve
 
 PROMPTS = (
     "a photo of a boat", "a photo of a moon on grass", "a photo of a fish", "a star",
     "a photo of a ring", "a photo of a heart on sand", "a house", "a photo of a cross",
 )  # fmt: skip
 TARGETS = torch.tensor([1, 6, 4, 9, 8, 4, 5, 2])
-PROBLEMS = [Problem(prompt, seed) for seed, prompt in enumerate(PROMPTS, 20)]
-QUICK = GuidanceSettings(steps=2, optimisation_steps=4, cutouts=0)
+QUICK = GuidanceSettings(chain={"steps": 2}, optimiser={"steps": 4}, views={"cutouts": 0})
+
+
+def problems_of(sampler, count=8):
+    """The first problems, seeds from 20 on."""
+    return Problems.from_prompts(sampler, PROMPTS[:count], range(20, 20 + count))
+
+
+def adjusted(settings, group, **values):
+    """The settings with other values in a group."""
+    return settings.model_copy(update={group: getattr(settings, group).model_copy(update=values)})
 
 
 def assert_same(found, expected, tolerance=1e-4):
@@ -30,9 +42,9 @@ def assert_same(found, expected, tolerance=1e-4):
 
 def alone(sampler, problems, objective, settings):
     """The solutions of problems solved one by one."""
+    each = torch.arange(len(problems)).split(1)
     return [
-        optimise(sampler, [problem], objective.select(torch.tensor([row])), settings)[0]
-        for row, problem in enumerate(problems)
+        solve(sampler, problems.select(row), objective.select(row), settings)[0] for row in each
     ]
 
 
@@ -54,13 +66,16 @@ class Scripted(Objective):
         return Scripted(self.values, self.rows[rows], self.record)
 
 
-def compare_batch_with_single_runs(sampler, classifier, tolerance, **options):
-    settings = GuidanceSettings(steps=3, optimisation_steps=3, learning_rate=0.05, **options)
+def compare_batch_with_single_runs(sampler, classifier, tolerance, **groups):
+    groups["chain"] = {"steps": 3, **groups.get("chain", {})}
+    groups["optimiser"] = {"steps": 3, "learning_rate": 0.05, **groups.get("optimiser", {})}
+    settings = GuidanceSettings(**groups)
     objective = TargetClass(classifier, TARGETS)
-    together = optimise(sampler, PROBLEMS, objective, settings)
+    problems = problems_of(sampler)
+    together = solve(sampler, problems, objective, settings)
     assert len(together) == 8
     for found, expected in zip(
-        together, alone(sampler, PROBLEMS, objective, settings), strict=True
+        together, alone(sampler, problems, objective, settings), strict=True
     ):
         assert_same(found, expected, tolerance)
         assert abs(found.loss_trajectory[-1] - found.loss_trajectory[0]) > 1e-3
@@ -69,14 +84,17 @@ def compare_batch_with_single_runs(sampler, classifier, tolerance, **options):
 
 
 def test_a_batch_of_eight_gives_what_eight_single_runs_give(sampler, smooth_classifier):
-    compare_batch_with_single_runs(sampler, smooth_classifier, 1e-4, cutouts=2)
+    compare_batch_with_single_runs(sampler, smooth_classifier, 1e-4, views={"cutouts": 2})
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"cutouts": 2, "last_predictions": 2, "cosine": True, "clip": 1e-3},
-        {"cutouts": 0, "guidance_scale": 1.0},
+        {
+            "views": {"cutouts": 2, "predictions": 2},
+            "optimiser": {"cosine": True, "clip": 1e-3},
+        },
+        {"views": {"cutouts": 0}, "chain": {"guidance_scale": 1.0}},
     ],
     ids=["last predictions", "no guidance"],
 )
@@ -90,22 +108,28 @@ def test_inverted_and_fresh_starts_may_share_a_batch(sampler, classifier):
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(sampler.latent_shape, generator=generator)
     offsets = torch.randn((4, *sampler.latent_shape), generator=generator) / 10
-    problems = [PROBLEMS[0], replace(PROBLEMS[1], latents=latents, offsets=offsets), PROBLEMS[2]]
-    settings = GuidanceSettings(steps=4, optimisation_steps=2, cutouts=2)
+    problems = problems_of(sampler, 3)
+    starts, corrections = problems.latents.clone(), torch.zeros(3, *offsets.shape)
+    starts[1], corrections[1] = latents, offsets
+    conditioning = replace(problems.conditioning, offsets=corrections)
+    problems = replace(problems, latents=starts, conditioning=conditioning)
+    settings = GuidanceSettings(chain={"steps": 4}, optimiser={"steps": 2}, views={"cutouts": 2})
     objective = TargetClass(classifier, TARGETS[:3])
-    together = optimise(sampler, problems, objective, settings)
+    together = solve(sampler, problems, objective, settings)
     for found, expected in zip(
         together, alone(sampler, problems, objective, settings), strict=True
     ):
         assert_same(found, expected)
-    plain = condition(sampler, [problems[1].prompt])
+    plain = condition(sampler, [PROMPTS[1]])
     with torch.no_grad():
-        (start,) = run_chain(
-            sampler,
-            latents[None],
-            replace(plain, offsets=offsets[:, None]),
-            steps=4,
-            guidance_scale=3.0,
+        start = result(
+            denoise(
+                sampler,
+                latents[None],
+                replace(plain, offsets=offsets[None]),
+                steps=4,
+                guidance_scale=3.0,
+            )
         )
     torch.testing.assert_close(together[1].start_image, sampler.decode(start)[0], rtol=0, atol=1e-5)
 
@@ -118,13 +142,24 @@ def test_one_problem_is_plain_adam_on_the_whole_chain(
     monkeypatch.setattr(module, "RELATIVE_EPSILON", 0.0)
     sampler, classifier = double_sampler, double_classifiers[0]
     settings = GuidanceSettings(
-        steps=4, optimisation_steps=4, cutouts=0, last_predictions=3, learning_rate=0.03,
-        latents_factor=0.1, text_factor=0.7, null_factor=1.3, cosine=cosine, clip=2e-3,
-    )  # fmt: skip
-    (found,) = optimise(sampler, PROBLEMS[:1], TargetClass(classifier, TARGETS[:1]), settings)
-    latents = sampler.initial_latents([PROBLEMS[0].seed]).requires_grad_()
-    plain = condition(sampler, [PROBLEMS[0].prompt])
-    text, null = (torch.zeros(4, *plain.text.shape).double().requires_grad_() for _ in range(2))
+        chain={"steps": 4},
+        optimiser={
+            "steps": 4,
+            "learning_rate": 0.03,
+            "latents_factor": 0.1,
+            "text_factor": 0.7,
+            "null_factor": 1.3,
+            "cosine": cosine,
+            "clip": 2e-3,
+        },
+        views={"cutouts": 0, "predictions": 3},
+    )
+    problem, objective = problems_of(sampler, 1), TargetClass(classifier, TARGETS[:1])
+    (found,) = solve(sampler, problem, objective, settings)
+    latents = sampler.initial_latents([20]).requires_grad_()
+    plain = condition(sampler, [PROMPTS[0]])
+    shape = (1, 4, *plain.text.shape[1:])
+    text, null = (torch.zeros(shape).double().requires_grad_() for _ in range(2))
     adam = torch.optim.Adam(
         [
             {"params": [latents], "lr": 0.03 * 0.1},
@@ -138,14 +173,14 @@ def test_one_problem_is_plain_adam_on_the_whole_chain(
     )
     norm, losses, images = latents.detach().norm(), [], []
     for _ in range(5):
-        predictions = run_chain(
+        states = denoise(
             sampler,
             latents,
             replace(plain, text_delta=text, null_delta=null),
             steps=4,
             guidance_scale=3.0,
-            keep_last=3,
         )
+        predictions = last_predictions(states, 3)
         decoded = [sampler.decode(prediction) for prediction in predictions]
         crossed = [F.cross_entropy(classifier.logits(image), TARGETS[:1]) for image in decoded]
         losses.append(float(crossed[-1].detach()))
@@ -167,8 +202,11 @@ def test_one_problem_is_plain_adam_on_the_whole_chain(
 
 
 def test_the_loss_of_a_real_objective_falls(sampler, classifier):
-    settings = GuidanceSettings(steps=3, optimisation_steps=6, learning_rate=0.05, cutouts=2)
-    solutions = optimise(sampler, PROBLEMS, TargetClass(classifier, TARGETS), settings)
+    settings = GuidanceSettings(
+        chain={"steps": 3}, optimiser={"steps": 6, "learning_rate": 0.05}, views={"cutouts": 2}
+    )
+    objective = TargetClass(classifier, TARGETS)
+    solutions = solve(sampler, problems_of(sampler), objective, settings)
     for target, solution in zip(TARGETS, solutions, strict=True):
         losses = solution.loss_trajectory
         assert len(losses) == 7
@@ -182,8 +220,9 @@ def test_the_loss_of_a_real_objective_falls(sampler, classifier):
 
 
 def test_without_optimisation_it_is_plain_diffusion(sampler, classifier):
-    settings = GuidanceSettings(steps=5, optimisation_steps=0, guidance_scale=2.0)
-    (found,) = optimise(sampler, PROBLEMS[:1], TargetClass(classifier, TARGETS[:1]), settings)
+    settings = GuidanceSettings(chain={"steps": 5, "guidance_scale": 2.0}, optimiser={"steps": 0})
+    objective = TargetClass(classifier, TARGETS[:1])
+    (found,) = solve(sampler, problems_of(sampler, 1), objective, settings)
     expected = sample(sampler, [PROMPTS[0]], [20], steps=5, guidance_scale=2.0)[0]
     torch.testing.assert_close(found.image, expected.clone(), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.start_image, found.image)
@@ -195,7 +234,7 @@ def test_the_best_image_of_the_trajectory_is_returned_and_the_start_takes_part(s
     values = torch.tensor([[3.0, 1.0, 5.0], [2.0, 2.0, 5.0], [1.0, 3.0, 4.0],
                            [4.0, 4.0, 3.0], [2.5, 5.0, 2.0]])  # fmt: skip
     objective = Scripted(values)
-    solutions = optimise(sampler, PROBLEMS[:3], objective, QUICK)
+    solutions = solve(sampler, problems_of(sampler, 3), objective, QUICK)
     for row, (solution, best) in enumerate(zip(solutions, (2, 0, 4), strict=True)):
         assert solution.best_step == best
         assert solution.loss_trajectory == values[:, row].tolist()
@@ -217,16 +256,18 @@ class DistanceOfViews(PixelDistance):
 def test_finished_problems_leave_the_batch_and_change_nothing_for_the_others(sampler):
     reference = torch.linspace(0.1, 0.9, 4).view(4, 1, 1, 1).expand(4, 3, 16, 16)
     objective = DistanceOfViews(reference)
-    settings = GuidanceSettings(steps=2, optimisation_steps=5, learning_rate=0.05, cutouts=2)
-    whole = optimise(sampler, PROBLEMS[:4], objective, settings)
+    settings = GuidanceSettings(
+        chain={"steps": 2}, optimiser={"steps": 5, "learning_rate": 0.05}, views={"cutouts": 2}
+    )
+    whole = solve(sampler, problems_of(sampler, 4), objective, settings)
     # Between the losses that two of the problems reach on their way, after at least one step.
     stop = sorted(solution.loss_trajectory[2] for solution in whole)[1] + 1e-4
-    stopping = settings.model_copy(update={"stop_below": stop})
+    stopping = adjusted(settings, "optimiser", stop_below=stop)
     lengths = []
     for row, (found, expected) in enumerate(
         zip(
-            optimise(sampler, PROBLEMS[:4], objective, stopping),
-            alone(sampler, PROBLEMS[:4], objective, stopping),
+            solve(sampler, problems_of(sampler, 4), objective, stopping),
+            alone(sampler, problems_of(sampler, 4), objective, stopping),
             strict=True,
         )
     ):
@@ -246,14 +287,14 @@ def test_a_finished_problem_is_not_computed_any_more(sampler, monkeypatch):
 
     def watched(sampler, latents, *arguments, **options):
         sizes.append(len(latents))
-        return run_chain(sampler, latents, *arguments, **options)
+        return denoise(sampler, latents, *arguments, **options)
 
-    monkeypatch.setattr(module, "run_chain", watched)
+    monkeypatch.setattr(module, "denoise", watched)
     values = torch.tensor([[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [0.0, 9.0, 5.0],
                            [9.0, 9.0, 5.0], [9.0, 9.0, 5.0]])  # fmt: skip
     objective = Scripted(values)
-    settings = QUICK.model_copy(update={"stop_below": 1.0})
-    solutions = optimise(sampler, PROBLEMS[:3], objective, settings)
+    settings = adjusted(QUICK, "optimiser", stop_below=1.0)
+    solutions = solve(sampler, problems_of(sampler, 3), objective, settings)
     assert [rows for rows, _ in objective.record] == [[0, 1, 2], [0, 1, 2], [0, 2], [2], [2]]
     assert sizes == [3, 3, 2, 1, 1]
     assert [len(solution.loss_trajectory) for solution in solutions] == [3, 2, 5]
@@ -279,31 +320,32 @@ def test_a_problem_that_is_not_finite_ends_with_a_reason_and_the_others_go_on(sa
             return Broken(self.reference[rows], None, self.calls)
 
     reference = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 3, 16, 16)
-    solutions = optimise(sampler, PROBLEMS[:3], Broken(reference), QUICK)
+    solutions = solve(sampler, problems_of(sampler, 3), Broken(reference), QUICK)
     assert f"not finite at step {when}" in solutions[1].failed
     assert len(solutions[1].loss_trajectory) == when
     assert (solutions[1].image is None) == (when == 0)
     for row in (0, 2):
-        (expected,) = optimise(sampler, [PROBLEMS[row]], PixelDistance(reference[[row]]), QUICK)
+        one = problems_of(sampler, 3).select(torch.tensor([row]))
+        (expected,) = solve(sampler, one, PixelDistance(reference[[row]]), QUICK)
         assert solutions[row].failed is None
         assert len(solutions[row].loss_trajectory) == 5
         assert_same(solutions[row], expected)
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifier, monkeypatch):
-    settings = GuidanceSettings(steps=3, optimisation_steps=2, cutouts=2)
+    settings = GuidanceSettings(chain={"steps": 3}, optimiser={"steps": 2}, views={"cutouts": 2})
     objective = TargetClass(classifier, TARGETS[:5])
-    expected = optimise(sampler, PROBLEMS[:5], objective, settings)
+    expected = solve(sampler, problems_of(sampler, 5), objective, settings)
     sizes = []
 
     def small(sampler, latents, *arguments, **options):
         sizes.append(len(latents))
         if len(latents) == 5 and len(sizes) == 2:
             raise torch.OutOfMemoryError("no memory")
-        return run_chain(sampler, latents, *arguments, **options)
+        return denoise(sampler, latents, *arguments, **options)
 
-    monkeypatch.setattr(module, "run_chain", small)
-    found = optimise(sampler, PROBLEMS[:5], objective, settings)
+    monkeypatch.setattr(module, "denoise", small)
+    found = solve(sampler, problems_of(sampler, 5), objective, settings)
     assert sizes == [5, 5, 2, 2, 2, 3, 3, 3]
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
@@ -311,17 +353,17 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifie
 
 def test_a_single_problem_that_is_too_large_is_recomputed_step_by_step(sampler, monkeypatch):
     objective = PixelDistance(torch.full((1, 3, 16, 16), 0.3))
-    expected = optimise(sampler, PROBLEMS[:1], objective, QUICK)
+    expected = solve(sampler, problems_of(sampler, 1), objective, QUICK)
     held = []
 
-    def small(*arguments, held_steps, **options):
-        held.append(held_steps)
-        if held_steps != 1 and len(held) == 2:
+    def small(*arguments, segment, **options):
+        held.append(segment)
+        if segment != 1 and len(held) == 2:
             raise torch.OutOfMemoryError("no memory")
-        return run_chain(*arguments, held_steps=held_steps, **options)
+        return denoise(*arguments, segment=segment, **options)
 
-    monkeypatch.setattr(module, "run_chain", small)
-    (found,) = optimise(sampler, PROBLEMS[:1], objective, QUICK)
+    monkeypatch.setattr(module, "denoise", small)
+    (found,) = solve(sampler, problems_of(sampler, 1), objective, QUICK)
     assert held == [None, None, 1, 1, 1, 1, 1]
     assert_same(found, expected[0])
 
@@ -329,10 +371,9 @@ def test_a_single_problem_that_is_too_large_is_recomputed_step_by_step(sampler, 
 def test_truncated_gradients_lower_the_loss_nearly_as_much(sampler):
     objective = PixelDistance(torch.full((2, 3, 16, 16), 0.3))
 
-    def gains(**settings):
-        solutions = optimise(
-            sampler, PROBLEMS[:2], objective, QUICK.model_copy(update={"steps": 4, **settings})
-        )
+    def gains(**options):
+        settings = adjusted(QUICK, "chain", steps=4, **options)
+        solutions = solve(sampler, problems_of(sampler, 2), objective, settings)
         return [s.loss_trajectory[0] - min(s.loss_trajectory) for s in solutions]
 
     for exact, truncated in zip(gains(), gains(gradient_steps=2), strict=True):
@@ -345,9 +386,9 @@ def test_a_single_problem_that_is_too_large_says_so(sampler, classifier, monkeyp
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("no memory")
 
-    monkeypatch.setattr(module, "run_chain", full)
+    monkeypatch.setattr(module, "denoise", full)
     with pytest.raises(torch.OutOfMemoryError, match="no memory"):
-        optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), QUICK)
+        solve(sampler, problems_of(sampler, 2), TargetClass(classifier, TARGETS[:2]), QUICK)
 
 
 @pytest.mark.parametrize("kept", ["latents", "text", "null", None])
@@ -364,11 +405,12 @@ def test_latents_keep_their_norm_and_a_factor_of_zero_keeps_its_variable(
                 "null": conditioning.null_delta,
             }
         )
-        return run_chain(sampler, latents, conditioning, **options)
+        return denoise(sampler, latents, conditioning, **options)
 
-    monkeypatch.setattr(module, "run_chain", watched)
-    settings = QUICK.model_copy(update={} if kept is None else {f"{kept}_factor": 0.0})
-    optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), settings)
+    monkeypatch.setattr(module, "denoise", watched)
+    settings = QUICK if kept is None else adjusted(QUICK, "optimiser", **{f"{kept}_factor": 0.0})
+    objective = TargetClass(classifier, TARGETS[:2])
+    solve(sampler, problems_of(sampler, 2), objective, settings)
     first, last = seen[0], seen[-1]
     torch.testing.assert_close(first["latents"], sampler.initial_latents([20, 21]))
     norms = [step["latents"].flatten(1).norm(dim=1) for step in seen]
@@ -385,11 +427,10 @@ def test_latents_keep_their_norm_and_a_factor_of_zero_keeps_its_variable(
                 assert not first[name].any()
 
 
-def test_progress_is_told_at_each_step(sampler, classifier):
-    told = []
-
-    def on_step(step, solutions):
-        told.append((step, [len(solution.loss_trajectory) for solution in solutions]))
-
-    optimise(sampler, PROBLEMS[:2], TargetClass(classifier, TARGETS[:2]), QUICK, on_step)
+def test_the_state_is_told_at_each_step(sampler, classifier):
+    problems, objective = problems_of(sampler, 2), TargetClass(classifier, TARGETS[:2])
+    solutions, told = Solutions(problems), []
+    for state in optimise(sampler, problems, objective, QUICK):
+        solutions.add(state)
+        told.append((state.step, [len(one.loss_trajectory) for one in solutions.each]))
     assert told == [(step, [step + 1, step + 1]) for step in range(5)]

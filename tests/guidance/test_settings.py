@@ -5,26 +5,38 @@ from whylens.guidance.settings import GuidanceSettings
 
 
 def test_the_defaults_go_together():
-    assert GuidanceSettings().optimisation_steps == 20
+    assert GuidanceSettings().optimiser.steps == 20
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"learning_rte": 0.1}, "learning_rte"),
-        ({"steps": 0}, "steps"),
-        ({"guidance_scale": -0.5}, "guidance_scale"),
-        ({"held_steps": 0}, "held_steps"),
-        ({"gradient_steps": 2, "last_predictions": 3}, "last_predictions is 3.*last 2 steps"),
-        ({"cutout_min": 1.5}, "cutout_min"),
-        ({"steps": 2, "last_predictions": 3}, "last_predictions is 3.*has 2 steps"),
-        ({"latents_factor": 0, "text_factor": 0, "null_factor": 0}, "nothing is left to optimise"),
+        ({"optimiser": {"learning_rte": 0.1}}, "learning_rte"),
+        ({"chain": {"steps": 0}}, "steps"),
+        ({"chain": {"guidance_scale": -0.5}}, "guidance_scale"),
+        ({"chain": {"segment": 0}}, "segment"),
         (
-            {"latents_factor": 0, "text_factor": 0, "guidance_scale": 1},
+            {"chain": {"gradient_steps": 2}, "views": {"predictions": 3}},
+            "predictions is 3.*last 2 steps",
+        ),
+        ({"views": {"smallest": 1.5}}, "smallest"),
+        ({"chain": {"steps": 2}, "views": {"predictions": 3}}, "predictions is 3.*has 2 steps"),
+        (
+            {"optimiser": {"latents_factor": 0, "text_factor": 0, "null_factor": 0}},
             "nothing is left to optimise",
         ),
         (
-            {"latents_factor": 0, "text_factor": 0, "guidance_scale": 0},
+            {
+                "optimiser": {"latents_factor": 0, "text_factor": 0},
+                "chain": {"guidance_scale": 1},
+            },
+            "nothing is left to optimise",
+        ),
+        (
+            {
+                "optimiser": {"latents_factor": 0, "text_factor": 0},
+                "chain": {"guidance_scale": 0},
+            },
             "nothing is left to optimise",
         ),
     ],
@@ -36,6 +48,7 @@ def test_settings_that_can_not_work_are_refused_before_any_work(wrong, said):
 
 def test_nothing_has_to_be_optimised_where_no_steps_are_asked_for():
     settings = GuidanceSettings(
-        optimisation_steps=0, latents_factor=0, text_factor=0, null_factor=0, last_predictions=10
+        optimiser={"steps": 0, "latents_factor": 0, "text_factor": 0, "null_factor": 0},
+        views={"predictions": 10},
     )
-    assert settings.last_predictions == settings.steps
+    assert settings.views.predictions == settings.chain.steps

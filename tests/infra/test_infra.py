@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from whylens.jobs.cli.commands import JOBS
 from whylens.jobs.investigate import InvestigateSpec
+from whylens.jobs.registry import jobs
 from whylens.jobs.spec import make_spec
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_the_entrypoint_is_a_whylens_command_on_the_mounted_spec(manifests, clus
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     program, job, option, path = shlex.split(manifests["RayJob"]["spec"]["entrypoint"])
     assert program in scripts
-    assert job in JOBS
+    assert job in jobs()
     assert option == "--spec"
     # The job's process runs on the head: the ConfigMap has to be mounted there.
     head = cluster["headGroupSpec"]["template"]["spec"]

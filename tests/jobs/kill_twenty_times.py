@@ -27,7 +27,7 @@ from PIL import Image
 
 MARK = "WHYLENS_TEST_RUN"
 TOLERANCE = 1e-5
-GUIDANCE = {"steps": 2, "optimisation_steps": 2, "cutouts": 1}
+GUIDANCE = {"chain": {"steps": 2}, "optimiser": {"steps": 2}, "views": {"cutouts": 1}}
 TABLES = (
     "images",
     "components",

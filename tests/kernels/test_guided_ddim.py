@@ -200,7 +200,7 @@ def test_wrong_arguments_are_named():
         guided_ddim_step(latents, cond[:1], uncond, **STEP)
     with pytest.raises(ValueError, match=r"guidance_scale .* \[2\]"):
         guided_ddim_step(latents, cond, uncond, guidance_scale=torch.ones(3), **STEP)
-    with pytest.raises(TypeError, match="noise_cond"):
+    with pytest.raises(TypeError, match="with_text"):
         guided_ddim_step(latents, cond.int(), uncond, **STEP)
     with pytest.raises(ValueError, match="alpha_bar"):
         step_coefficients(1.2, 0.5, "epsilon")

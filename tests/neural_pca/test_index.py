@@ -132,7 +132,7 @@ def test_an_approximate_index_is_set_to_the_recall_that_is_asked_for():
     _, expected = brute(features, fresh.directions, 5)
     assert hits(rows, expected) > 0.9
     # It looks at less than everything for it.
-    assert index.effort != "nprobe=64,k_factor_rf=512"
+    assert index.search_parameters != "nprobe=64,k_factor_rf=512"
 
 
 def test_an_index_too_coarse_for_a_recall_says_so(caplog):
@@ -144,7 +144,7 @@ def test_an_index_too_coarse_for_a_recall_says_so(caplog):
     )
     assert best < 1
     assert "100 % are asked for" in caplog.text
-    assert index.effort.startswith("nprobe=")
+    assert index.search_parameters.startswith("nprobe=")
 
 
 def hits(rows, expected):
@@ -268,7 +268,7 @@ def test_a_packed_index_answers_as_before(tmp_path, factory):
     save_index(index, tmp_path, "shard-0")
     mapped = load_index(tmp_path, fingerprint="f00d", name="shard-0")
     for copy in (unpack_index(*pack_index(index)), mapped):
-        assert copy.effort == index.effort
+        assert copy.search_parameters == index.search_parameters
         np.testing.assert_array_equal(copy.search(queries, 5)[1], index.search(queries, 5)[1])
         np.testing.assert_allclose(copy.features(np.arange(9)), features[:9], atol=5e-3)
     assert str(tmp_path) in Path("/proc/self/maps").read_text()

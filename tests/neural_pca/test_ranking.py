@@ -3,7 +3,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from whylens.neural_pca import Surroundings, class_components, judge, mine, typical_words
+from whylens.neural_pca import Reference, class_components, judge, mine, typical_words
 
 OBJECT, MOSS, SHADE, FROST = range(4)
 # Logits of two classes: class 0 is raised by its object and by moss, which is enough alone, and
@@ -62,7 +62,7 @@ def around(seen, others=None, probabilities=None):
     probabilities = seen.probabilities if probabilities is None else probabilities
     others = seen.others if others is None else others
     base = probabilities[seen.without, 0].mean()
-    return Surroundings(seen.inside.mean(0), others.mean(0), float(base), seen.pool[seen.without])
+    return Reference(seen.inside.mean(0), others.mean(0), float(base), seen.pool[seen.without])
 
 
 @pytest.fixture(scope="module")

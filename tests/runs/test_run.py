@@ -50,7 +50,7 @@ def test_a_new_run_records_what_it_was_asked_and_with_which_versions(folder: str
     assert record["format"] == 1
     assert record["job"] == "embed"
     assert record["spec"] == {**SPEC, "sizes": [1, 2]}
-    assert record["seed"] == 11
+    assert record["spec"]["seed"] == 11
     assert record["state"] == "running"
     assert record["timings"] == {}
     assert record["warnings"] == []

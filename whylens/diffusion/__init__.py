@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from whylens.lazy import lazily
 
 if TYPE_CHECKING:
-    from whylens.diffusion.chain import Conditioning, condition, run_chain, sample
+    from whylens.diffusion.chain import denoise, result, sample
+    from whylens.diffusion.conditioning import Conditioning, condition
     from whylens.diffusion.inversion import Inversion, invert, invert_images, invert_null_text
     from whylens.diffusion.loading import load_sampler
     from whylens.diffusion.sampler import Sampler
@@ -15,18 +16,20 @@ __all__ = [
     "Inversion",
     "Sampler",
     "condition",
+    "denoise",
     "invert",
     "invert_images",
     "invert_null_text",
     "load_sampler",
-    "run_chain",
+    "result",
     "sample",
 ]
 
 __getattr__ = lazily(
     __name__,
     {
-        **dict.fromkeys(("Conditioning", "condition", "run_chain", "sample"), "chain"),
+        **dict.fromkeys(("denoise", "result", "sample"), "chain"),
+        **dict.fromkeys(("Conditioning", "condition"), "conditioning"),
         **dict.fromkeys(("Inversion", "invert", "invert_images", "invert_null_text"), "inversion"),
         "load_sampler": "loading",
         "Sampler": "sampler",

@@ -8,27 +8,86 @@ compute a segment again and a batch can lose its finished problems.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from whylens.batch import Batch
+
 # What a U-Net's processors take as keyword.
 KEYWORD = "control"
+# Side of the maps by which words are looked for ("DiG-IN", section 5).
+WORD_SIDE = 16
 
 
 @dataclass
 class Recorder:
-    """Collects cross-attention of the first `rows` images of U-Net calls.
+    """Collects cross-attention of the first `rows` images of one U-Net call.
 
     maps
-        Of the last call, one entry a cross-attention layer: [rows, heads, places, L].
+        One entry a cross-attention layer, [rows, heads, places, L].
+    wanted
+        Which layers are kept.
     """
 
     rows: int
     maps: dict[int, Tensor] = field(default_factory=dict)
+    wanted: Callable[[int], bool] = lambda layer: True
+
+
+class AttentionMaps:
+    """Cross-attention of B images' prompts along a chain, kept where it is used, once.
+
+    All layers of the first `injected_steps` steps, which another prompt may take over; of the first
+    `word_steps` steps those layers in which words are looked for.
+    """
+
+    def __init__(self, *, injected_steps: int, word_steps: int) -> None:
+        self.injected_steps, self.word_steps = injected_steps, word_steps
+        self.steps: list[dict[int, Tensor]] = []
+
+    def recorder(self, step: int, rows: int) -> Recorder | None:
+        """What records a step of the chain, of its first `rows` images; None where nothing does.
+
+        Steps come in their order.
+        """
+        if step >= max(self.injected_steps, self.word_steps):
+            return None
+        if step == 0:
+            recorder = Recorder(rows)
+        else:
+            kept = set(self._word_layers())
+            if self.injected_steps == 0:
+                self.steps[0] = {layer: self.steps[0][layer] for layer in kept}
+            recorder = Recorder(
+                rows, wanted=lambda layer: step < self.injected_steps or layer in kept
+            )
+        self.steps.append(recorder.maps)
+        return recorder
+
+    def word_maps(self, words: Sequence[Sequence[int]]) -> Tensor:
+        """Where the images look for their words, [B, s, s]; s is the size nearest to `WORD_SIDE`.
+
+        The mean over steps, heads, layers of that resolution and the tokens of each image's word,
+        `words` [B] lists of places in the prompt; each map scaled to [0, 1].
+        """
+        layers = self._word_layers()
+        looked = self.steps[: self.word_steps]
+        mean = torch.stack([step[layer].float().mean(1) for step in looked for layer in layers])
+        seen = mean.mean(0)  # [B, places, L]
+        rows = torch.stack([seen[row][:, list(word)].mean(1) for row, word in enumerate(words)])
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
+        scaled = (rows - low) / (high - low).clamp_min(1e-12)
+        side = math.isqrt(scaled.shape[1])
+        return scaled.view(len(scaled), side, side)
+
+    def _word_layers(self) -> list[int]:
+        sides = {layer: math.isqrt(maps.shape[2]) for layer, maps in self.steps[0].items()}
+        nearest = min(set(sides.values()), key=lambda s: (abs(math.log(s / WORD_SIDE)), s))
+        return [layer for layer, side in sides.items() if side == nearest]
 
 
 @dataclass(frozen=True)
@@ -36,7 +95,9 @@ class Injected:
     """What one U-Net call takes over for its first B images.
 
     maps
-        The source's cross-attention, one entry a layer, [B, heads, places, L].
+        The sources' cross-attention, one entry a layer, [N, heads, places, L].
+    rows
+        [B]: the source of each image.
     tokens
         [B, L]: for each token the source's token whose map it takes.
     weights
@@ -44,13 +105,14 @@ class Injected:
     """
 
     maps: dict[int, Tensor]
+    rows: Tensor
     tokens: Tensor
     weights: Tensor
 
     def into(self, layer: int, probabilities: Tensor) -> Tensor:
         """Cross-attention [B + more, heads, places, L], with the source's in place of its own."""
-        count, heads, places, _ = self.maps[layer].shape
-        maps = self.maps[layer].to(probabilities)
+        maps = self.maps[layer][self.rows].to(probabilities)
+        count, heads, places, _ = maps.shape
         index = self.tokens[:, None, None, :].expand(count, heads, places, -1)
         weights = self.weights[:, None, None, :].to(probabilities)
         own = probabilities[:count]
@@ -59,19 +121,19 @@ class Injected:
 
 
 @dataclass(frozen=True)
-class Injection:
-    """Cross-attention of B source prompts for the first part of a chain.
+class Injection(Batch):
+    """Cross-attention that B problems take over for the first part of a chain.
 
-    maps
-        One entry a step, as `Injected.maps`; fewer than the chain's steps where later ones are
-        never asked for.
-    tokens, weights
-        As `Injected`'s, [B, L].
+    source
+        What is taken, of N images, for as many steps as are asked for at most.
+    rows, tokens, weights
+        As `Injected`'s.
     until
         [B]: the number of steps, from the noisiest, in which a problem takes them.
     """
 
-    maps: Sequence[dict[int, Tensor]]
+    source: AttentionMaps
+    rows: Tensor
     tokens: Tensor
     weights: Tensor
     until: Tensor
@@ -79,28 +141,10 @@ class Injection:
     def at(self, step: int) -> Injected | None:
         """What the call of a step takes over; None where no problem takes anything."""
         taking = self.until > step
-        if step >= len(self.maps) or not bool(taking.any()):
+        if step >= self.source.injected_steps or not bool(taking.any()):
             return None
-        return Injected(self.maps[step], self.tokens, self.weights * taking[:, None])
-
-    def select(self, rows: Tensor) -> "Injection":
-        """The injection of some problems of the batch."""
-        maps = [{layer: one[rows] for layer, one in step.items()} for step in self.maps]
-        return Injection(maps, self.tokens[rows], self.weights[rows], self.until[rows])
-
-    @staticmethod
-    def stack(parts: Sequence["Injection"]) -> "Injection":
-        """One injection of several, in their order."""
-        steps = range(min(len(part.maps) for part in parts))
-        return Injection(
-            [
-                {layer: torch.cat([p.maps[s][layer] for p in parts]) for layer in parts[0].maps[s]}
-                for s in steps
-            ],
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.weights for part in parts]),
-            torch.cat([part.until for part in parts]),
-        )
+        weights = self.weights * taking[:, None]
+        return Injected(self.source.steps[step], self.rows, self.tokens, weights)
 
 
 class Processor:
@@ -125,7 +169,12 @@ class Processor:
         control: Recorder | Injected | None = None,
     ) -> Tensor:
         """As diffusers' processors; a Recorder is filled, what is Injected is taken over."""
-        if self.layer is None or control is None or encoder_hidden_states is None:
+        if (
+            self.layer is None
+            or control is None
+            or encoder_hidden_states is None
+            or (isinstance(control, Recorder) and not control.wanted(self.layer))
+        ):
             out: Tensor = self._plain(
                 attn, hidden_states, encoder_hidden_states, attention_mask, temb
             )
@@ -141,7 +190,8 @@ class Processor:
         scores = attn.get_attention_scores(query, key, None)
         probabilities = scores.unflatten(0, (-1, attn.heads))
         if isinstance(control, Recorder):
-            control.maps[self.layer] = probabilities[: control.rows].detach()
+            # A copy: a view would keep the maps of the null text, too.
+            control.maps[self.layer] = probabilities[: control.rows].detach().clone()
         else:
             probabilities = control.into(self.layer, probabilities)
         seen = attn.batch_to_head_dim(torch.bmm(probabilities.flatten(0, 1), value))
@@ -171,22 +221,3 @@ def align(before: Sequence[int], after: Sequence[int]) -> tuple[list[int], list[
             tokens[other + offset] = start + offset
             weights[other + offset] = 1.0
     return tokens, weights
-
-
-def word_map(
-    recorded: Sequence[dict[int, Tensor]], words: Sequence[Sequence[int]], side: int = 16
-) -> Tensor:
-    """Where the images look for their words, [B, s, s]; s is the layers' size nearest to `side`.
-
-    The mean over steps, heads, layers of that resolution and the tokens of each image's word,
-    `words` [B] lists of places in the prompt; each map scaled to [0, 1].
-    """
-    sides = {layer: math.isqrt(maps.shape[2]) for layer, maps in recorded[0].items()}
-    nearest = min(set(sides.values()), key=lambda s: (abs(math.log(s / side)), s))
-    layers = [layer for layer, one in sides.items() if one == nearest]
-    mean = torch.stack([step[layer].float().mean(1) for step in recorded for layer in layers])
-    seen = mean.mean(0)  # [B, places, L]
-    rows = torch.stack([seen[row][:, list(word)].mean(1) for row, word in enumerate(words)])
-    low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
-    scaled = (rows - low) / (high - low).clamp_min(1e-12)
-    return scaled.view(len(scaled), nearest, nearest)

@@ -3,10 +3,11 @@
 DDIM inversion (Song, Meng and Ermon 2021) walks the chain backwards at guidance 1. A guided chain
 from the noise that it finds does not lead back; two ways to make it:
 
-    direct     what a guided step lacks of the way's latents is added to it (Ju et al. 2024, "Direct
-               Inversion"): exact, for one guided chain
-    null text  the null text of each step is optimised until the step lands on the way (Mokady et
-               al. 2023): nothing is added to latents, for about ten guided chains and gradients
+    direct     what a guided step lacks of the trajectory's latents is added to it (Ju et al. 2024,
+               "Direct Inversion"): exact, for one guided chain
+    null text  the null text of each step is optimised until the step lands on the trajectory
+               (Mokady et al. 2023): nothing is added to latents, for about ten guided chains and
+               gradients
 
 Neither gets past the autoencoder, whose encoder loses what its decoder could show. `encode_closely`
 finds the latents that decode to an image, by gradients through the decoder alone. Measured on four
@@ -29,7 +30,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from whylens.diffusion.chain import Conditioning, chain_step, condition, schedule
+from whylens.batch import Batch
+from whylens.diffusion.adam import Adam
+from whylens.diffusion.chain import chain_step, schedule
+from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
 
@@ -40,11 +44,11 @@ ENCODER_RATE = 0.05
 
 
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(Batch):
     """What leads the guided chain back to B images.
 
-    latents and noise [B, c, h, w]; with them either offsets [T, B, c, h, w] or null_delta
-    [T, B, L, C]. Peak signal to noise ratios [B] in dB, against the images: `psnr` of what the
+    latents and noise [B, c, h, w]; with them either offsets [B, T, c, h, w] or null_delta
+    [B, T, L, C]. Peak signal to noise ratios [B] in dB, against the images: `psnr` of what the
     chain leads back to, `decoder_psnr` of the latents that were inverted, decoded.
     """
 
@@ -58,31 +62,6 @@ class Inversion:
     def onto(self, conditioning: Conditioning) -> Conditioning:
         """The conditioning of the images' prompts, or of others, led from this inversion."""
         return replace(conditioning, offsets=self.offsets, null_delta=self.null_delta)
-
-    def select(self, rows: Tensor) -> "Inversion":
-        """The inversion of some images of the batch."""
-        return Inversion(
-            self.latents[rows],
-            self.noise[rows],
-            None if self.offsets is None else self.offsets[:, rows],
-            None if self.null_delta is None else self.null_delta[:, rows],
-            self.psnr[rows],
-            self.decoder_psnr[rows],
-        )
-
-    @classmethod
-    def stack(cls, parts: Sequence["Inversion"]) -> "Inversion":
-        """Inversions of one kind as one batch."""
-        offsets = [part.offsets for part in parts if part.offsets is not None]
-        deltas = [part.null_delta for part in parts if part.null_delta is not None]
-        return cls(
-            torch.cat([part.latents for part in parts]),
-            torch.cat([part.noise for part in parts]),
-            torch.cat(offsets, 1) if offsets else None,
-            torch.cat(deltas, 1) if deltas else None,
-            torch.cat([part.psnr for part in parts]),
-            torch.cat([part.decoder_psnr for part in parts]),
-        )
 
 
 def invert_images(
@@ -105,10 +84,10 @@ def invert_images(
     """
     latents = encode_closely(sampler, images, encoder_steps)
     own = condition(sampler, list(prompts))
-    way: Callable[..., tuple[Tensor, Conditioning, Tensor]] = (
+    inverted: Callable[..., tuple[Tensor, Conditioning, Tensor]] = (
         invert if kind == "direct" else partial(invert_null_text, rate=null_text_rate)
     )
-    noise, found, back = way(sampler, latents, own, steps=steps, guidance_scale=guidance_scale)
+    noise, found, back = inverted(sampler, latents, own, steps=steps, guidance_scale=guidance_scale)
     with torch.no_grad():
         decoded, led = sampler.decode(latents), sampler.decode(back)
     images = images.to(led)
@@ -133,7 +112,7 @@ def encode_closely(sampler: Sampler, images: Tensor, steps: int) -> Tensor:
         return latents
     wanted = images.to(latents)
     best, least = latents, torch.full((len(latents),), torch.inf, device=latents.device)
-    first, second = torch.zeros_like(latents), torch.zeros_like(latents)
+    adam = Adam()
     for step in range(steps + 1):
         with torch.enable_grad():
             latents.requires_grad_(True)
@@ -143,27 +122,24 @@ def encode_closely(sampler: Sampler, images: Tensor, steps: int) -> Tensor:
         nearer = errors < least
         least = torch.where(nearer, errors, least)
         best = torch.where(nearer.view(-1, 1, 1, 1), latents, best)
-        first, second = first.lerp(gradient, 0.1), second.lerp(gradient.square(), 0.001)
-        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
-        rate = ENCODER_RATE * (1 - step / steps)
-        latents = latents - rate * mean / (square.sqrt() + 1e-8)
+        direction = adam.directions({"latents": gradient})["latents"]
+        latents = latents - ENCODER_RATE * (1 - step / steps) * direction
     return best
 
 
 @torch.no_grad()
-def ddim_way(
+def ddim_trajectory(
     sampler: Sampler, latents: Tensor, conditioning: Conditioning, *, steps: int
-) -> list[Tensor]:
-    """Latents [B, c, h, w] of DDIM inversion, from noise to `latents`: `steps` + 1 of them."""
-    way = [latents]
-    for time, alpha_bar, alpha_bar_after in reversed(schedule(sampler, steps)):
+) -> Tensor:
+    """DDIM inversion's trajectory [B, T + 1, c, h, w], from noise to `latents` [B, c, h, w]."""
+    trajectory = [latents]
+    embeddings = conditioning.at_each_step(steps)
+    for index, step in reversed(list(enumerate(schedule(sampler, steps)))):
         # A step backwards: what the model predicts here, taken to the noisier time.
-        following, _ = chain_step(
-            sampler, way[-1], conditioning.text, conditioning.null, time, alpha_bar_after,
-            alpha_bar, 1.0, conditioning.pooled,
-        )  # fmt: skip
-        way.append(following)
-    return way[::-1]
+        backwards = step._replace(alpha_bar=step.alpha_bar_after, alpha_bar_after=step.alpha_bar)
+        noisier = chain_step(sampler, trajectory[-1], backwards, embeddings[index], 1.0).latents
+        trajectory.append(noisier)
+    return torch.stack(trajectory[::-1], 1)
 
 
 @torch.no_grad()
@@ -177,17 +153,17 @@ def invert(
 ) -> tuple[Tensor, Conditioning, Tensor]:
     """Direct inversion: (noise, conditioning with offsets, latents that the chain leads back to).
 
-    The difference that a guided step makes to DDIM inversion's way is kept as the step's offset.
+    The difference that a guided step makes to DDIM inversion's trajectory is its offset.
     """
-    way = ddim_way(sampler, latents, conditioning, steps=steps)
-    offsets, following = [], way[0]
+    trajectory = ddim_trajectory(sampler, latents, conditioning, steps=steps)
+    embeddings = conditioning.at_each_step(steps)
+    offsets, following = [], latents
     for index, step in enumerate(schedule(sampler, steps)):
-        following, _ = chain_step(
-            sampler, way[index], conditioning.text, conditioning.null, *step, guidance_scale,
-            conditioning.pooled, conditioning.null_pooled,
-        )  # fmt: skip
-        offsets.append(way[index + 1] - following)
-    return way[0], replace(conditioning, offsets=torch.stack(offsets)), following + offsets[-1]
+        before, after = trajectory[:, index], trajectory[:, index + 1]
+        following = chain_step(sampler, before, step, embeddings[index], guidance_scale).latents
+        offsets.append(after - following)
+    noise = trajectory[:, 0]
+    return noise, replace(conditioning, offsets=torch.stack(offsets, 1)), following + offsets[-1]
 
 
 def invert_null_text(
@@ -202,8 +178,8 @@ def invert_null_text(
     """Null-text inversion: (noise, conditioning with null deltas, latents that are led back to).
 
     At each step up to ten steps of Adam, at `rate` (1 - i / 100) for step i, until the mean squared
-    distance to the way is below `STOP`; each image has its own state and its own end. A step starts
-    from the null text that the one before it found. (The paper stops below 1e-5 + 2e-5 i.)
+    distance to the trajectory is below `STOP`; each image has its own state and its own end. A step
+    starts from the null text that the one before it found. (The paper stops below 1e-5 + 2e-5 i.)
 
     Raises
     ------
@@ -215,34 +191,30 @@ def invert_null_text(
             f"null-text inversion needs guidance: guidance_scale is {guidance_scale:g}, where the "
             "null text has no effect; take inversion = direct, which is exact at any scale"
         )
-    way = ddim_way(sampler, latents, conditioning, steps=steps)
-    current, null = way[0], conditioning.null
+    trajectory = ddim_trajectory(sampler, latents, conditioning, steps=steps)
+    embeddings = conditioning.at_each_step(steps)
+    current, null = trajectory[:, 0], conditioning.null
     deltas = []
     for index, step in enumerate(schedule(sampler, steps)):
         step_rate = rate * (1 - index / 100)
         going = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
-        first, second = torch.zeros_like(null), torch.zeros_like(null)
-        for inner in range(1, INNER_STEPS + 1):
+        adam = Adam()
+        for _ in range(INNER_STEPS):
             with torch.enable_grad():
                 null = null.detach().requires_grad_(True)
-                following, _ = chain_step(
-                    sampler, current, conditioning.text, null, *step, guidance_scale,
-                    conditioning.pooled, conditioning.null_pooled,
-                )  # fmt: skip
-                losses = (following - way[index + 1]).square().flatten(1).mean(1)
+                own = replace(embeddings[index], null=null)
+                following = chain_step(sampler, current, step, own, guidance_scale).latents
+                losses = (following - trajectory[:, index + 1]).square().flatten(1).mean(1)
                 (gradient,) = torch.autograd.grad(losses.sum(), null)
             null = null.detach()
             going &= losses.detach() >= STOP
             if not going.any():
                 break
-            first.lerp_(gradient, 0.1)
-            second.lerp_(gradient.square(), 0.001)
-            mean, square = first / (1 - 0.9**inner), second / (1 - 0.999**inner)
-            null = null - going.view(-1, 1, 1) * step_rate * mean / (square.sqrt() + 1e-8)
+            direction = adam.directions({"null": gradient})["null"]
+            null = null - going.view(-1, 1, 1) * step_rate * direction
         deltas.append(null - conditioning.null)
         with torch.no_grad():
-            current, _ = chain_step(
-                sampler, current, conditioning.text, null, *step, guidance_scale,
-                conditioning.pooled, conditioning.null_pooled,
-            )  # fmt: skip
-    return way[0], replace(conditioning, null_delta=torch.stack(deltas)), current
+            own = replace(embeddings[index], null=null)
+            current = chain_step(sampler, current, step, own, guidance_scale).latents
+    noise = trajectory[:, 0]
+    return noise, replace(conditioning, null_delta=torch.stack(deltas, 1)), current

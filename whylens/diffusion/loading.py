@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 import torch
 
-from whylens.diffusion.sampler import Sampler, wide
+from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
 
 PLANTED = Path(__file__).parent.parent / "planted" / "weights" / "pipeline"
@@ -96,7 +96,7 @@ def _load(name: str, path: str, dtype: torch.dtype) -> Any:
         safety = "XL" not in kind
         pipeline = getattr(diffusers, kind).from_pretrained(
             source,
-            dtype={"default": dtype, "vae": wide(dtype)},
+            dtype={"default": dtype, "vae": outer_dtype(dtype)},
             **({"safety_checker": None, "requires_safety_checker": False} if safety else {}),
         )
     except UsageError:

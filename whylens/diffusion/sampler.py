@@ -77,7 +77,7 @@ class Sampler:
     @property
     def dtype(self) -> torch.dtype:
         """Of latents, images and conditioning; the U-Net's own may be half of it."""
-        return wide(self.unet.dtype)
+        return outer_dtype(self.unet.dtype)
 
     @property
     def prediction(self) -> Any:
@@ -211,7 +211,7 @@ class Sampler:
         return (out / 2 + 0.5).clamp(0, 1)
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
+def outer_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of what goes in and comes out of networks of this dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
         PixelDistance,
         TargetClass,
     )
-    from whylens.guidance.optimiser import Problem, Solution, optimise
+    from whylens.guidance.optimiser import optimise
+    from whylens.guidance.problems import Problems
     from whylens.guidance.settings import GuidanceSettings
+    from whylens.guidance.solutions import Solution, solve
 
 __all__ = [
     "ComponentObjective",
@@ -22,11 +24,12 @@ __all__ = [
     "GuidanceSettings",
     "Objective",
     "PixelDistance",
-    "Problem",
+    "Problems",
     "Solution",
     "TargetClass",
     "counterfactual",
     "optimise",
+    "solve",
 ]
 
 _OBJECTIVES = ("ComponentObjective", "Disagreement", "Objective", "PixelDistance", "TargetClass")
@@ -34,8 +37,10 @@ __getattr__ = lazily(
     __name__,
     {
         **dict.fromkeys(_OBJECTIVES, "objectives"),
-        **dict.fromkeys(("Problem", "Solution", "optimise"), "optimiser"),
+        **dict.fromkeys(("Solution", "solve"), "solutions"),
         "GuidanceSettings": "settings",
+        "Problems": "problems",
         "counterfactual": "counterfactuals",
+        "optimise": "optimiser",
     },
 )

@@ -6,7 +6,7 @@ step size, best point and history, and restarts from its best point where it sta
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,14 +28,10 @@ class Optimum:
     step_sizes: Tensor
 
 
-def apgd(
-    objective: Objective,
-    start: Tensor,
-    radius: float,
-    steps: int,
-    on_checkpoint: Callable[[Tensor], None] | None = None,
-) -> Optimum:
+def apgd(objective: Objective, start: Tensor, radius: float, steps: int) -> Iterator[Optimum]:
     """Lower an objective within `radius` (L2 norm of a whole image's change) and within [0, 1].
+
+    What is found where step sizes are looked at again (`checkpoints`), and at the end.
 
     Parameters
     ----------
@@ -47,9 +43,6 @@ def apgd(
         > 0.
     steps
         Gradients taken, >= 1.
-    on_checkpoint
-        Called with the best points so far, [B, 3, H, W], where step sizes are looked at again
-        (`checkpoints`).
     """
     centre = start.detach()
     value, gradient = objective.value_and_gradient(centre)
@@ -85,9 +78,8 @@ def apgd(
             gradient = torch.where(_shaped(halve), best_gradient, gradient)
             value = torch.where(halve, best_value, value)
             successes = torch.zeros_like(successes)
-            if on_checkpoint is not None:
-                on_checkpoint(best)
-    return Optimum(best, best_value, size)
+            yield Optimum(best, best_value, size)
+    yield Optimum(best, best_value, size)
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whylens.diffusion.attention import word_map
-from whylens.diffusion.chain import Conditioning, schedule
+from whylens.diffusion.attention import AttentionMaps
+from whylens.diffusion.chain import schedule
+from whylens.diffusion.conditioning import Conditioning
 from whylens.diffusion.sampler import Sampler
 
 # Steepness of the squashing, and the level of a normalised map that becomes 1/2.
@@ -24,28 +25,27 @@ ERODED, BLURRED, REFERENCE = 3, 10, 512
 
 def foreground(
     sampler: Sampler,
-    noise: Tensor,
-    way: Tensor,
+    trajectory: Tensor,
     before: Conditioning,
     after: Conditioning,
-    maps: Sequence[dict[int, Tensor]],
+    attention: AttentionMaps,
     prompts_before: Sequence[str],
     prompts_after: Sequence[str],
 ) -> Tensor:
     """Raw masks [B, 1, S, S] in [0, 1] of what changes from one prompt to the other.
 
     The mean of two maps, squashed: where the image's cross-attention looks for the words that the
-    other prompt lacks (DiG-IN), and where predictions of the two prompts differ on the image's way
-    (Couairon et al. 2023, "DiffEdit"). On 48 planted drawings their overlap with the object's true
-    mask (intersection over union) is 0.54 and 0.61, of the mean 0.65; with a margin of a sixteenth
-    it holds 97 % of the object and 27 % of the rest (DiG-IN's 0.04: 96 %, 23 %). A centred disc of
-    the object's own area has 0.62 there, since these objects stand near the middle; where they are
-    more than 9 pixels away from it, which the sampler was not trained on, the disc has 0.25 and the
-    mask 0.48.
+    other prompt lacks (DiG-IN), and where predictions of the two prompts differ on the image's
+    trajectory (Couairon et al. 2023, "DiffEdit"). On 48 planted drawings their overlap with the
+    object's true mask (intersection over union) is 0.54 and 0.61, of the mean 0.65; with a margin
+    of a sixteenth it holds 97 % of the object and 27 % of the rest (DiG-IN's 0.04: 96 %, 23 %). A
+    centred disc of the object's own area has 0.62 there, since these objects stand near the middle;
+    where they are more than 9 pixels away from it, which the sampler was not trained on, the disc
+    has 0.25 and the mask 0.48.
 
     Parameters
     ----------
-    noise, way, maps
+    trajectory, attention
         Of the image's own chain: `whylens.diffusion.chain.watch`.
     before, after
         Conditioning of the two prompts; only their texts count.
@@ -57,8 +57,8 @@ def foreground(
             sampler.tokens(prompts_before), sampler.tokens(prompts_after), strict=True
         )
     ]
-    looked = word_map(maps, words)[:, None]
-    differs = prediction_gap(sampler, noise, way, before, after)[:, None]
+    looked = attention.word_maps(words)[:, None]
+    differs = prediction_gap(sampler, trajectory, before, after)[:, None]
     both = torch.stack(
         [
             F.interpolate(one, size=(size, size), mode="bilinear", align_corners=False)
@@ -95,19 +95,19 @@ def _unpadded(tokens: Sequence[int]) -> list[int]:
 
 @torch.no_grad()
 def prediction_gap(
-    sampler: Sampler, noise: Tensor, way: Tensor, before: Conditioning, after: Conditioning
+    sampler: Sampler, trajectory: Tensor, before: Conditioning, after: Conditioning
 ) -> Tensor:
-    """Where predictions of two prompts differ in the later half of a way, [B, h, w] in [0, 1].
+    """Where predictions of two prompts differ, [B, h, w] in [0, 1], in a trajectory's later half.
 
     Root mean square over channels and steps, each step scaled to a mean of 1; the 95th percentile
     of an image becomes 1.
     """
-    steps = len(way)
-    total = torch.zeros_like(noise[:, 0])
+    steps = trajectory.shape[1] - 1
+    total = torch.zeros_like(trajectory[:, 0, 0])
     for index, step in enumerate(schedule(sampler, steps)):
         if 2 * index < steps - 1:
             continue
-        latents = noise if index == 0 else way[index - 1]
+        latents = trajectory[:, index]
         gap = sampler.predict(latents, step.time, before.text, before.pooled)
         gap = gap - sampler.predict(latents, step.time, after.text, after.pooled)
         square = gap.square().mean(1)

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from whylens.classifiers.heatmap import component_heatmap
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
+from whylens.guidance.checking import as_many
 from whylens.guidance.masks import squashed, with_margin
-from whylens.guidance.objectives import FeatureObjective, PixelDistance
-from whylens.guidance.optimiser import Frame, OnStep, Problem, Solution, optimise
+from whylens.guidance.objectives import FeatureObjective, Objective, PixelDistance
+from whylens.guidance.problems import Paste, Problems
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.solutions import Solution, solve
 
 # No class stands for what a neuron sees: of the exemplars that give words, a sixth may be of one.
 MOST_OF_ONE_CLASS = 1 / 6
@@ -35,47 +37,60 @@ def neuron_counterfactual(
     *,
     seeds: Sequence[int] | None = None,
     inversion: Inversion | None = None,
-    on_step: OnStep | None = None,
 ) -> list[Solution]:
     """Raise or lower a feature of images [B, 3, S, S] in [0, 1], and change little else.
 
-    The objective's signs say which; `settings.keep` weighs the squared distance to the image. With
-    `settings.mask` "attention" an image changes only where a falling neuron looks (`looked_at`).
-    `prompts_before` say what the images show, `prompts_after` what they should show: the same, or
-    without what a falling neuron sees (`leave_out`). `inversion`, where it is there already, is of
-    these images, prompts and settings.
+    Parameters and errors are those of `neuron_problems`.
+    """
+    problems, whole = neuron_problems(
+        sampler, images, prompts_before, prompts_after, objective, settings, seeds=seeds,
+        inversion=inversion,
+    )  # fmt: skip
+    return solve(sampler, problems, whole, settings)
+
+
+def neuron_problems(
+    sampler: Sampler,
+    images: Tensor,
+    prompts_before: Sequence[str],
+    prompts_after: Sequence[str],
+    objective: FeatureObjective,
+    settings: GuidanceSettings,
+    *,
+    seeds: Sequence[int] | None = None,
+    inversion: Inversion | None = None,
+) -> tuple[Problems, Objective]:
+    """What is to be optimised, and for what, so that a feature of images rises or falls.
+
+    The objective's signs say which; `settings.regularisers.pixels` weighs the squared distance to
+    the images [B, 3, S, S] in [0, 1]. With `settings.editing.mask` "attention" an image changes
+    only where a falling neuron looks (`looked_at`). `prompts_before` say what the images show,
+    `prompts_after` what they should show: the same, or without what a falling neuron sees
+    (`leave_out`). `inversion`, where it is there already, is of these images, prompts and settings.
 
     Raises
     ------
     ValueError
-        If prompts, features or seeds are not as many as the images, or `settings.mask` is "given".
+        If prompts, features or seeds are not as many as the images, or the mask is "given".
     """
-    if settings.mask == "given":
+    editing = settings.editing
+    if editing.mask == "given":
         raise ValueError('neuron counterfactuals know no given masks: take "attention" or "none"')
     seeds = range(len(images)) if seeds is None else seeds
-    for name, given in (
-        ("prompts_before", prompts_before),
-        ("prompts_after", prompts_after),
-        ("objective.features", objective.features),
-        ("seeds", seeds),
-    ):
-        if len(given) != len(images):
-            raise ValueError(f"{name} has {len(given)} entries for {len(images)} images")
+    parts: dict[str, Sized] = {
+        "prompts_before": prompts_before,
+        "prompts_after": prompts_after,
+        "objective.features": objective.features,
+        "seeds": seeds,
+    }
+    as_many(images, **parts)
     if inversion is None:
         inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
-    problems = [
-        Problem.starting(prompt, seed, inversion, row)
-        for row, (prompt, seed) in enumerate(zip(prompts_after, seeds, strict=True))
-    ]
-    if settings.mask == "attention":
-        frame = Frame(images, with_margin(looked_at(objective, images), settings.margin))
-        problems = [
-            replace(problem, frame=frame.select(torch.tensor([row])))
-            for row, problem in enumerate(problems)
-        ]
-    return optimise(
-        sampler, problems, objective + settings.keep * PixelDistance(images), settings, on_step
-    )
+    problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)
+    if editing.mask == "attention":
+        masks = with_margin(looked_at(objective, images), editing.margin)
+        problems = replace(problems, paste=Paste(images, masks))
+    return problems, objective + settings.regularisers.pixels * PixelDistance(images)
 
 
 def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:

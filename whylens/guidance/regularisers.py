@@ -4,71 +4,65 @@ Objectives meet at the image; these meet at the variables, and at the latents th
 Their gradients are written out: a mean square's is its argument, scaled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from whylens.guidance.settings import GuidanceSettings
-
-# Variables with a step axis before the problem axis.
-DELTAS = ("text_delta", "null_delta")
+from whylens.guidance.settings import RegulariserSettings
 
 
 class Regularisers:
-    """Penalties of a batch of problems, by the settings `keep_latents` and `delta_size`.
+    """Penalties of a batch of problems.
 
-    The distance is the mean square between the chain's result and the latents that are kept,
-    [c, h, w]; the size is that of what was added to the deltas [T, B, L, C] since the start.
+    The distance is the mean square between the chain's result and the reference latents
+    [B, c, h, w]; the size is that of what was added to the deltas [B, T, L, C] since the start.
     """
 
     def __init__(
         self,
         variables: Mapping[str, Tensor],
-        kept: Sequence[Tensor | None],
-        settings: GuidanceSettings,
+        reference: Tensor | None,
+        settings: RegulariserSettings,
     ) -> None:
-        """`variables` as they start; of a problem whose `kept` is None the first result is kept."""
-        self.latents_weight, self.delta_weight = settings.keep_latents, settings.delta_size
-        self._given, self._kept = kept, torch.empty(0)
+        """`variables` as they start; without a reference the first result is it."""
+        self.settings, self.reference = settings, reference
         self.starts = {
-            name: variables[name].detach().clone()
-            for name in DELTAS
-            if name in variables and self.delta_weight
+            name: start.detach().clone()
+            for name, start in variables.items()
+            if name != "latents" and settings.deltas
         }
 
     def values(self, latents: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """The penalty [B] of each problem, where the chain's result is `latents`."""
         total = latents.new_zeros(len(latents))
-        if self.latents_weight:
-            total += self.latents_weight * self._gap(latents).square().flatten(1).mean(1)
+        if self.settings.latents:
+            total += self.settings.latents * self._gap(latents).square().flatten(1).mean(1)
         for name, start in self.starts.items():
             moved = variables[name].detach() - start
-            total += self.delta_weight * moved.square().mean((0, 2, 3))
+            total += self.settings.deltas * moved.square().flatten(1).mean(1)
         return total
 
     def at_latents(self, latents: Tensor) -> Tensor | None:
         """The gradient of `values` at the chain's result; None where nothing pulls there."""
-        if not self.latents_weight:
+        if not self.settings.latents:
             return None
-        return 2 * self.latents_weight / latents[0].numel() * self._gap(latents)
+        return 2 * self.settings.latents / latents[0].numel() * self._gap(latents)
 
     def at_variables(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of `values` at the deltas."""
         return {
-            name: 2 * self.delta_weight / start[:, 0].numel() * (variables[name].detach() - start)
+            name: 2 * self.settings.deltas / start[0].numel() * (variables[name].detach() - start)
             for name, start in self.starts.items()
         }
 
     def select(self, rows: Tensor) -> None:
         """Keep some problems of the batch."""
-        if self.latents_weight:
-            self._kept = self._kept[rows]
-        self.starts = {name: start[:, rows] for name, start in self.starts.items()}
+        if self.reference is not None:
+            self.reference = self.reference[rows]
+        self.starts = {name: start[rows] for name, start in self.starts.items()}
 
     def _gap(self, latents: Tensor) -> Tensor:
         latents = latents.detach()
-        if not len(self._kept):
-            pairs = zip(self._given, latents, strict=True)
-            self._kept = torch.stack([row if given is None else given for given, row in pairs])
-        return latents - self._kept
+        if self.reference is None:
+            self.reference = latents
+        return latents - self.reference

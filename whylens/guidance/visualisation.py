@@ -62,7 +62,8 @@ def visualise(
     grey = torch.full((len(directions), 3, side, side), GREY, dtype=head.dtype, device=head.device)
     objective = ComponentObjective(classifier, directions, offsets, scale=torch.ones_like(offsets))
     within = radius_at(side) if radius is None else radius
-    images = apgd(objective, grey, within, steps).images
+    *_, found = apgd(objective, grey, within, steps)
+    images = found.images
     with torch.no_grad():
         features = classifier.features(images)
         of_grey = classifier.features(grey[:1])

@@ -5,7 +5,7 @@ from whylens.neural_pca.components import ClassComponents, class_components, fro
 from whylens.neural_pca.index import FeatureIndex, ShardedIndex
 from whylens.neural_pca.moments import Moments
 from whylens.neural_pca.queries import Found, component_exemplars, neighbours, neuron_exemplars
-from whylens.neural_pca.ranking import Evidence, Surroundings, judge, typical_words
+from whylens.neural_pca.ranking import Evidence, Reference, judge, typical_words
 from whylens.neural_pca.refit import Refit, refit
 from whylens.neural_pca.spufix import SpuFix, spufix, transfer
 from whylens.neural_pca.sufficiency import Mined, Miner, mine
@@ -19,10 +19,10 @@ __all__ = [
     "Mined",
     "Miner",
     "Moments",
+    "Reference",
     "Refit",
     "ShardedIndex",
     "SpuFix",
-    "Surroundings",
     "class_components",
     "component_exemplars",
     "from_moments",

@@ -61,7 +61,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Reference:
     """What is known of other images than those of class k.
 
     class_mean, others_mean
@@ -78,7 +78,7 @@ class Surroundings:
     sample: NDArray[np.floating]
 
 
-def judge(components: ClassComponents, mined: Mined, seen: Surroundings) -> Evidence:
+def judge(components: ClassComponents, mined: Mined, seen: Reference) -> Evidence:
     """The evidence on every component of one class."""
     # Means of alphas are alphas of means.
     inside = components.alphas(seen.class_mean[None])[0]

@@ -114,7 +114,6 @@ class Run:
                 "format": FORMAT,
                 "job": job,
                 "spec": wanted,
-                "seed": wanted.get("seed", 0),
                 "state": "running",
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "versions": _versions(),

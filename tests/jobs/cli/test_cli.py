@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from whylens.jobs import investigate as investigating
 from whylens.jobs.cli import main
-from whylens.jobs.cli.commands import JOBS
+from whylens.jobs.images import embed as embed_job
+from whylens.jobs.registry import jobs
 from whylens.runs import Run
 
 IMAGES = "planted:linked?count=4"
@@ -94,7 +97,19 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
         ("clasifier: planted:biased", "unknown setting 'clasifier': do you mean 'classifier'?"),
         ("placement: {wokers: [1, 2]}", "'placement.wokers': do you mean 'workers'?"),
         ("generate: {imagess: 3}", "'generate.imagess': do you mean 'images'?"),
-        ("generate: {guidance: {stepps: 3}}", "'generate.guidance.stepps': do you mean 'steps'?"),
+        (
+            "generate: {guidance: {chain: {stepps: 3}}}",
+            "'generate.guidance.chain.stepps': do you mean 'steps'?",
+        ),
+        (
+            "generate: {guidance: {stepps: 3}}",
+            "'generate.guidance.stepps': do you mean 'chain.steps'?",
+        ),
+        (
+            "counterfactuals: {guidance: {held_steps: 3}}",
+            "'counterfactuals.guidance.held_steps' is called "
+            "'counterfactuals.guidance.chain.segment' now",
+        ),
         ("zebra: 1", "unknown setting 'zebra'; there are: out, placement, images"),
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),
@@ -372,11 +387,35 @@ def test_ctrl_c_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     def interrupted(spec: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("whylens.jobs.single.run_embed", interrupted)
+    monkeypatch.setattr(embed_job, "JOB", replace(embed_job.JOB, run=interrupted))
     with pytest.raises(SystemExit) as stop:
         main(embed(tmp_path / "run"))
     assert stop.value.code == 130
     assert "start the same command again" in capsys.readouterr().err
+
+
+def test_the_demo_takes_settings_as_any_job_does(tmp_path, monkeypatch):
+    asked = []
+
+    def begun(spec: object) -> None:
+        asked.append(spec)
+        raise KeyboardInterrupt
+
+    job = replace(investigating.JOB, run=begun)
+    monkeypatch.setattr(investigating, "JOB", job)
+    file = tmp_path / "spec.yaml"
+    file.write_text("generate: {images: 9}\nclassifier: planted:robust\n")
+    for more in ([], ["--spec", str(file), "--set", "generate.guidance.steps=7", "--unit", "5"]):
+        with pytest.raises(SystemExit):
+            main(["demo", *more, "--set", "placement.workers=[1,3]"])
+    plain, changed = asked
+    assert (plain.out, plain.classifier, plain.unit) == ("out/demo", "planted:biased", 256)
+    assert (changed.out, changed.classifier, changed.unit) == ("out/demo", "planted:robust", 5)
+    assert plain.placement.workers == changed.placement.workers == (1, 3)
+    # What is said of a stage counts, the rest of it stays the demo's.
+    assert (changed.generate.images, changed.generate.findings) == (9, plain.generate.findings)
+    assert changed.generate.guidance.steps == 7
+    assert changed.counterfactuals == plain.counterfactuals
 
 
 @pytest.mark.parametrize("words", [["--help"], ["embed", "--help"]])
@@ -407,9 +446,14 @@ def listed(capsys, monkeypatch, *words: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
 
+def test_help_shows_defaults(capsys, monkeypatch):
+    assert "Images a unit. [default: 256]" in listed(capsys, monkeypatch, "embed")
+    assert "[default: planted:biased]" in listed(capsys, monkeypatch, "demo")
+
+
 def test_help_lists_every_job(capsys, monkeypatch):
     text = listed(capsys, monkeypatch)
-    assert [name for name, job in JOBS.items() if name not in text or job.help not in text] == []
+    assert [name for name, job in jobs().items() if name not in text or job.help not in text] == []
     for name in ("demo", "report", "search", "dashboard", "submit", "planted"):
         assert re.search(rf"\b{name}\b", text)
 

@@ -1,6 +1,7 @@
 """The generation stages: which images are made, and that each row tells of its own picture."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +15,16 @@ from PIL import Image
 from pydantic import ValidationError
 
 from whylens.classifiers import Head
-from whylens.cluster.placement import Placement
-from whylens.diffusion import Inversion
+from whylens.diffusion import Conditioning, Inversion
 from whylens.errors import UsageError
-from whylens.guidance.optimiser import Solution
+from whylens.guidance.objectives import PixelDistance
+from whylens.guidance.optimiser import State
+from whylens.guidance.problems import Problems
 from whylens.jobs.guided import counterfactuals, disagreements, generate
 from whylens.jobs.guided.counterfactuals import CounterfactualSpec
 from whylens.jobs.guided.disagreements import DisagreementSpec
 from whylens.jobs.guided.generate import GenerateSpec
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.targets import Targets
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
@@ -31,6 +34,8 @@ NAMES = ("fish, sea fish", "heart", "ring")
 
 class MeanColour:
     """A classifier whose features are the mean red, green and blue, and whose head is fixed."""
+
+    name = "mean colour"
 
     def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.class_names = names
@@ -71,17 +76,24 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     call = Call()
     sampler = SimpleNamespace(device=torch.device("cpu"), image_size=8, name="a sampler")
 
-    def solution(seed: int) -> Solution:
-        if seed == 9:
-            return Solution(failed="not finite at step 0")
-        return Solution(picture(seed + 100), picture(seed), [2.0, 1.0], 1)
+    def from_prompts(sampler: Any, prompts: Any, seeds: Any) -> Problems:
+        call.prompts += prompts
+        return problems_of(seeds)
 
-    def optimise(
-        sampler: Any, problems: Any, objective: Any, settings: Any, on_step: Any = None
-    ) -> list[Solution]:
-        call.prompts += [problem.prompt for problem in problems]
-        call.seeds += [problem.seed for problem in problems]
-        return [solution(problem.seed) for problem in problems]
+    def problems_of(seeds: Any) -> Problems:
+        nothing = torch.zeros(len(seeds), 1, 1)
+        return Problems(nothing, Conditioning(nothing, nothing), torch.tensor(seeds))
+
+    def optimise(sampler: Any, problems: Any, objective: Any, settings: Any) -> Iterator[State]:
+        seeds = problems.seeds.tolist()
+        call.seeds += seeds
+        failed = {row: "not finite at step 0" for row, seed in enumerate(seeds) if seed == 9}
+        rows = [row for row in range(len(seeds)) if row not in failed]
+        for step, loss in ((0, 2.0), (1, 1.0)):
+            images = [picture(seeds[row] + 100 * step) for row in rows]
+            stacked = torch.stack(images) if images else torch.zeros(0, 3, 8, 8)
+            yield State(step, rows, stacked, torch.full((len(rows),), loss), failed)
+            failed = {}
 
     def sample(
         sampler: Any, prompts: Any, seeds: Any, *, steps: int, guidance_scale: float
@@ -89,21 +101,20 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
         call.sampled += [(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         return torch.stack([picture(seed) for seed in seeds])
 
-    def counterfactual(
+    def counterfactual_problems(
         sampler: Any, images: Any, before: Any, after: Any, targets: Any, classifier: Any,
-        settings: Any, *, masks: Any, seeds: Any, inversion: Any, segmenter: Any, on_step: Any,
-    ) -> list[Solution]:  # fmt: skip
+        settings: Any, *, masks: Any, seeds: Any, inversion: Any, segmenter: Any,
+    ) -> tuple[Problems, PixelDistance]:  # fmt: skip
         # It is that of these images.
         torch.testing.assert_close(inversion.noise, images[:, :1])
         call.prompts += [f"{b} -> {a}" for b, a in zip(before, after, strict=True)]
-        call.seeds += list(seeds)
         assert images.shape == (len(seeds), 3, 8, 8)
-        return [solution(seed) for seed in seeds]
+        return problems_of(seeds), PixelDistance(images)
 
     def invert_images(sampler: Any, images: Any, prompts: Any, **how: Any) -> Inversion:
         ratios = torch.full((len(images),), 40.0)
         return Inversion(
-            images[:, :1], images[:, :1], torch.zeros(2, len(images), 1), None, ratios, ratios
+            images[:, :1], images[:, :1], torch.zeros(len(images), 2), None, ratios, ratios
         )
 
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
@@ -112,7 +123,10 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setattr("whylens.diffusion.sample", sample)
     monkeypatch.setattr("whylens.diffusion.invert_images", invert_images)
     monkeypatch.setattr("whylens.guidance.optimiser.optimise", optimise)
-    monkeypatch.setattr("whylens.guidance.counterfactuals.counterfactual", counterfactual)
+    monkeypatch.setattr("whylens.guidance.problems.Problems.from_prompts", from_prompts)
+    monkeypatch.setattr(
+        "whylens.guidance.counterfactuals.counterfactual_problems", counterfactual_problems
+    )
     return call
 
 
@@ -185,16 +199,7 @@ def chances(image: np.ndarray, classifier: MeanColour) -> np.ndarray:
 
 def generated(run: Run, spec: GenerateSpec) -> list[dict[str, Any]]:
     generate.generate(
-        run,
-        Lineage(run),
-        spec,
-        findings_of(run),
-        DIRECTIONS,
-        PROMPTS,
-        sampler="s",
-        classifier="a",
-        against=["b"],
-        placement=Placement(),
+        run, Lineage(run), spec, Models("s", "a", ["b"]), findings_of(run), DIRECTIONS, PROMPTS
     )
     return run.table("generated").read().to_pylist()
 
@@ -220,7 +225,7 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
         # It numbers the class otherwise, and has one more.
         assert other["class_name"] == own["class_name"] == NAMES[row["class_index"]]
         assert other["after"] != pytest.approx(own["after"], abs=1e-3)
-        assert row["trajectory"] == [row["image"]]
+        assert row["trajectory"] == [row["start_image"], row["image"]]
         assert nearest_of(run, row["image"]) == [one["image_id"] for one in row["closest"]]
         gap = np.abs(pixels(row["image"]) - pixels(row["start_image"]))
         np.testing.assert_allclose(pixels(row["difference"]), (2.5 * gap).clip(0, 1), atol=0.02)
@@ -250,24 +255,17 @@ def test_nothing_found_is_nothing_to_generate(tmp_path: Path) -> None:
 
 
 def test_some_settings_leave_the_other_defaults_of_counterfactuals() -> None:
-    spec = CounterfactualSpec.model_validate({"guidance": {"steps": 4}})
-    expected = CounterfactualSpec().guidance.model_copy(update={"steps": 4})
-    assert spec.guidance == expected
-    assert expected.stop_below == 0.3
-    never = CounterfactualSpec.model_validate({"guidance": {"stop_below": None}})
-    assert never.guidance.stop_below is None
+    spec = CounterfactualSpec.model_validate({"guidance": {"optimiser": {"steps": 4}}})
+    own = CounterfactualSpec().guidance
+    optimiser = own.optimiser.model_copy(update={"steps": 4})
+    assert spec.guidance == own.model_copy(update={"optimiser": optimiser})
+    assert optimiser.stop_below == 0.3
+    never = CounterfactualSpec.model_validate({"guidance": {"optimiser": {"stop_below": None}}})
+    assert never.guidance.optimiser.stop_below is None
 
 
 def changed(run: Run, spec: CounterfactualSpec) -> list[dict[str, Any]]:
-    counterfactuals.counterfactuals(
-        run,
-        Lineage(run),
-        spec,
-        sampler="s",
-        classifier="a",
-        against=["b"],
-        placement=Placement(),
-    )
+    counterfactuals.counterfactuals(run, Lineage(run), spec, Models("s", "a", ["b"]))
     return run.table("counterfactuals").read().to_pylist()
 
 
@@ -316,7 +314,7 @@ def test_counterfactual_rows_tell_of_their_own_pictures(run: Run, optimiser: Cal
         assert said["b", row["target_name"]] == row["against_target_after"]
         assert len(said) == 4
         assert row["trajectory"][-1] == row["after"]
-        assert row["trajectory_steps"] == [1]
+        assert row["trajectory_steps"] == [0, 1]
         assert nearest_of(run, row["after"]) == [one["image_id"] for one in row["closest"]]
         number = int(row["closest"][0]["image_id"].split("/")[1].split(".")[0])
         assert row["closest"][0]["thumb"] == bytes([number])
@@ -404,12 +402,9 @@ def pulled(run: Run, spec: DisagreementSpec) -> list[dict[str, Any]]:
         run,
         Lineage(run),
         spec,
+        Models("s", "a", ["b"]),
         findings_of(run),
         {(0, 4): "a photo of water"},
-        sampler="s",
-        classifier="a",
-        against=["b"],
-        placement=Placement(),
     )
     return run.table("disagreements").read().to_pylist()
 
@@ -492,10 +487,7 @@ def test_disagreements_need_a_shared_class_and_two_classifiers(run: Run, optimis
     (scout,) = disagreements.scouting([], {}, other, spec)
     assert (scout.class_name, scout.prompts) == ("ring", ("a photo of a ring",))
     with pytest.raises(UsageError, match="two different classifiers"):
-        disagreements.disagreements(
-            run, Lineage(run), spec, [], {}, sampler="s", classifier="a", against=["a"],
-            placement=Placement(),
-        )  # fmt: skip
+        disagreements.disagreements(run, Lineage(run), spec, Models("s", "a", ["a"]), [], {})
 
 
 def test_specs_are_checked_before_any_work() -> None:

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from whylens.diffusion import condition, load_sampler, run_chain, sample
-from whylens.guidance.settings import GuidanceSettings
+from whylens.diffusion import condition, denoise, load_sampler, result, sample
+from whylens.guidance.settings import EditingSettings, GuidanceSettings
 from whylens.jobs.guided import inversions as job
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]
-SETTINGS = GuidanceSettings(steps=3)
+SETTINGS = GuidanceSettings(chain={"steps": 3})
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,8 @@ def test_what_is_kept_is_not_made_again_and_leads_back(tmp_path, sampler, images
     assert counted == [2]
     conditioning = turned.onto(condition(sampler, PROMPTS[::-1]))
     with torch.no_grad():
-        (latents,) = run_chain(sampler, turned.noise, conditioning, steps=3, guidance_scale=3.0)
+        states = denoise(sampler, turned.noise, conditioning, steps=3, guidance_scale=3.0)
+        latents = result(states)
     torch.testing.assert_close(latents, sampler.encode(images.flip(0)), rtol=0, atol=1e-4)
     rows = {row["image_id"]: row for row in Run.open(str(tmp_path / "first")).table(
         job.TABLE).read().to_pylist()}  # fmt: skip
@@ -69,12 +70,12 @@ def test_what_is_kept_is_not_made_again_and_leads_back(tmp_path, sampler, images
     assert not run.table(job.TABLE).units()
 
 
-def test_another_prompt_or_way_is_another_inversion(tmp_path, sampler, images, counted):
+def test_another_prompt_or_kind_is_another_inversion(tmp_path, sampler, images, counted):
     run, lineage = started(tmp_path / "run")
     kept = Inversions(run, lineage, sampler, SETTINGS)
     kept.of(["a", "b"], images, PROMPTS)
     kept.of(["a", "b"], images, [PROMPTS[0], "a photo of a star"])
-    other = SETTINGS.model_copy(update={"encoder_steps": 2})
+    other = SETTINGS.model_copy(update={"editing": EditingSettings(encoder_steps=2)})
     Inversions(run, lineage, sampler, other).of(["a", "b"], images, PROMPTS)
     assert counted == [2, 2, 2]
     assert len(run.table(job.TABLE).units()) == 5

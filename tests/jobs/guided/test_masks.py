@@ -52,7 +52,7 @@ def test_a_planted_drawing_has_its_own_mask_and_a_photo_has_none(collection):
 
 def test_a_folder_that_nothing_reads_or_that_is_not_there_is_refused(tmp_path):
     check_folder(None, "attention")
-    with pytest.raises(UsageError, match=r"guidance\.mask is 'none'"):
+    with pytest.raises(UsageError, match=r"guidance\.editing\.mask is 'none'"):
         check_folder(str(tmp_path), "none")
     with pytest.raises(UsageError, match="is not there"):
         check_folder(str(tmp_path / "masks"), "given")

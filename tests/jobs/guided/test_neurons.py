@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from whylens.classifiers import load_classifier
-from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
 from whylens.jobs.guided import neuron_plan, neurons
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import Neuron, NeuronSpec
 from whylens.jobs.images.embedded import Embedded
 from whylens.jobs.lineage import Lineage
@@ -71,15 +71,19 @@ def test_neurons_can_be_named_and_must_be_there() -> None:
 
 
 def test_some_settings_leave_the_other_defaults_of_changing() -> None:
-    spec = NeuronSpec.model_validate({"changing": {"steps": 4, "noise": 0.2}})
-    expected = NeuronSpec().changing.model_copy(update={"steps": 4, "noise": 0.2})
+    given = {"chain": {"steps": 4}, "views": {"noise": 0.2}}
+    spec = NeuronSpec.model_validate({"changing": given})
+    own = NeuronSpec().changing
+    chain = own.chain.model_copy(update={"steps": 4})
+    views = own.views.model_copy(update={"noise": 0.2})
+    expected = own.model_copy(update={"chain": chain, "views": views})
     assert spec.changing == expected
-    assert (expected.latents_factor, expected.mask) == (0.0, "none")
+    assert (expected.optimiser.latents_factor, expected.editing.mask) == (0.0, "none")
 
 
 def test_given_masks_are_for_counterfactuals() -> None:
     with pytest.raises(ValueError, match="neurons take no given masks"):
-        NeuronSpec(changing=GuidanceSettings(mask="given"))
+        NeuronSpec(changing=GuidanceSettings(editing={"mask": "given"}))
 
 
 def test_words_are_those_of_exemplars_and_their_classes() -> None:
@@ -136,10 +140,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
 
 
 SPEC = NeuronSpec(
-    most=1, words=2, samples=1, images=1, changed=1,
-    guidance=GuidanceSettings(steps=2, optimisation_steps=1, cutouts=0),
-    changing=GuidanceSettings(steps=3, optimisation_steps=2, cutouts=0, mask="attention"),
-)  # fmt: skip
+    most=1,
+    words=2,
+    samples=1,
+    images=1,
+    changed=1,
+    guidance=GuidanceSettings(chain={"steps": 2}, optimiser={"steps": 1}, views={"cutouts": 0}),
+    changing=GuidanceSettings(
+        chain={"steps": 3},
+        optimiser={"steps": 2},
+        views={"cutouts": 0},
+        editing={"mask": "attention"},
+    ),
+)
 
 
 def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: Any) -> None:
@@ -150,10 +163,8 @@ def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: A
 
 
 def work(run: Run) -> None:
-    neurons.neurons(
-        run, Lineage(run), SPEC, sampler="planted", classifier="planted:biased",
-        against=["planted:balanced"], placement=Placement(),
-    )  # fmt: skip
+    models = Models("planted", "planted:biased", ["planted:balanced"])
+    neurons.neurons(run, Lineage(run), SPEC, models)
 
 
 def tensor(content: bytes) -> torch.Tensor:
@@ -198,7 +209,7 @@ def test_rows_tell_of_their_own_pictures(done: tuple[Run, Run]) -> None:
         assert row["trajectory"][-1] == row["after"]
         # Images from words and real images have settings of their own.
         settings = SPEC.guidance if row["kind"] == "image" else SPEC.changing
-        assert len(row["losses"]) == settings.optimisation_steps + 1
+        assert len(row["losses"]) == settings.optimiser.steps + 1
         assert (row["mask"] is None) == (row["kind"] == "image")
         if row["kind"] == "down":
             could = tensor(row["mask"])[0, 0] > 0

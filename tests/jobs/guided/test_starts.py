@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from whylens.classifiers import Head
-from whylens.cluster.placement import Placement
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.settings import ChainSettings
 from whylens.jobs.guided import starts
+from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import names, prompts_of
 from whylens.jobs.guided.starts import StartSettings
 from whylens.jobs.lineage import Lineage
@@ -100,12 +100,10 @@ def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
         run,
         Lineage(run),
         StartSettings(images=2),
+        ChainSettings(),
+        Models("s", "a"),
         [FINDING],
         {(1, 3): (np.ones(3), 0.5)},
-        guidance=GuidanceSettings(),
-        sampler="s",
-        classifier="a",
-        placement=Placement(),
     )
     assert found == {(1, 3): chosen}
     rows = run.table("starts").read().to_pylist()

@@ -21,13 +21,13 @@ from whylens.errors import UsageError, WhylensError
 from whylens.guidance import measures
 from whylens.guidance.baselines import SvceSettings
 from whylens.images import RejectedImageError, open_collection
-from whylens.jobs.cli.terminal import show_evaluation
 from whylens.jobs.guided.counterfactuals import Changer, CounterfactualSpec, plan
 from whylens.jobs.guided.methods import BaselineSettings, load_baseline
 from whylens.jobs.images import closest
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring import evaluate, evaluation_report
 from whylens.jobs.measuring.evaluate import EvaluateSpec, EvaluateUnit, Measurer
+from whylens.jobs.measuring.terminal import show_evaluation
 from whylens.jobs.report import page as report
 from whylens.jobs.report.page import ReportSpec
 from whylens.jobs.stage import do_missing

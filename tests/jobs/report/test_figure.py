@@ -13,7 +13,8 @@ from whylens.errors import UsageError
 from whylens.jobs.cli.commands import app
 from whylens.jobs.drawing import png
 from whylens.jobs.report.data import load_run
-from whylens.jobs.report.figure import FigureSpec, Pair, Row, draw, rows_of, spread, write
+from whylens.jobs.report.figure import FigureSpec, Row, draw, rows_of, spread, write
+from whylens.jobs.report.part import Pair
 
 build_run = runpy.run_path(str(Path(__file__).parents[1] / "synthetic_run.py"))["build_run"]
 

@@ -12,6 +12,8 @@ import pytest
 from whylens.errors import UsageError
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.page import BLANK, ReportSpec, flat, picture, render, run
+from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS
+from whylens.jobs.report.parts.findings import FINDINGS
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "synthetic_run.py"))
 build_run, write_part = synthetic["build_run"], synthetic["write_part"]
@@ -61,7 +63,7 @@ class Page(html.parser.HTMLParser):
 
 
 def page_of(folder: Path, **settings: int) -> tuple[str, Page]:
-    text = render(load_run(str(folder)), ReportSpec(run=str(folder), **settings))
+    text = render(load_run(str(folder)), ReportSpec(run=str(folder), limits=settings))
     return text, Page(text)
 
 
@@ -167,7 +169,7 @@ def test_a_run_shows_what_it_builds_on(tmp_path: Path) -> None:
     record |= {"spec": {"source": str(first), "sampler": "mine"}, "timings": {}, "warnings": []}
     (second / "run.json").write_text(json.dumps(record))
     data = load_run(str(second))
-    assert (len(data.findings), len(data.counterfactuals)) == (4, 6)
+    assert (len(data[FINDINGS]), len(data[COUNTERFACTUALS])) == (4, 6)
     assert (data.spec["sampler"], data.spec["classifier"]) == ("mine", "planted:biased")
     assert len(data.warnings) == 1
 

@@ -8,18 +8,20 @@ import pytest
 
 from whylens.errors import UsageError
 from whylens.jobs.people.labels import add_label
-from whylens.jobs.report.data import Label, load_run
+from whylens.jobs.report.data import load_run
+from whylens.jobs.report.parts.finding import Label
+from whylens.jobs.report.parts.findings import FINDINGS
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "synthetic_run.py"))
 
 
 def test_labels_add_up(tmp_path: Path) -> None:
     folder = str(synthetic["build_run"](tmp_path, findings=2))
-    finding = load_run(folder).findings[1]
+    finding = load_run(folder)[FINDINGS][1]
     later, earlier = datetime(2026, 3, 2, tzinfo=UTC), datetime(2026, 3, 1, 9, tzinfo=UTC)
     add_label(folder, finding, "spurious", "Ada  L.", "all on bricks", now=later)
     add_label(folder, finding, "unsure", "../Ada L.", now=earlier)
-    first, second = load_run(folder).findings
+    first, second = load_run(folder)[FINDINGS]
     assert first.labels == ()
     assert second.labels == (
         Label("unsure", "../Ada L.", "2026-03-01T09:00:00+00:00", ""),
@@ -31,7 +33,7 @@ def test_labels_add_up(tmp_path: Path) -> None:
 
 def test_a_label_needs_a_name_and_a_known_word(tmp_path: Path) -> None:
     folder = str(synthetic["build_run"](tmp_path, findings=1))
-    finding = load_run(folder).findings[0]
+    finding = load_run(folder)[FINDINGS][0]
     with pytest.raises(UsageError, match="who you are"):
         add_label(folder, finding, "spurious", "  ")
     with pytest.raises(UsageError, match="one of"):

@@ -4,19 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from whylens.jobs.report.data import Finding, RunData
-from whylens.jobs.report.words import (
-    Verdict,
-    amount,
-    article,
-    headline,
-    listed,
-    percent,
-    times,
-    truth_known,
-    truth_label,
-    verdict,
-)
+from whylens.jobs.report.part import RunData
+from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
+from whylens.jobs.report.parts.findings import truth_known, truth_label
+from whylens.jobs.report.words import headline
+from whylens.jobs.words import amount, article, listed, percent, times
 
 
 def finding(name: str, share: float | None, mean: float | None = None, rank: int = 1) -> Finding:
@@ -42,9 +34,9 @@ def test_the_verdict_follows_the_images_without_the_object(
 
 def test_a_class_counts_once_and_by_its_strongest_finding() -> None:
     both = (finding("fish", 0.9), finding("fish", 0.2, rank=2), finding("car", 0.2, rank=3))
-    data = RunData("", {}, findings=both, stages=frozenset({"findings"}))
+    data = RunData("", {}, rows={"findings": both}, stages=frozenset({"findings"}))
     assert headline(data) == "1 class relies on something that is not the object"
-    data = RunData("", {}, findings=both[1:], stages=frozenset({"findings"}))
+    data = RunData("", {}, rows={"findings": both[1:]}, stages=frozenset({"findings"}))
     assert headline(data) == "2 classes are swayed by something that is not the object"
 
 
@@ -73,11 +65,11 @@ def test_the_truth_is_told_against_the_planted_links() -> None:
         replace(finding("cross", 0.0), truth="", suspicious=False),
     ]
     spec = {"images": "planted:linked", "classifier": "planted:biased"}
-    data = RunData("", {"spec": spec}, findings=tuple(alarms))
+    data = RunData("", {"spec": spec}, rows={"findings": tuple(alarms)})
     assert truth_known(data) == (
         "1 of the 8 links that the training images were built with were found, with 1 false alarm"
     )
-    fair = RunData("", {"spec": {**spec, "classifier": "planted:balanced"}}, findings=())
+    fair = RunData("", {"spec": {**spec, "classifier": "planted:balanced"}})
     assert truth_known(fair) == (
         "no link is there to be found, and the search ends with no false alarm"
     )

@@ -8,7 +8,7 @@ import torch
 
 from whylens.classifiers import load_classifier
 from whylens.diffusion import load_sampler
-from whylens.guidance.optimiser import Solution
+from whylens.guidance.solutions import Solution
 from whylens.images.tensors import to_tensor
 from whylens.planted.checks import counterfactuals as check
 from whylens.planted.checks.judges import Seen

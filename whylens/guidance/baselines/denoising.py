@@ -1,22 +1,15 @@
 """What guidance at each denoising step shares: a noised start, one step, gradients at its x0."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from whylens.diffusion.chain import Step, chain_step, schedule
+from whylens.diffusion.conditioning import Embeddings
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.baselines.settings import steps_left
 from whylens.guidance.objectives import Objective
-
-
-class Prompt(NamedTuple):
-    """Embeddings of prompts [B, L, C], and pooled [B, P] where the U-Net takes them (SDXL)."""
-
-    text: Tensor
-    pooled: Tensor | None
 
 
 class Noise:
@@ -45,10 +38,9 @@ def noised(latents: Tensor, alpha_bar: float, noise: Tensor) -> Tensor:
     return out
 
 
-def predict(sampler: Sampler, latents: Tensor, prompt: Prompt, step: Step) -> Tensor:
+def predict(sampler: Sampler, latents: Tensor, prompt: Embeddings, step: Step) -> Tensor:
     """The prediction of x0 [B, c, h, w] under the prompt, without guidance; differentiable."""
-    _, x0 = chain_step(sampler, latents, prompt.text, prompt.text, *step, 1.0, prompt.pooled)
-    return x0
+    return chain_step(sampler, latents, step, prompt, 1.0).x0
 
 
 def noise_in(latents: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
@@ -57,13 +49,13 @@ def noise_in(latents: Tensor, x0: Tensor, alpha_bar: float) -> Tensor:
     return out
 
 
-class Look:
+class StepImage:
     """One step's image: what it is, and how it depends on the latents, x0 prediction included.
 
     x0 [B, c, h, w] and image [B, 3, S, S] are detached. Nothing is differentiated beyond the step.
     """
 
-    def __init__(self, sampler: Sampler, latents: Tensor, prompt: Prompt, step: Step) -> None:
+    def __init__(self, sampler: Sampler, latents: Tensor, prompt: Embeddings, step: Step) -> None:
         with torch.enable_grad():
             self._latents = latents.detach().requires_grad_(True)
             x0 = predict(sampler, self._latents, prompt, step)

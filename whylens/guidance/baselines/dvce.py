@@ -13,27 +13,26 @@ knows no prompt and has no autoencoder; here latents are moved, under the empty 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from whylens.diffusion.chain import condition
+from whylens.diffusion.conditioning import Embeddings, condition
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.baselines.denoising import (
-    Look,
     Noise,
-    Prompt,
+    StepImage,
     later_steps,
     length,
     noised,
     unit,
 )
-from whylens.guidance.baselines.interface import Ways, check_batch
+from whylens.guidance.baselines.interface import check_batch, shown
 from whylens.guidance.baselines.settings import DvceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
-from whylens.guidance.optimiser import OnStep, Solution
+from whylens.guidance.optimiser import State
 
 
 def diffusion_counterfactual(
@@ -47,8 +46,7 @@ def diffusion_counterfactual(
     *,
     robust: Any | None = None,
     seeds: Sequence[int] | None = None,
-    on_step: OnStep | None = None,
-) -> list[Solution]:
+) -> Iterator[State]:
     """Denoise noised images [B, 3, S, S] in [0, 1] towards `targets` [B]; prompts play no part.
 
     Raises
@@ -66,25 +64,24 @@ def diffusion_counterfactual(
     with torch.no_grad():
         latents = sampler.encode(images)
         conditioning = condition(sampler, [""] * len(images))
-        null = Prompt(conditioning.null, conditioning.null_pooled)
+        null = Embeddings(conditioning.null, conditioning.null, conditioning.null_pooled)
     latents = noised(latents, times[0].alpha_bar, noise.like(latents))
-    ways = Ways(images, wanted, on_step)
-    for step in times:
-        look = Look(sampler, latents, null, step)
-        values, loss_slope = look.gradient(wanted)
+    yield shown(0, images, wanted.value_and_gradient(images)[0])
+    for number, step in enumerate(times, start=1):
+        seen = StepImage(sampler, latents, null, step)
+        values, loss_slope = seen.gradient(wanted)
         ascent = -loss_slope
         if visible is not None:
-            ascent = onto_cone(-look.gradient(visible)[1], ascent, settings.angle)
-        _, away = look.gradient(near, last=True)
-        mean, variance = ancestral(latents, look.x0, step.alpha_bar, step.alpha_bar_after)
+            ascent = onto_cone(-seen.gradient(visible)[1], ascent, settings.angle)
+        _, away = seen.gradient(near, last=True)
+        mean, variance = ancestral(latents, seen.x0, step.alpha_bar, step.alpha_bar_after)
         direction = settings.class_weight * unit(ascent) - settings.distance_weight * unit(away)
         latents = mean + variance * length(mean) * direction
         latents = latents + variance**0.5 * noise.like(latents)
-        ways.add(look.image, values)
+        yield shown(number, seen.image, values)
     with torch.no_grad():
         after = sampler.decode(latents)
-    ways.add(after, wanted.value_and_gradient(after)[0])
-    return ways.solutions
+    yield shown(len(times) + 1, after, wanted.value_and_gradient(after)[0])
 
 
 def ancestral(

@@ -10,19 +10,18 @@ u(v) = v / |v|, d the L1 distance of the prediction to the image. The consensus 
 removes g at each place of the latents where its angle with s is larger than `angle`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whylens.diffusion.chain import condition
+from whylens.diffusion.conditioning import Embeddings, condition
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.baselines.denoising import (
-    Look,
     Noise,
-    Prompt,
+    StepImage,
     later_steps,
     length,
     noise_in,
@@ -30,10 +29,10 @@ from whylens.guidance.baselines.denoising import (
     predict,
     unit,
 )
-from whylens.guidance.baselines.interface import Ways, check_batch
+from whylens.guidance.baselines.interface import check_batch, shown
 from whylens.guidance.baselines.settings import LdceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
-from whylens.guidance.optimiser import OnStep, Solution
+from whylens.guidance.optimiser import State
 
 
 def latent_counterfactual(
@@ -46,8 +45,7 @@ def latent_counterfactual(
     settings: LdceSettings,
     *,
     seeds: Sequence[int] | None = None,
-    on_step: OnStep | None = None,
-) -> list[Solution]:
+) -> Iterator[State]:
     """Denoise noised images [B, 3, S, S] in [0, 1] towards `targets` [B] and `prompts_after`.
 
     Raises
@@ -63,28 +61,28 @@ def latent_counterfactual(
     with torch.no_grad():
         latents = sampler.encode(images)
         conditioning = condition(sampler, list(prompts_after))
-        prompt = Prompt(conditioning.text, conditioning.pooled)
-        null = Prompt(conditioning.null, conditioning.null_pooled)
+        text, null_text = conditioning.text, conditioning.null
+        prompt = Embeddings(text, null_text, conditioning.pooled)
+        null = Embeddings(null_text, null_text, conditioning.null_pooled)
     latents = noised(latents, times[0].alpha_bar, Noise(seeds).like(latents))
-    ways = Ways(images, wanted, on_step)
-    for step in times:
+    yield shown(0, images, wanted.value_and_gradient(images)[0])
+    for number, step in enumerate(times, start=1):
         a, a_after = step.alpha_bar, step.alpha_bar_after
-        look = Look(sampler, latents, prompt, step)
-        values, slope = look.gradient(wanted)
-        _, away = look.gradient(near, last=True)
+        seen = StepImage(sampler, latents, prompt, step)
+        values, slope = seen.gradient(wanted)
+        _, away = seen.gradient(near, last=True)
         with torch.no_grad():
             noise = noise_in(latents, predict(sampler, latents, null, step), a)
-            asked = noise_in(latents, look.x0, a) - noise
+            asked = noise_in(latents, seen.x0, a) - noise
             guided = settings.class_weight * unit(agreed(slope, asked, settings.angle))
             guided = length(asked) * (guided + settings.distance_weight * unit(away))
             noise = noise + settings.guidance_scale * guided
             x0 = (latents - (1 - a) ** 0.5 * noise) / a**0.5
             latents = a_after**0.5 * x0 + (1 - a_after) ** 0.5 * noise
-        ways.add(look.image, values)
+        yield shown(number, seen.image, values)
     with torch.no_grad():
         after = sampler.decode(latents)
-    ways.add(after, wanted.value_and_gradient(after)[0])
-    return ways.solutions
+    yield shown(len(times) + 1, after, wanted.value_and_gradient(after)[0])
 
 
 def agreed(gradients: Tensor, reference: Tensor, angle: float) -> Tensor:

@@ -6,17 +6,17 @@ explanations in image space" (GCPR 2022), compare norms. It needs a robust class
 finds adversarial noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.apgd import apgd
-from whylens.guidance.baselines.interface import Ways, check_batch
+from whylens.guidance.baselines.interface import check_batch, shown
 from whylens.guidance.baselines.settings import SvceSettings
 from whylens.guidance.objectives import TargetClass
-from whylens.guidance.optimiser import OnStep, Solution
+from whylens.guidance.optimiser import State
 
 
 def pixel_counterfactual(
@@ -30,8 +30,7 @@ def pixel_counterfactual(
     *,
     robust: Any | None = None,
     seeds: Sequence[int] | None = None,
-    on_step: OnStep | None = None,
-) -> list[Solution]:
+) -> Iterator[State]:
     """Change images [B, 3, S, S] in [0, 1] by auto-PGD until the classifier says `targets` [B].
 
     The sampler and the prompts play no part. With a robust classifier the sum of both
@@ -48,11 +47,7 @@ def pixel_counterfactual(
     objective = TargetClass(classifier, targets)
     steered = objective if robust is None else objective + TargetClass(robust, targets)
     radius = settings.radius * images[0].numel() ** 0.5
-    ways = Ways(images, objective, on_step)
-
-    def look(best: Tensor) -> None:
-        ways.add(best, objective.value_and_gradient(best)[0])
-
-    found = apgd(steered, images, radius, settings.optimisation_steps, look)
-    look(found.images)
-    return ways.solutions
+    yield shown(0, images, objective.value_and_gradient(images)[0])
+    found = apgd(steered, images, radius, settings.optimisation_steps)
+    for step, optimum in enumerate(found, start=1):
+        yield shown(step, optimum.images, objective.value_and_gradient(optimum.images)[0])

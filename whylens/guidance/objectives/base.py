@@ -20,9 +20,22 @@ class Objective(ABC):
     on_views
         Whether random views of an image are as good as the image itself. They are for a
         classifier; a distance to a reference image would compare a crop with the whole.
+    name
+        What is lowered, as a formula that reports and logs are labelled by; names of sums are sums
+        of names.
+    description
+        The same in words.
     """
 
     on_views: bool = True
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def description(self) -> str:
+        return self.name
 
     @abstractmethod
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +59,16 @@ class Weighted(Objective):
 
     def __init__(self, terms: tuple[tuple[float, Objective], ...]) -> None:
         self.terms = terms
+
+    @property
+    def name(self) -> str:
+        return " + ".join(_weighed(weight, term, term.name) for weight, term in self.terms)
+
+    @property
+    def description(self) -> str:
+        return ", and ".join(
+            _weighed(weight, term, term.description) for weight, term in self.terms
+        )
 
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.combine([term.value_and_gradient(images) for _, term in self.terms])
@@ -74,3 +97,9 @@ class LocalObjective(Objective):
             values = self.loss(pixels)
             (gradients,) = torch.autograd.grad(values.sum(), pixels)
         return values.detach(), gradients
+
+
+def _weighed(weight: float, term: Objective, text: str) -> str:
+    if weight == 1:
+        return text
+    return f"{weight:g} ({text})" if isinstance(term, Weighted) else f"{weight:g} {text}"

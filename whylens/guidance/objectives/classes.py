@@ -1,7 +1,7 @@
 """A class that a classifier is to say, or not to say."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,25 @@ from whylens.errors import UsageError
 from whylens.guidance.objectives.base import LocalObjective, Objective
 
 Form = Literal["cross_entropy", "probability", "margin"]
+
+
+class Told(NamedTuple):
+    """A loss as a formula, and in words."""
+
+    symbol: str
+    words: str
+
+
+SAID: dict[Form, Told] = {
+    "cross_entropy": Told("-log p", "the cross-entropy"),
+    "probability": Told("-p", "minus the probability"),
+    "margin": Told("-margin", "minus the margin of logits"),
+}
+AVOIDED: dict[Form, Told] = {
+    "cross_entropy": Told("-log(1 - p)", "the cross-entropy to all but the class, -log(1 - p),"),
+    "probability": Told("p", "the probability"),
+    "margin": Told("margin", "the margin of logits"),
+}
 
 
 class TargetClass(LocalObjective):
@@ -31,6 +50,14 @@ class TargetClass(LocalObjective):
     ) -> None:
         check_targets(classifier, targets)
         self.classifier, self.targets, self.form = classifier, targets, form
+
+    @property
+    def name(self) -> str:
+        return f"{SAID[self.form].symbol} of {self.classifier.name}"
+
+    @property
+    def description(self) -> str:
+        return f"{SAID[self.form].words} of the target class by {self.classifier.name}"
 
     def loss(self, images: Tensor) -> Tensor:
         logits = self.classifier.logits(images)
@@ -55,6 +82,14 @@ class AvoidClass(LocalObjective):
     ) -> None:
         check_targets(classifier, targets)
         self.classifier, self.targets, self.form = classifier, targets, form
+
+    @property
+    def name(self) -> str:
+        return f"{AVOIDED[self.form].symbol} of {self.classifier.name}"
+
+    @property
+    def description(self) -> str:
+        return f"{AVOIDED[self.form].words} of the class to avoid by {self.classifier.name}"
 
     def loss(self, images: Tensor) -> Tensor:
         logits = self.classifier.logits(images)

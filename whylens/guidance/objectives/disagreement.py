@@ -12,6 +12,8 @@ from whylens.classifiers import Classifier
 from whylens.errors import UsageError
 from whylens.guidance.objectives.base import LocalObjective, Objective
 from whylens.guidance.objectives.classes import (
+    AVOIDED,
+    SAID,
     AvoidClass,
     Form,
     TargetClass,
@@ -56,6 +58,15 @@ class Disagreement(LocalObjective):
         check_targets(b, targets_b)
         self.a, self.b, self.form = a, b, form
         self.targets_a, self.targets_b = targets_a, targets_b
+
+    @property
+    def name(self) -> str:
+        said, avoided = SAID[FORMS[self.form]].symbol, AVOIDED[FORMS[self.form]].symbol
+        return f"{said} of {self.a.name} + {avoided} of {self.b.name}"
+
+    @property
+    def description(self) -> str:
+        return f"the class is said by {self.a.name} and not by {self.b.name} ({self.form})"
 
     def loss(self, images: Tensor) -> Tensor:
         a, b = self.a.logits(images), self.b.logits(images)

@@ -23,6 +23,14 @@ class PixelDistance(LocalObjective):
     ) -> None:
         self.reference, self.mask, self.power = reference, mask, power
 
+    @property
+    def name(self) -> str:
+        return "pixel distance"
+
+    @property
+    def description(self) -> str:
+        return "the mean distance to the image in pixels"
+
     def loss(self, images: Tensor) -> Tensor:
         change = images - self.reference
         sizes = change.square() if self.power == 2 else change.abs()
@@ -48,6 +56,14 @@ class FeatureDistance(LocalObjective):
         self.classifier = classifier
         with torch.no_grad():
             self.features = classifier.features(reference)
+
+    @property
+    def name(self) -> str:
+        return f"feature distance by {self.classifier.name}"
+
+    @property
+    def description(self) -> str:
+        return f"the distance to the image in the features of {self.classifier.name}"
 
     def loss(self, images: Tensor) -> Tensor:
         gap = self.classifier.features(images) - self.features

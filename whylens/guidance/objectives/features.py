@@ -45,6 +45,14 @@ class FeatureObjective(LocalObjective):
         self.scale = ones if scale is None else scale
         self.weight_log_p, self.classes = weight_log_p, classes
 
+    @property
+    def name(self) -> str:
+        return f"-sign phi_n of {self.classifier.name}" + _with_log_p(self.weight_log_p)
+
+    @property
+    def description(self) -> str:
+        return f"a feature of {self.classifier.name} rises, or falls"
+
     def loss(self, images: Tensor) -> Tensor:
         phi = self.classifier.features(images)
         values = -self.signs * phi.gather(1, self.features[:, None])[:, 0] / self.scale
@@ -87,6 +95,14 @@ class ComponentObjective(LocalObjective):
         self.weight_log_p, self.classes = weight_log_p, classes
         self.scale = directions.norm(dim=1) if scale is None else scale
 
+    @property
+    def name(self) -> str:
+        return f"-alpha of {self.classifier.name}" + _with_log_p(self.weight_log_p)
+
+    @property
+    def description(self) -> str:
+        return f"a component of {self.classifier.name} rises"
+
     def loss(self, images: Tensor) -> Tensor:
         features = self.classifier.features(images)
         alphas = (features * self.directions).sum(1) - self.offsets
@@ -106,3 +122,7 @@ class ComponentObjective(LocalObjective):
             classes=None if self.classes is None else self.classes[rows],
             scale=self.scale[rows],
         )
+
+
+def _with_log_p(weight: float) -> str:
+    return f" + {weight:g} -log p" if weight else ""

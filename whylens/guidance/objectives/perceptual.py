@@ -75,6 +75,14 @@ class PerceptualDistance(LocalObjective):
         with torch.no_grad():
             self.features = network.features(reference)
 
+    @property
+    def name(self) -> str:
+        return "LPIPS"
+
+    @property
+    def description(self) -> str:
+        return "the perceptual distance to the image (LPIPS)"
+
     def loss(self, images: Tensor) -> Tensor:
         return self.network.distance(self.network.features(images), self.features)
 

@@ -57,6 +57,14 @@ class TextMatch(LocalObjective):
         self.texts = model.embed_texts(texts)  # [B, D]
         self.negatives = model.embed_texts(negatives) if negatives else None  # [N, D]
 
+    @property
+    def name(self) -> str:
+        return f"{self.form} of text by {self.model.name}"
+
+    @property
+    def description(self) -> str:
+        return f"the image shows what its text says, as {self.model.name} sees it"
+
     def loss(self, images: Tensor) -> Tensor:
         seen = self.model.features(images)
         texts = self.texts.to(seen)

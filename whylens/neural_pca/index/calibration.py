@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from whylens.neural_pca.index.faiss_kinds import efforts, knn
+from whylens.neural_pca.index.faiss_kinds import knn, search_parameters_of
 from whylens.neural_pca.index.feature_index import FeatureIndex
 from whylens.neural_pca.index.searchable import Rows, checked_queries
 
@@ -22,10 +22,10 @@ def calibrated(
     count: int = 5,
     recall: float = 0.95,
 ) -> tuple[FeatureIndex, float]:
-    """The index with the quickest effort that reaches a recall on queries [Q, D]; its recall.
+    """The index with the quickest search that reaches a recall on queries [Q, D]; its recall.
 
     `features` [N, D] are what the index was filled with, in full precision; recall is the share
-    of their exact top `count` that is found. Where no effort reaches it, the best is taken,
+    of their exact top `count` that is found. Where no setting reaches it, the best is taken,
     with a warning.
     """
     if index.factory == "Flat":
@@ -34,9 +34,9 @@ def calibrated(
     exact = np.ascontiguousarray(features, dtype=np.float32)
     _, truth = knn(asked, exact, count)
     tried = []
-    for rising in efforts(index.index):
-        for effort in rising:
-            candidate = replace(index, effort=effort)
+    for rising in search_parameters_of(index.index):
+        for parameters in rising:
+            candidate = replace(index, search_parameters=parameters)
             before = time.perf_counter()
             _, rows = candidate.search(asked, count)
             seconds = time.perf_counter() - before

@@ -86,8 +86,8 @@ def refined(index: Any) -> bool:
     return isinstance(faiss.downcast_index(index), faiss.IndexRefine)
 
 
-def efforts(index: Any) -> list[list[str]]:
-    """Efforts to try on an index: lists of rising effort, in powers of two or finer."""
+def search_parameters_of(index: Any) -> list[list[str]]:
+    """What to try on an index: lists that look harder and harder, in powers of two or finer."""
     faiss = importlib.import_module("faiss")
     space = faiss.ParameterSpace()
     space.initialize(index)

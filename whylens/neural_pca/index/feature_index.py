@@ -44,7 +44,7 @@ class FeatureIndex:
         Its kind as a faiss factory string: "Flat", "IVF1024,SQfp16", "PQ64x4fs,Refine(SQfp16)", ...
     centre
         [D]; zeros for a kind that needs no training.
-    effort
+    search_parameters
         How hard an approximate kind looks, in faiss's words: "nprobe=16,k_factor_rf=64". Empty: as
         faiss has it.
     """
@@ -54,7 +54,7 @@ class FeatureIndex:
     fingerprint: str
     factory: str
     centre: NDArray[np.float32]
-    effort: str = ""
+    search_parameters: str = ""
     # The same on a GPU, which searches but does not give features back.
     on_device: Any = field(default=None, repr=False)
 
@@ -84,7 +84,7 @@ class FeatureIndex:
         trained = cls(index, (), fingerprint, factory, centre)
         if (lists := inverted_lists(index)) is not None:
             # faiss visits one list unless told otherwise, and misses most of what it is asked for.
-            trained = replace(trained, effort=f"nprobe={max(16, lists.nlist // 4)}")
+            trained = replace(trained, search_parameters=f"nprobe={max(16, lists.nlist // 4)}")
         return trained
 
     @classmethod
@@ -165,8 +165,8 @@ class FeatureIndex:
         index, space = self.index, faiss.ParameterSpace
         if self.on_device is not None:
             index, space = self.on_device, faiss.GpuParameterSpace
-        if self.effort:
-            space().set_index_parameters(index, self.effort)
+        if self.search_parameters:
+            space().set_index_parameters(index, self.search_parameters)
         scores, rows = index.search(queries, count)
         return scores + (queries @ self.centre)[:, None], rows
 
@@ -231,7 +231,7 @@ class FeatureIndex:
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.ids)}
 
-    def placed(self) -> "FeatureIndex":
+    def on_gpus(self) -> "FeatureIndex":
         """On all GPUs that faiss sees; the index itself where none is, or none takes its kind."""
         faiss = importlib.import_module("faiss")
         if not faiss.get_num_gpus():

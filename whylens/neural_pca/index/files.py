@@ -54,7 +54,7 @@ def _record(index: FeatureIndex) -> bytes:
     record = {
         "fingerprint": index.fingerprint,
         "factory": index.factory,
-        "effort": index.effort,
+        "search_parameters": index.search_parameters,
         "centre": index.centre.tolist(),
         "ids": index.ids,
     }
@@ -68,5 +68,6 @@ def _with_record(index: Any, record: dict[str, Any]) -> FeatureIndex:
         record["fingerprint"],
         record["factory"],
         np.asarray(record["centre"], dtype=np.float32),
-        record["effort"],
+        # Indexes of whylens 0.1 call them effort.
+        record["search_parameters"] if "search_parameters" in record else record["effort"],
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,16 @@ from whylens.guidance.baselines import (
 )
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.measures import change_by_place, features_of, frechet, grown, l1
-from whylens.guidance.optimiser import Solution
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.optimiser import State
+from whylens.guidance.settings import (
+    ChainSettings,
+    EditingSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    RegulariserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import Latest, Solution, followed
 from whylens.images.tensors import to_batch
 from whylens.planted.checks.judges import Seen, judged, probabilities, save_pictures
 from whylens.planted.drawing.data import caption, draw_many
@@ -59,24 +68,18 @@ SETTINGS: dict[str, Any] = {
     # Inversion 30, masks and schedules 150, then up to 9 images and 8 gradients of 20 passes each.
     # Tuned on other drawings (seed 91,001).
     "uvce": GuidanceSettings(
-        steps=10,
-        optimisation_steps=8,
-        stop_below=0.3,
-        cutouts=3,
-        learning_rate=0.04,
-        held_steps=10,
+        chain=ChainSettings(steps=10, segment=10),
+        optimiser=OptimiserSettings(steps=8, stop_below=0.3, learning_rate=0.04),
+        views=ViewSettings(cutouts=3),
     ),
     # The cheapest flip: any of it may change, nobody tells the sampler the target's word, and
     # little holds it to the image. What it shows is what the classifier asks for.
     "unworded": GuidanceSettings(
-        steps=10,
-        optimisation_steps=12,
-        cutouts=3,
-        learning_rate=0.07,
-        keep=0.3,
-        held_steps=10,
-        mask="none",
-        thresholds=[],
+        chain=ChainSettings(steps=10, segment=10),
+        optimiser=OptimiserSettings(steps=12, learning_rate=0.07),
+        views=ViewSettings(cutouts=3),
+        regularisers=RegulariserSettings(pixels=0.3),
+        editing=EditingSettings(mask="none", thresholds=[]),
     ),
     # No U-Net; four times as many looks at the classifier as UVCE. Radius 0.04: judged 0.13, 0.1:
     # judged 0.75, 2.5 times the change outside.
@@ -251,11 +254,22 @@ def _method(method: str) -> Callable[..., list[Solution]]:
     methods: dict[str, Callable[..., list[Solution]]] = {
         "uvce": counterfactual,
         "unworded": counterfactual,
-        "svce": pixel_counterfactual,
-        "dvce": diffusion_counterfactual,
-        "ldce": latent_counterfactual,
+        "svce": partial(_solved, pixel_counterfactual),
+        "dvce": partial(_solved, diffusion_counterfactual),
+        "ldce": partial(_solved, latent_counterfactual),
     }
     return methods[method]
+
+
+def _solved(
+    method: Callable[..., Iterator[State]],
+    sampler: Sampler,
+    images: Tensor,
+    *arguments: Any,
+    **options: Any,
+) -> list[Solution]:
+    states = method(sampler, images, *arguments, **options)
+    return followed(Latest(len(images)), states)
 
 
 @dataclass

@@ -21,8 +21,14 @@ from whylens.diffusion import load_sampler
 from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import Disagreement
-from whylens.guidance.optimiser import Problem, optimise
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.problems import Problems
+from whylens.guidance.settings import (
+    ChainSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import solve
 from whylens.images.tensors import to_batch
 from whylens.planted.checks.judges import judged, probabilities, save_pictures
 from whylens.planted.checks.shape_bias import coarse, fine, shape_bias
@@ -33,7 +39,9 @@ from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECT
 logger = logging.getLogger(__name__)
 
 SETTINGS = GuidanceSettings(
-    steps=10, optimisation_steps=15, cutouts=3, stop_below=-0.97, learning_rate=0.02
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=15, stop_below=-0.97, learning_rate=0.02),
+    views=ViewSettings(cutouts=3),
 )
 BATCH = 16
 # Images a class, and plain images a prompt among which their starts are found.
@@ -220,8 +228,8 @@ def plain_images(sampler: Sampler, prompts: Sequence[str], seeds: Sequence[int])
             sampler,
             [prompt for prompt, _ in some],
             [seed for _, seed in some],
-            steps=SETTINGS.steps,
-            guidance_scale=SETTINGS.guidance_scale,
+            steps=SETTINGS.chain.steps,
+            guidance_scale=SETTINGS.chain.guidance_scale,
         )
         made += [Plain(*pair, image) for pair, image in zip(some, images, strict=True)]
     return made
@@ -244,8 +252,9 @@ def pull(
     images: list[Tensor] = []
     for first in range(0, len(starts), BATCH):
         some, k = starts[first : first + BATCH], targets[first : first + BATCH]
-        problems = [Problem(one.prompt, one.seed) for one in some]
-        solutions = optimise(sampler, problems, Disagreement(a, b, k, k), SETTINGS)
+        prompts, seeds = [one.prompt for one in some], [one.seed for one in some]
+        problems = Problems.from_prompts(sampler, prompts, seeds)
+        solutions = solve(sampler, problems, Disagreement(a, b, k, k), SETTINGS)
         images += [
             one.image if solution.image is None else solution.image
             for one, solution in zip(some, solutions, strict=True)

@@ -24,9 +24,9 @@ from whylens.neural_pca import (
     ClassComponents,
     Evidence,
     Mined,
+    Reference,
     Refit,
     SpuFix,
-    Surroundings,
     class_components,
     judge,
     mine,
@@ -190,7 +190,7 @@ def find(seen: Studied, collections: Collections) -> list[Judged]:
         inside, without = labels == k, pool_labels != k
         components = class_components(k, seen.weight[k], seen.bias[k], features[inside], TOP)
         mined = mine(components, pool, probabilities, pool_labels, MINED)
-        around = Surroundings(
+        around = Reference(
             features[inside].mean(0),
             features[~inside].mean(0),
             float(probabilities[without, k].mean()),

@@ -22,8 +22,16 @@ from whylens.diffusion.chain import sample
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.neurons import leave_out, mixed_exemplars, neuron_counterfactual
 from whylens.guidance.objectives import FeatureObjective
-from whylens.guidance.optimiser import Problem, optimise
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.problems import Problems
+from whylens.guidance.settings import (
+    ChainSettings,
+    EditingSettings,
+    GuidanceSettings,
+    OptimiserSettings,
+    RegulariserSettings,
+    ViewSettings,
+)
+from whylens.guidance.solutions import solve
 from whylens.images.tensors import to_batch
 from whylens.neural_pca.ranking import typical_words
 from whylens.planted.checks.judges import features, judged, probabilities, save_pictures
@@ -32,18 +40,19 @@ from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECT
 
 logger = logging.getLogger(__name__)
 
-SHOWING = GuidanceSettings(steps=10, optimisation_steps=12, cutouts=3)
+SHOWING = GuidanceSettings(
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=12),
+    views=ViewSettings(cutouts=3),
+)
 # Tuned on other drawings (seed 78,003). By its text alone, under strong noise: where latents move
 # too, a third of the neurons fall silent while a judge still sees their feature.
 REMOVING = GuidanceSettings(
-    steps=10,
-    optimisation_steps=20,
-    cutouts=3,
-    latents_factor=0.0,
-    learning_rate=0.08,
-    keep=1.0,
-    noise=0.1,
-    mask="none",
+    chain=ChainSettings(steps=10),
+    optimiser=OptimiserSettings(steps=20, latents_factor=0.0, learning_rate=0.08),
+    views=ViewSettings(cutouts=3, noise=0.1),
+    regularisers=RegulariserSettings(pixels=1.0),
+    editing=EditingSettings(mask="none"),
 )
 BATCH = 16
 IMAGES, CHANGED = 3, 4
@@ -154,11 +163,10 @@ def check_shown(
     starts, images = [], []
     for first in range(0, len(each), BATCH):
         rows = slice(first, first + BATCH)
-        problems = [
-            Problem(n.prompt, seed) for n, seed in zip(each[rows], seeds[rows], strict=True)
-        ]
+        prompts = [neuron.prompt for neuron in each[rows]]
+        problems = Problems.from_prompts(sampler, prompts, seeds[rows])
         objective = _objective(classifier, each[rows], 1.0)
-        for solution in optimise(sampler, problems, objective, SHOWING):
+        for solution in solve(sampler, problems, objective, SHOWING):
             assert solution.image is not None, solution.failed
             assert solution.start_image is not None
             starts.append(solution.start_image)
@@ -268,7 +276,11 @@ def _objective(classifier: Classifier, neurons: list[Neuron], sign: float) -> Fe
 
 def _plain(sampler: Sampler, prompts: list[str], seeds: list[int]) -> Tensor:
     return sample(
-        sampler, prompts, seeds, steps=SHOWING.steps, guidance_scale=SHOWING.guidance_scale
+        sampler,
+        prompts,
+        seeds,
+        steps=SHOWING.chain.steps,
+        guidance_scale=SHOWING.chain.guidance_scale,
     )
 
 

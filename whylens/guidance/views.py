@@ -18,6 +18,15 @@ class Views:
         self.generators = [torch.Generator().manual_seed(seed + 7919) for seed in seeds]
         self.cutouts, self.smallest, self.noise = cutouts, smallest, noise
 
+    def gradient(self, objective: Objective, images: Tensor, rows: Sequence[int]) -> Tensor:
+        """The objective's gradient at images [b, 3, H, W] of the problems `rows` [b].
+
+        The mean over views of each, drawn anew; of the images themselves where there are none.
+        """
+        if self.cutouts == 0:
+            return objective.value_and_gradient(images)[1]
+        return augmented_value_and_gradient(objective, images, rows, self)[1]
+
     def draw(self, rows: Sequence[int], images: Tensor) -> tuple[Tensor, Tensor]:
         """Grids [V, b, H, W, 2] and noise [V, b, 3, H, W] for the problems `rows` [b]."""
         height, width = images.shape[-2:]

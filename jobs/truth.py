@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
 
@@ -31,8 +32,8 @@ class Score:
 
 def score(run: Run) -> Score | None:
     """The run's suspicious findings against the planted links; None outside the planted world."""
-    spec = run.record()["spec"]
-    truth = planted_truth(spec["images"], spec["classifier"])
+    lineage = Lineage(run)
+    truth = planted_truth(str(lineage.setting("images")), str(lineage.setting("classifier")))
     if truth is None or not run.table("findings").units():
         return None
     rows = [row for row in run.table("findings").read().to_pylist() if row["suspicious"]]

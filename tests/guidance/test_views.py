@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from whylens.guidance.augment import Views, augmented_value_and_gradient
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
+from whylens.guidance.views import Views, augmented_value_and_gradient
 
 TARGETS = torch.tensor([1, 5])
 

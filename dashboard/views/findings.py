@@ -1,0 +1,102 @@
+"""One finding at a time, chosen by filters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from whylens.dashboard.choices import matching
+from whylens.dashboard.views.drawing import axis, chart, show
+from whylens.errors import WhylensError
+from whylens.jobs.labelled import LABELS
+from whylens.jobs.people.labels import add_label
+from whylens.jobs.report.page import html
+from whylens.jobs.report.part import RunData
+from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
+from whylens.jobs.report.parts.findings import FINDINGS
+from whylens.jobs.words import amount
+
+
+def view(data: RunData) -> None:
+    """One finding at a time, chosen by filters."""
+    found = data[FINDINGS]
+    if not found:
+        st.info(FINDINGS.empty(data))
+        return
+    first, second, third, fourth = st.columns([2, 2, 1.4, 1.4], vertical_alignment="top")
+    classes = first.multiselect("Classes", list(dict.fromkeys(f.class_name for f in found)))
+    verdicts = second.multiselect("Verdict", [v.value for v in Verdict])
+    asked = third.text_input("Seems to be", placeholder="water")
+    highest = max((f.suspicion or 0.0 for f in found), default=0.0)
+    least = 0.0
+    if highest > 0:
+        least = fourth.slider("Suspicion at least", 0.0, float(highest), 0.0, format="%.2f")
+    fitting = matching(
+        found,
+        classes=classes,
+        verdicts=[Verdict(v) for v in verdicts],
+        least_suspicion=least,
+        words=asked,
+    )
+    if not fitting:
+        st.info("No finding passes these filters.")
+        return
+    ranks = {finding.rank: finding for finding in fitting}
+    chosen = st.selectbox(
+        f"{amount(len(fitting), 'finding')} of {len(found)}",
+        list(ranks),
+        format_func=lambda rank: finding_title(ranks[rank]),
+    )
+    finding = ranks[chosen]
+    left, right = st.columns([1, 3])
+    heat = left.toggle("Heat maps", value=True)
+    longest = max(len(finding.exemplars), len(finding.mined), len(finding.generated), 1)
+    most = right.slider("Images in a strip", 1, longest, min(6, longest)) if longest > 1 else 1
+    show(html(FINDINGS, "article", finding if heat else without_heat(finding), most))
+    _labelling(data, finding)
+    curves = {f"seed {g.seed}": g.losses for g in finding.generated if g.losses}
+    if curves:
+        with st.expander("How the generated images' loss fell"):
+            _losses(curves)
+
+
+def finding_title(finding: Finding) -> str:
+    """A finding in a list: rank, class, what it seems to be, verdict."""
+    seems = f": {', '.join(finding.guess)}" if finding.guess else ""
+    return f"{finding.rank}. {finding.class_name}{seems} ({verdict(finding).value})"
+
+
+def without_heat(finding: Finding) -> Finding:
+    """The finding without its heat maps."""
+    return replace(
+        finding,
+        exemplars=tuple(replace(e, heatmap=None) for e in finding.exemplars),
+        mined=tuple(replace(e, heatmap=None) for e in finding.mined),
+    )
+
+
+def _labelling(data: RunData, finding: Finding) -> None:
+    with st.form("label", clear_on_submit=False):
+        first, second, third, fourth = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
+        label = first.segmented_control("Your judgement", LABELS, default="unsure")
+        who = second.text_input("Your name", key="who")
+        note = third.text_input("Note", key=f"note-{finding.rank}")
+        if fourth.form_submit_button("Save") and label:
+            try:
+                add_label(data.uri, finding, label, who, note)
+            except (WhylensError, OSError) as error:
+                st.error(str(error))
+            else:
+                st.rerun()
+
+
+def _losses(curves: Mapping[str, Sequence[float]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"Step": step, "Loss": loss, "Image": name}
+        for name, losses in curves.items()
+        for step, loss in enumerate(losses)
+    ]
+    chart(rows, "line", x=axis("Step"), y=axis("Loss"), color=axis("Image", "nominal"))

@@ -1,0 +1,26 @@
+"""One neuron at a time: its words, and images in which it rises and falls."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from whylens.dashboard.views.drawing import show
+from whylens.jobs.report.page import html
+from whylens.jobs.report.part import RunData
+from whylens.jobs.report.parts.neurons import NEURONS, Neuron
+
+
+def view(data: RunData) -> None:
+    """One neuron at a time: its words, and images in which it rises and falls."""
+    if not data[NEURONS]:
+        st.info(NEURONS.empty(data))
+        return
+    st.subheader(NEURONS.title, anchor=False)
+    neuron = st.selectbox("Neuron", data[NEURONS], format_func=neuron_title)
+    if neuron is not None:
+        show(html(NEURONS, "article", neuron))
+
+
+def neuron_title(neuron: Neuron) -> str:
+    """A neuron in a list: its number, the class that it raises, and its word."""
+    return f"{neuron.index}: {neuron.word or 'no word'} raises {neuron.class_name}"

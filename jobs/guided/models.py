@@ -1,0 +1,40 @@
+"""Who takes part in guided generation, and where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from whylens.cluster.placement import Placement
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+    from whylens.diffusion import Sampler
+
+
+@dataclass(frozen=True)
+class Models:
+    """A sampler, the classifier that is explained and others, by name; and their placement."""
+
+    sampler: str
+    classifier: str
+    against: Sequence[str] = ()
+    placement: Placement = field(default_factory=Placement)
+
+    @property
+    def classifiers(self) -> list[str]:
+        """All classifiers' names, each once, the explained one first."""
+        return list(dict.fromkeys((self.classifier, *self.against)))
+
+    def load_sampler(self) -> Sampler:
+        """The sampler, on a worker's device."""
+        from whylens.diffusion import load_sampler
+
+        return load_sampler(self.sampler, self.placement.device)
+
+    def load_classifiers(self) -> dict[str, Classifier]:
+        """The classifiers by name, on a worker's device."""
+        from whylens.classifiers import load_classifier
+
+        return {name: load_classifier(name, self.placement.device) for name in self.classifiers}
