@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
@@ -21,7 +21,7 @@ from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_em
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
@@ -54,10 +54,8 @@ SCHEMA = pa.schema(
 )
 
 
-class IndexSettings(BaseModel):
+class IndexSettings(Settings):
     """How features are indexed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     factory: str = Field(
         "Flat",
