@@ -1,18 +1,25 @@
-# make demo | test | check | dashboard | lock. Each makes .venv first where it isn't there yet.
+# make demo | quick | test | check | dashboard | lock. Each makes .venv first where it isn't there yet.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard check lint types lock clean
+.PHONY: help demo quick test dashboard check lint types fast lock clean
 
 # make RUN=runs/mine dashboard;  make PYTEST_ARGS="tests/kernels -x" test
 RUN ?= out/demo
 PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.installed
+# One thread an operation, so that figures repeat.
+PYTEST := OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	--no-loadscope-reorder
+# uv installs no bytecode. Where a shell forbids to write it, every process (Ray's workers, commands
+# that tests start) compiles torch and diffusers again: 15 s of a core.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make demo       find what the planted classifiers rely on -> out/demo/report.html"
-	@echo "make test       ruff, mypy and pytest"
+	@echo "make quick      ruff, mypy and the quick tests: no Ray, no training, no long sampling"
+	@echo "make test       ruff, mypy and all tests"
 	@echo "make check      ruff and mypy only"
 	@echo "make dashboard  look at a run in the browser (RUN=$(RUN))"
 	@echo "make lock       resolve pyproject.toml again -> requirements.lock"
@@ -27,9 +34,16 @@ dashboard: $(READY)
 	$(BIN)/whylens dashboard $(RUN)
 
 test: check
-	@echo "==> pytest, in two processes (one thread an operation, so that figures repeat)"
-	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-		--durations 15 $(PYTEST_ARGS)
+	@echo "==> pytest, in two processes"
+	$(PYTEST) --durations 15 $(PYTEST_ARGS)
+
+# mypy has a cache, and takes a minute of one core where that is empty.
+quick: lint
+	@$(MAKE) --no-print-directory -j2 --output-sync=line types fast
+
+fast: $(READY)
+	@echo "==> pytest, without what is slow (tests/conftest.py)"
+	$(PYTEST) -m "not slow" --durations 5 $(PYTEST_ARGS)
 
 check: lint types
 

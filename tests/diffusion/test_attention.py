@@ -129,6 +129,7 @@ def test_attention_is_taken_over_in_as_many_steps_as_are_asked_for(sampler, nois
     assert (ends[2] - ends[1]).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_attention_of_the_image_brings_another_prompt_nearer_to_it():
     sampler = load_sampler("planted")
     noise = sampler.initial_latents([3])

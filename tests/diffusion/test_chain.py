@@ -241,6 +241,7 @@ def peak_of_backward(sampler, steps, **options):
     return peak.megabytes
 
 
+@pytest.mark.slow
 def test_memory_grows_as_the_root_of_the_steps_or_not_at_all(one_of):
     sampler = one_of("v_prediction").sampler
     plain = {steps: peak_of_backward(sampler, steps, segment=steps) for steps in (2, 6)}

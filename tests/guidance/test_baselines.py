@@ -185,6 +185,16 @@ def nearest_in_cone(vector, axis, angle):
     def room(free):
         return np.tan(np.radians(angle)) * free[0] - np.linalg.norm(free[1:])
 
+    def slope(free):
+        gap = point(free) - vector
+        return 2 * np.array([gap @ axis, *(basis @ gap)])
+
+    def slant(free):
+        across = free[1:]
+        return np.array(
+            [np.tan(np.radians(angle)), *(-across / max(np.linalg.norm(across), 1e-12))]
+        )
+
     ends = [np.zeros(len(vector))]  # the tip
     for along in (0.1 * size, size, 3 * size):
         start = np.array([along, *np.full(len(basis), 1e-3)])
@@ -192,14 +202,16 @@ def nearest_in_cone(vector, axis, angle):
             minimize(
                 distance,
                 start,
+                jac=slope,
                 method="SLSQP",
-                constraints={"type": "ineq", "fun": room},
+                constraints={"type": "ineq", "fun": room, "jac": slant},
                 options={"ftol": 1e-14, "maxiter": 500},
             ).x
         )
     return point(min((end for end in ends if room(end) > -1e-7), key=distance))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [10.0, 30.0, 60.0])
 def test_the_projection_onto_a_cone_is_the_nearest_point(angle):
     rng = np.random.default_rng(0)

@@ -72,6 +72,7 @@ def test_the_loss_is_log_p_and_the_squared_distance_to_the_image(sampler, classi
         assert solution.loss_trajectory[solution.best_step] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stronger_wish_to_keep_the_image_keeps_it_nearer(sampler, classifier, images):
     distances = []
     for keep in (0.0, 300.0):
@@ -145,6 +146,7 @@ def test_inside_of_its_mask_an_edit_is_led_by_its_own_prompt_alone(
     torch.testing.assert_close(solutions[1].image, expected[1], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_schedule_that_is_taken_is_the_best_of_all_for_each_image(sampler, classifier, images):
     masks = torch.zeros(2, 1, 16, 16)
     masks[:, :, 4:12, 4:12] = 1

@@ -114,6 +114,7 @@ def test_a_neuron_rises_and_falls_in_a_batch_as_alone(double_sampler, double_cla
 SEES = {"flag": 57, "flower": 23, "balloon": 32, "crate": 73}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("companion", SEES)
 def test_a_falling_neuron_may_change_what_it_sees_and_not_the_rest(companion):
     drawings = [draw(sample_scene("clear", 5, place)) for place in range(400)]

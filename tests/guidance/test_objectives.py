@@ -182,6 +182,7 @@ def test_texts_need_a_model_that_reads(double_classifiers, clip):
         TextMatch(clip, TEXTS, "spherical", NEGATIVES)
 
 
+@pytest.mark.slow
 def test_perceptual_distance_is_the_weighed_distance_of_unit_activations(perceptual):
     images, reference = drawn(3, 3, 16, 16), drawn(3, 3, 16, 16, seed=1)
     objective = PerceptualDistance(perceptual, reference)
@@ -216,6 +217,7 @@ def test_perceptual_distance_is_the_weighed_distance_of_unit_activations(percept
     assert same.abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_perceptual_weights_are_read_from_files_of_the_known_forms(tmp_path, perceptual):
     vgg, own, other = tmp_path / "vgg16.pth", tmp_path / "vgg.pth", tmp_path / "other.pth"
     layers = [layer for block in perceptual.blocks for layer in block]

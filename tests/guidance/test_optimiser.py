@@ -83,10 +83,12 @@ def compare_batch_with_single_runs(sampler, classifier, tolerance, **groups):
     assert (together[0].image - together[1].image).abs().max() > 0.05
 
 
+@pytest.mark.slow
 def test_a_batch_of_eight_gives_what_eight_single_runs_give(sampler, smooth_classifier):
     compare_batch_with_single_runs(sampler, smooth_classifier, 1e-4, views={"cutouts": 2})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

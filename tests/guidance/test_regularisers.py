@@ -48,6 +48,7 @@ def test_without_a_reference_the_first_result_is_it():
     assert none.at_variables({"text_delta": first}) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["latents", "deltas"])
 def test_an_image_that_is_held_moves_less(name, classifier):
     sampler = load_sampler("planted")

@@ -42,6 +42,7 @@ def test_records_are_a_sequence_like_any_other(rows: list, start: int, stop: int
     assert list(records.sorted()) == sorted(plain, key=lambda r: r.id)
 
 
+@pytest.mark.slow
 def test_a_million_records_take_little_more_than_their_ids() -> None:
     count = 200_000
     ids = [f"n{k // 1000:08d}/n{k // 1000:08d}_{k}.JPEG" for k in range(count)]

@@ -13,6 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_the_triton_kernels_pass_the_same_tests():
     pytest.importorskip("triton")
     environment = os.environ | {

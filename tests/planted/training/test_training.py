@@ -23,6 +23,7 @@ from whylens.planted.training.fitting import Schedule, fit
 from whylens.planted.training.stages import TrainingPlan, train
 
 
+@pytest.mark.slow
 def test_the_encoder_is_the_principal_components_of_patches() -> None:
     images = draw_many("balanced", 200, 0).images
     autoencoder = closed_form_autoencoder(images, 0)
@@ -90,6 +91,7 @@ class _Line(nn.Module):
         return ((x * self.slope).sum(1) - x @ torch.tensor([1.0, -2.0, 0.5])).square().mean()
 
 
+@pytest.mark.slow
 def test_training_finds_the_truth_and_a_restart_changes_nothing(tmp_path: Path) -> None:
     whole = _Line()
     fit("line", whole, whole.loss, Schedule(400, 0.05), tmp_path / "whole")

@@ -119,7 +119,9 @@ def load_perceptual(
         weights = Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth"
     from torchvision.models import vgg16
 
-    layers = vgg16(weights=None).features
+    with torch.device("meta"):  # or 138 million weights are drawn, for nothing
+        layers = vgg16(weights=None, init_weights=False).features
+    layers.to_empty(device="cpu")
     state = _state(vgg, "VGG-16's weights")
     own = {
         name.removeprefix("features."): value
