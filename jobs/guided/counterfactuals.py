@@ -138,7 +138,7 @@ class CounterfactualsJobSpec(GuidedSpec):
     source: str = Field(description="Run folder of an embed or investigate job.")
     against: Against = Field(default_factory=list)
     counterfactuals: CounterfactualSpec = Field(
-        default_factory=lambda: CounterfactualSpec(),
+        default_factory=CounterfactualSpec,
         description="Which images are changed, and how.",
     )
 

@@ -108,7 +108,7 @@ class DisagreementsJobSpec(StartingSpec):
     classifier: str = Field(description="The classifier that says the class.")
     against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
     disagreements: DisagreementSpec = Field(
-        default_factory=lambda: DisagreementSpec(), description="On which classes, and how."
+        default_factory=DisagreementSpec, description="On which classes, and how."
     )
 
 

@@ -68,9 +68,7 @@ class GenerateJobSpec(StartingSpec):
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
     against: Against = Field(default_factory=list)
-    generate: GenerateSpec = Field(
-        default_factory=lambda: GenerateSpec(), description="How images are made."
-    )
+    generate: GenerateSpec = Field(default_factory=GenerateSpec, description="How images are made.")
 
 
 @dataclass(frozen=True)
