@@ -14,11 +14,13 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
@@ -285,3 +287,21 @@ def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
     found = unpack_index(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
     require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
     return found
+
+
+def run(spec: IndexSpec) -> Run:
+    """Index the features of a run."""
+    run = JOB.start(spec)
+    with session():
+        index(run, Lineage(run), spec.index, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="index",
+    help="A faiss index of features, to search.",
+    spec=IndexSpec,
+    run=run,
+    tables=(TABLE,),
+)
