@@ -23,7 +23,7 @@ class JobSpec(Settings):
 
     out: str = Field(description="Run folder to write: a path, or an s3:// or gs:// URL.")
     placement: Placement = Field(
-        default_factory=lambda: Placement(), description="How many workers, with which resources."
+        default_factory=Placement, description="How many workers, with which resources."
     )
 
 

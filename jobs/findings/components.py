@@ -47,9 +47,7 @@ class ComponentsSpec(JobSpec):
     """Neural PCA on an embedded collection."""
 
     source: str = Field(description="Run folder of an embed job.")
-    components: ComponentSettings = Field(
-        default_factory=lambda: ComponentSettings(), description="How components are found."
-    )
+    components: ComponentSettings = ComponentSettings()
 
 
 def components(

@@ -63,13 +63,9 @@ class ExemplarsSpec(JobSpec):
     """Findings and their exemplars from judged components."""
 
     source: str = Field(description="Run folder of a components job.")
-    exemplars: ExemplarSettings = Field(
-        default_factory=lambda: ExemplarSettings(), description="What is shown."
-    )
-    visualisations: VisualisationSpec | None = Field(
-        default_factory=lambda: VisualisationSpec(),
-        description="Feature visualisations of findings, which count in the rank; null: none.",
-    )
+    exemplars: ExemplarSettings = ExemplarSettings()
+    # They count in the rank; null: none.
+    visualisations: VisualisationSpec | None = VisualisationSpec()
 
 
 def exemplars(

@@ -58,9 +58,7 @@ class VisualisationsJobSpec(JobSpec):
     """Feature visualisations of the findings of an exemplars or investigate job."""
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
-    visualisations: VisualisationSpec = Field(
-        default_factory=lambda: VisualisationSpec(), description="How components are visualised."
-    )
+    visualisations: VisualisationSpec = VisualisationSpec()
 
 
 @dataclass(frozen=True)

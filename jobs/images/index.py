@@ -79,9 +79,7 @@ class IndexSpec(JobSpec):
     """A faiss index of what was embedded."""
 
     source: str = Field(description="Run folder of an embed or investigate job.")
-    index: IndexSettings = Field(
-        default_factory=lambda: IndexSettings(), description="How features are indexed."
-    )
+    index: IndexSettings = IndexSettings()
 
 
 @dataclass(frozen=True)
