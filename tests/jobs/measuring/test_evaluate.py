@@ -79,7 +79,6 @@ def changed(folder: Path, spec: CounterfactualSpec) -> Run:
     }
     run = Run.start(str(folder), "investigate", settings)
     classifier = load_classifier(CLASSIFIER)
-    models = Models("planted", CLASSIFIER)
     rows = [
         {"id": record.id, "label": k, "top5_classes": [k, 0]}
         for record in open_collection(IMAGES).records
