@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {
     "sampler": "planted",
     "exemplars": {"at_least": 0},
     "starts": {"feature_templates": PROMPTS},
-    "generate": {"findings": 8, "images": 3, "batch": 6, "guidance": {**GUIDANCE}},
-    "counterfactuals": {"images": 8, "batch": 4, "guidance": {**GUIDANCE}},
-    "disagreements": {"most_classes": 8, "images": 1, "batch": 4, "guidance": {**GUIDANCE}},
+    "generate": {"findings": 8, "images": 3, "batch": 6, "guidance": GUIDANCE},
+    "counterfactuals": {"images": 8, "batch": 4, "guidance": GUIDANCE},
+    "disagreements": {"most_classes": 8, "images": 1, "batch": 4, "guidance": GUIDANCE},
 }

@@ -42,27 +42,27 @@ class InvestigateSpec(EmbedSpec):
     )
     sampler: SamplerName = "planted"
     components: ComponentSettings = Field(
-        default_factory=lambda: ComponentSettings(), description="How components are found."
+        default_factory=ComponentSettings, description="How components are found."
     )
     exemplars: ExemplarSettings = Field(
-        default_factory=lambda: ExemplarSettings(), description="What becomes a finding."
+        default_factory=ExemplarSettings, description="What becomes a finding."
     )
     starts: StartSettings = Field(
-        default_factory=lambda: StartSettings(),
+        default_factory=StartSettings,
         description="From which prompts images of findings start.",
     )
     visualisations: VisualisationSpec | None = Field(
-        default_factory=lambda: VisualisationSpec(),
+        default_factory=VisualisationSpec,
         description="Feature visualisations of findings, which count in the rank; null: none.",
     )
     generate: GenerateSpec | None = Field(
-        default_factory=lambda: GenerateSpec(), description="Images of findings; null: none."
+        default_factory=GenerateSpec, description="Images of findings; null: none."
     )
     counterfactuals: CounterfactualSpec | None = Field(
-        default_factory=lambda: CounterfactualSpec(), description="Changed images; null: none."
+        default_factory=CounterfactualSpec, description="Changed images; null: none."
     )
     disagreements: DisagreementSpec | None = Field(
-        default_factory=lambda: DisagreementSpec(),
+        default_factory=DisagreementSpec,
         description="Images on which `against` disagrees; null: none.",
     )
     report: dict[str, int] = Field(

@@ -1,5 +1,6 @@
 """What a job builds on: the tables and settings of its run, and of the runs before it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from whylens.errors import UsageError
@@ -31,6 +32,10 @@ class Lineage:
             If no run has it.
         """
         return self.holder(name).table(name)
+
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Rows of the nearest table of that name; none where no run has it."""
+        return self.table(name).read(columns).to_pylist() if self.has(name) else []
 
     def has(self, name: str) -> bool:
         """Whether any run has a part of the table."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,7 @@ class Listed:
 
 def jobs() -> dict[str, Listed]:
     """All jobs by name, in order, read from the text of their modules: none is imported."""
-    found = [job for module, text in _modules() if (job := _listed(module, text))]
-    return {job.name: job for job in sorted(found, key=_standing)}
+    return dict(_jobs(tuple(whylens.jobs.__path__)))
 
 
 def find(name: str) -> Job:
@@ -110,9 +110,15 @@ def named(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _modules() -> Iterator[tuple[str, str]]:
+@cache
+def _jobs(folders: tuple[str, ...]) -> dict[str, Listed]:
+    found = [job for module, text in _modules(folders) if (job := _listed(module, text))]
+    return {job.name: job for job in sorted(found, key=_standing)}
+
+
+def _modules(folders: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The modules of all rooms, and their text."""
-    for folder in map(Path, whylens.jobs.__path__):
+    for folder in map(Path, folders):
         for path in folder.rglob("*.py"):
             inside = path.relative_to(folder).with_suffix("").parts
             yield ".".join([whylens.jobs.__name__, *inside]), path.read_text(encoding="utf-8")

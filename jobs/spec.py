@@ -12,14 +12,18 @@ from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 
 
-class JobSpec(BaseModel):
-    """What every job's spec has."""
+class Settings(BaseModel):
+    """A spec, or a part of one: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
+
+class JobSpec(Settings):
+    """What every job's spec has."""
+
     out: str = Field(description="Run folder to write: a path, or an s3:// or gs:// URL.")
     placement: Placement = Field(
-        default_factory=lambda: Placement(), description="How many workers, with which resources."
+        default_factory=Placement, description="How many workers, with which resources."
     )
 
 

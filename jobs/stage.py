@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,17 +20,22 @@ Unit = TypeVar("Unit", bound=Named)
 Task = TypeVar("Task")
 
 
-def in_batches(
-    tasks: Sequence[Task], size: int, spec: BaseModel
-) -> list[tuple[str, tuple[Task, ...]]]:
-    """Cut tasks into batches, each with a unit name that tells this spec from any other's.
+class Batch(NamedTuple, Generic[Task]):
+    """A unit: tasks that are done together, and written as one part."""
+
+    name: str
+    tasks: tuple[Task, ...]
+
+
+def in_batches(tasks: Sequence[Task], size: int, spec: BaseModel) -> list[Batch[Task]]:
+    """Cut tasks into batches, each with a name that tells this spec from any other's.
 
     So a run that is gone on with does what is missing, and the same stage with other settings adds
     to what is there.
     """
     mark = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
     return [
-        (f"{mark}-{start // size:05d}", tuple(tasks[start : start + size]))
+        Batch(f"{mark}-{start // size:05d}", tuple(tasks[start : start + size]))
         for start in range(0, len(tasks), size)
     ]
 

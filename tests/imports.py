@@ -22,8 +22,6 @@ FOLDERS = {
 UPWARD = {
     # The command `whylens dashboard` starts Streamlit.
     ("whylens.jobs.cli.commands", "whylens.dashboard.launch"),
-    # A report shows labels, and an explanation of people's images is laid out as reports are.
-    ("whylens.jobs.report.data", "whylens.jobs.people.labels"),
 }
 
 

@@ -49,7 +49,7 @@ def _add_report(asked: str | None) -> None:
         typer.echo(module.run(module.ReportSpec(run=run, limits=given)))
 
     folder = argument("run", str, "Run folder.")
-    app.command("report", help=text)(signed(report, [folder, *options_of(limits())], text))
+    app.command("report", help=text)(signed(report, [folder, *options_of(limits(), {})], text))
 
 
 @app.command()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,19 +14,17 @@ from whylens.jobs.registry import Job, named
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.console import Console
 
     from whylens.runs import Run
 
 SIMPLE = (str, int, float, bool, str | None, list[str])
 
 
-def command(job: Job, given: Mapping[str, Any] | None = None) -> Callable[..., None]:
+def command(job: Job, given: Mapping[str, Any]) -> Callable[..., None]:
     """The command that runs a job.
 
     `given` are settings that count where neither an option nor the spec file says otherwise.
     """
-    given = given or {}
 
     def run(**options: Any) -> None:
         file, assignments = options.pop("spec"), options.pop("assignments")
@@ -48,11 +45,8 @@ def command(job: Job, given: Mapping[str, Any] | None = None) -> Callable[..., N
     )
 
 
-def options_of(
-    model: type[BaseModel], given: Mapping[str, Any] | None = None
-) -> list[inspect.Parameter]:
+def options_of(model: type[BaseModel], given: Mapping[str, Any]) -> list[inspect.Parameter]:
     """An option for each setting that is a word, a number or a list of words."""
-    given = given or {}
     parameters = []
     for name, info in model.model_fields.items():
         if info.annotation not in SIMPLE:
@@ -102,8 +96,7 @@ def _spec(
     """What was asked for: options before the file's settings, those before what is given."""
     from whylens.jobs.spec import make_spec, read_yaml
 
-    settings = copy.deepcopy(dict(given))
-    _put(settings, read_yaml(file) if file else {})
+    settings = _over(_over({}, given), read_yaml(file) if file else {})
     # A list that isn't given is None or empty, by the version of typer.
     settings.update({name: value for name, value in options.items() if value not in (None, [])})
     for assignment in assignments:
@@ -111,13 +104,16 @@ def _spec(
     return make_spec(job.spec, settings)
 
 
-def _put(settings: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Put settings over others: of a mapping, those that it holds."""
-    for name, value in over.items():
-        if isinstance(value, dict) and isinstance(settings.get(name), dict):
-            _put(settings[name], value)
+def _over(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with others above them, which count: of a mapping, those that it has."""
+    both = dict(settings)
+    for name, value in above.items():
+        below = both.get(name)
+        if isinstance(value, dict):
+            both[name] = _over(below if isinstance(below, dict) else {}, value)
         else:
-            settings[name] = value
+            both[name] = value
+    return both
 
 
 def _assign(settings: dict[str, Any], assignment: str) -> None:
@@ -144,7 +140,10 @@ def _show(job: Job, run: Run) -> None:
     from rich.markup import escape
 
     console = Console()
-    (named(job.show) if job.show else _tally(job))(run, console)
+    if job.show:
+        named(job.show)(run, console)
+    else:
+        console.print(_tally(run, job.tables), soft_wrap=True)
     folder = escape(run.folder)
     console.print(f"The run is in {folder}", soft_wrap=True)
     if os.path.exists(os.path.join(run.folder, "report.html")):
@@ -152,13 +151,10 @@ def _show(job: Job, run: Run) -> None:
         console.print(f"Look at {report}, or: whylens dashboard {folder}", soft_wrap=True)
 
 
-def _tally(job: Job) -> Callable[[Run, Console], None]:
-    """A line with the job's tables that the run has."""
+def _tally(run: Run, tables: Sequence[str]) -> str:
+    """The tables that the run has, with their units."""
     from whylens.jobs.words import amount
 
-    def show(run: Run, console: Console) -> None:
-        done = [(name, len(run.table(name).units())) for name in job.tables]
-        said = [f"{name}: {amount(count, 'unit')}" for name, count in done if count]
-        console.print("; ".join(said) or "Nothing was written", soft_wrap=True)
-
-    return show
+    done = [(name, len(run.table(name).units())) for name in tables]
+    said = [f"{name}: {amount(count, 'unit')}" for name, count in done if count]
+    return "; ".join(said) or "Nothing was written"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
@@ -22,15 +22,14 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
+from whylens.jobs.words import listed
 from whylens.runs import Run
 
 
-class ComponentSettings(BaseModel):
+class ComponentSettings(Settings):
     """How components are found and judged."""
-
-    model_config = ConfigDict(extra="forbid")
 
     top: int = Field(32, ge=1, description="Components a class, by eigenvalue.")
     mined: int = Field(
@@ -48,9 +47,7 @@ class ComponentsSpec(JobSpec):
     """Neural PCA on an embedded collection."""
 
     source: str = Field(description="Run folder of an embed job.")
-    components: ComponentSettings = Field(
-        default_factory=lambda: ComponentSettings(), description="How components are found."
-    )
+    components: ComponentSettings = ComponentSettings()
 
 
 def components(
@@ -98,8 +95,7 @@ def components(
         few = [classifier.class_names[k] for k in present if k not in enough]
         run.warn(
             f"{len(few)} classes have fewer than {settings.min_images} images and are skipped: "
-            + ", ".join(few[:5])
-            + (", ..." if len(few) > 5 else "")
+            f"{listed(few)}"
         )
     if not enough:
         raise WhylensError(

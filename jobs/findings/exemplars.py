@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
@@ -19,7 +19,7 @@ from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
@@ -45,10 +45,8 @@ SCHEMA = pa.schema(
 )
 
 
-class ExemplarSettings(BaseModel):
+class ExemplarSettings(Settings):
     """Which components become findings, and how many images show each."""
-
-    model_config = ConfigDict(extra="forbid")
 
     findings: int = Field(24, ge=1, description="At most this many findings.")
     at_least: int = Field(
@@ -65,13 +63,9 @@ class ExemplarsSpec(JobSpec):
     """Findings and their exemplars from judged components."""
 
     source: str = Field(description="Run folder of a components job.")
-    exemplars: ExemplarSettings = Field(
-        default_factory=lambda: ExemplarSettings(), description="What is shown."
-    )
-    visualisations: VisualisationSpec | None = Field(
-        default_factory=lambda: VisualisationSpec(),
-        description="Feature visualisations of findings, which count in the rank; null: none.",
-    )
+    exemplars: ExemplarSettings = ExemplarSettings()
+    # They count in the rank; null: none.
+    visualisations: VisualisationSpec | None = VisualisationSpec()
 
 
 def exemplars(

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
+from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
-from whylens.jobs.stage import in_batches, work_through
+from whylens.jobs.spec import JobSpec, Settings
+from whylens.jobs.stage import Batch, in_batches, work_through
 
 if TYPE_CHECKING:
     from whylens.runs import Run
@@ -28,20 +29,18 @@ if TYPE_CHECKING:
 TABLE = "visualisations"
 SCHEMA = pa.schema(
     [
-        *((name, pa.int32()) for name in ("class_index", "component")),
+        *columns(pa.int32(), "class_index", "component"),
         ("npfv", pa.binary()),
         # Of the stored picture, and of plain grey, where it started.
-        *((name, pa.float32()) for name in ("alpha", "p", "alpha_grey", "p_grey")),
+        *columns(pa.float32(), "alpha", "p", "alpha_grey", "p_grey"),
         ("radius", pa.float32()),
         ("steps", pa.int32()),
     ]
 )
 
 
-class VisualisationSpec(BaseModel):
+class VisualisationSpec(Settings):
     """How components are visualised."""
-
-    model_config = ConfigDict(extra="forbid")
 
     findings: int = Field(24, ge=1, description="Visualise this many findings, from the top.")
     steps: int = Field(
@@ -59,9 +58,7 @@ class VisualisationsJobSpec(JobSpec):
     """Feature visualisations of the findings of an exemplars or investigate job."""
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
-    visualisations: VisualisationSpec = Field(
-        default_factory=lambda: VisualisationSpec(), description="How components are visualised."
-    )
+    visualisations: VisualisationSpec = VisualisationSpec()
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,6 @@ class VisualisationTask:
     component: int
     direction: np.ndarray
     offset: float
-
-
-@dataclass(frozen=True)
-class VisualisationUnit:
-    """Findings that are visualised together and written as one part."""
-
-    name: str
-    tasks: tuple[VisualisationTask, ...]
 
 
 def visualisations(
@@ -94,10 +83,8 @@ def visualisations(
     """The stage: what is missing of the table visualisations, for findings, the best first."""
     keys = [(row["class_index"], row["component"]) for row in findings[: spec.findings]]
     tasks = [VisualisationTask(*key, *directions[key]) for key in keys]
-    units = [VisualisationUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
-    work_through(
-        run, TABLE, units, Visualiser, (run, spec, classifier, placement.device), placement
-    )
+    arguments = (run, spec, classifier, placement.device)
+    work_through(run, TABLE, in_batches(tasks, spec.batch, spec), Visualiser, arguments, placement)
 
 
 class Visualiser:
@@ -110,7 +97,7 @@ class Visualiser:
         self.run, self.spec = run, spec
         self.classifier = load_classifier(classifier, device)
 
-    def __call__(self, unit: VisualisationUnit) -> int:
+    def __call__(self, unit: Batch[VisualisationTask]) -> int:
         """Visualise the unit's findings; how many."""
         import torch
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
+from whylens.jobs.columns import columns
 from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
@@ -29,8 +30,8 @@ from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import onto
-from whylens.jobs.stage import in_batches, work_through
+from whylens.jobs.spec import Settings, onto
+from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.jobs.words import plain_name
 from whylens.runs import Run
 
@@ -54,19 +55,15 @@ SCHEMA = pa.schema(
         ("source_name", pa.string()),
         ("target_class", pa.int32()),
         ("target_name", pa.string()),
-        ("before", pa.binary()),
-        ("after", pa.binary()),
-        *((name, pa.float32()) for name in PROBABILITIES),
-        ("l1", pa.float32()),
-        ("l2", pa.float32()),
+        *columns(pa.binary(), "before", "after"),
+        *columns(pa.float32(), *PROBABILITIES),
+        *columns(pa.float32(), "l1", "l2"),
         ("flipped", pa.bool_()),
-        ("prompt_before", pa.string()),
-        ("prompt_after", pa.string()),
+        *columns(pa.string(), "prompt_before", "prompt_after"),
         # Where the image could change, as PNG; steps that kept the image's cross-attention, and the
         # step from which on latents outside of the mask were its own.
         ("mask", pa.binary()),
-        ("attention_steps", pa.int32()),
-        ("blend_start", pa.int32()),
+        *columns(pa.int32(), "attention_steps", "blend_start"),
         # Between the image and what the chain led back to from its inversion, in dB.
         ("inversion_psnr", pa.float32()),
         *SHARED,
@@ -78,15 +75,11 @@ SCHEMA = pa.schema(
 OWN_DEFAULTS: dict[str, Any] = {"optimiser": {"stop_below": 0.3}}
 
 
-class CounterfactualSpec(BaseModel):
+class CounterfactualSpec(Settings):
     """Which images are changed, and how."""
 
-    model_config = ConfigDict(extra="forbid")
-
     images: int = Field(12, ge=1, description="Change this many images, spread over the classes.")
-    classes: list[str] = Field(
-        default_factory=list, description="Take images of these classes only; empty: of all."
-    )
+    classes: list[str] = Field([], description="Take images of these classes only; empty: of all.")
     # YAML reads true and 3 as no words.
     target: Annotated[
         str,
@@ -102,7 +95,7 @@ class CounterfactualSpec(BaseModel):
         "of the classifier's head.",
     )
     prompts: dict[str, str] = Field(
-        default_factory=dict,
+        {},
         description="What images show, by id, each with the word of its class; only these images "
         "are changed then.",
     )
@@ -110,7 +103,7 @@ class CounterfactualSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: Annotated[GuidanceSettings, onto(OWN_DEFAULTS)] = Field(
-        default_factory=lambda: GuidanceSettings.model_validate(OWN_DEFAULTS),
+        GuidanceSettings.model_validate(OWN_DEFAULTS),
         description="How the images are optimised.",
     )
     masks: str | None = Field(
@@ -127,7 +120,7 @@ class CounterfactualSpec(BaseModel):
         "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
     )
     baseline: BaselineSettings = Field(
-        default_factory=BaselineSettings.model_construct,
+        BaselineSettings(),
         description="Settings of the earlier methods.",
     )
 
@@ -136,9 +129,9 @@ class CounterfactualsJobSpec(GuidedSpec):
     """Counterfactuals of images that were embedded."""
 
     source: str = Field(description="Run folder of an embed or investigate job.")
-    against: Against = Field(default_factory=list)
+    against: Against = Field([])
     counterfactuals: CounterfactualSpec = Field(
-        default_factory=lambda: CounterfactualSpec(),
+        CounterfactualSpec(),
         description="Which images are changed, and how.",
     )
 
@@ -161,17 +154,9 @@ class Change:
     named: bool
 
 
-@dataclass(frozen=True)
-class CounterfactualUnit:
-    """A batch of images that are changed together and written as one part."""
-
-    name: str
-    changes: tuple[Change, ...]
-
-
 def plan(
     images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
-) -> list[CounterfactualUnit]:
+) -> list[Batch[Change]]:
     """The units: images that the target is for, the classes in turn, in an order of the seed.
 
     `images` are rows of the run's images table (id, label, top5_classes).
@@ -220,7 +205,7 @@ def plan(
         )
         for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
     ]
-    return [CounterfactualUnit(*named) for named in in_batches(changes, spec.batch, spec)]
+    return in_batches(changes, spec.batch, spec)
 
 
 def check_prompts(
@@ -243,9 +228,7 @@ def check_prompts(
             )
 
 
-def planned(
-    lineage: Lineage, classifier: str, spec: CounterfactualSpec
-) -> list[CounterfactualUnit]:
+def planned(lineage: Lineage, classifier: str, spec: CounterfactualSpec) -> list[Batch[Change]]:
     """The units for the main collection of the nearest table of images; raises as `plan`."""
     from whylens.classifiers import load_classifier
 
@@ -283,7 +266,7 @@ def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter |
 def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models: Models) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
     units = planned(lineage, models.classifier, spec)
-    if told := unnamed([change for unit in units for change in unit.changes], spec):
+    if told := unnamed([change for unit in units for change in unit.tasks], spec):
         run.warn(told)
     work_through(run, TABLE, units, Changer, (run, lineage, models, spec), models.placement)
 
@@ -321,10 +304,10 @@ class Changer(GuidedWorker):
         self.segmenter = load_segmenter(spec, device)
         self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
 
-    def __call__(self, unit: CounterfactualUnit) -> int:
+    def __call__(self, unit: Batch[Change]) -> int:
         """Change the unit's images; how many."""
         names = self.classifier.class_names
-        loaded = self.real.load([change.image_id for change in unit.changes])
+        loaded = self.real.load([change.image_id for change in unit.tasks])
         masks = None
         if self.spec.guidance.editing.mask == "given" and self.method is None:
             masks, lacking = given_masks(
@@ -338,13 +321,13 @@ class Changer(GuidedWorker):
             prompt_pair(
                 change.caption, self.spec.prompt_template, names[change.shown], names[change.target]
             )
-            for change in unit.changes
+            for change in unit.tasks
         ]
         changed = _Changed([], None, [])
         if fit := loaded.fit:
             changed = self.changed(
                 loaded.images[fit],
-                [unit.changes[place] for place in fit],
+                [unit.tasks[place] for place in fit],
                 [prompts[place] for place in fit],
                 None if masks is None else masks[fit],
             )
@@ -360,7 +343,7 @@ class Changer(GuidedWorker):
                 ),
             }
             for place, (change, made, (before, after)) in enumerate(
-                zip(unit.changes, loaded.everyone(changed.made), prompts, strict=True)
+                zip(unit.tasks, loaded.everyone(changed.made), prompts, strict=True)
             )
         ]
         return self.write(TABLE, unit.name, SCHEMA, rows)

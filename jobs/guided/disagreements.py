@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
+from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
@@ -28,7 +29,8 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import in_batches, work_through
+from whylens.jobs.spec import Settings
+from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -38,8 +40,7 @@ TABLE = "disagreements"
 SCOUTED = "scouted"
 SCOUTED_SCHEMA = pa.schema(
     [
-        ("class_name", pa.string()),
-        ("prompt", pa.string()),
+        *columns(pa.string(), "class_name", "prompt"),
         ("seed", pa.int64()),
         ("image", pa.binary()),
         ("classifier", pa.string()),
@@ -49,16 +50,10 @@ SCOUTED_SCHEMA = pa.schema(
 SCHEMA = pa.schema(
     [
         ("class_index", pa.int32()),
-        ("class_name", pa.string()),
-        ("classifier_a", pa.string()),
-        ("classifier_b", pa.string()),
+        *columns(pa.string(), "class_name", "classifier_a", "classifier_b"),
         ("place", pa.int32()),
-        ("image", pa.binary()),
-        ("start_image", pa.binary()),
-        ("p_a", pa.float32()),
-        ("p_b", pa.float32()),
-        ("p_a_start", pa.float32()),
-        ("p_b_start", pa.float32()),
+        *columns(pa.binary(), "image", "start_image"),
+        *columns(pa.float32(), "p_a", "p_b", "p_a_start", "p_b_start"),
         ("prompt", pa.string()),
         ("seed", pa.int64()),
         *SHARED,
@@ -66,13 +61,11 @@ SCHEMA = pa.schema(
 )
 
 
-class DisagreementSpec(BaseModel):
+class DisagreementSpec(Settings):
     """On which classes classifiers are pulled apart, and how."""
 
-    model_config = ConfigDict(extra="forbid")
-
     classes: list[str] = Field(
-        default_factory=list,
+        [],
         description="Classes, by name or number; empty: those with findings, or all.",
     )
     pairs: Literal["first", "every"] = Field(
@@ -94,7 +87,7 @@ class DisagreementSpec(BaseModel):
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a class's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
-        default_factory=GuidanceSettings.model_construct,
+        GuidanceSettings(),
         description="How the images are optimised.",
     )
 
@@ -108,7 +101,7 @@ class DisagreementsJobSpec(StartingSpec):
     classifier: str = Field(description="The classifier that says the class.")
     against: list[str] = Field(min_length=1, description="Classifiers that do not, one or more.")
     disagreements: DisagreementSpec = Field(
-        default_factory=lambda: DisagreementSpec(), description="On which classes, and how."
+        DisagreementSpec(), description="On which classes, and how."
     )
 
 
@@ -124,14 +117,6 @@ class DisagreementTask:
     place: int
     prompt: str
     seed: int
-
-
-@dataclass(frozen=True)
-class DisagreementUnit:
-    """A batch of images that are optimised together and written as one part."""
-
-    name: str
-    tasks: tuple[DisagreementTask, ...]
 
 
 @dataclass(frozen=True)
@@ -212,7 +197,7 @@ def plan(
     plain: Mapping[str, Sequence[Plain]],
     classifiers: Mapping[str, Classifier],
     spec: DisagreementSpec,
-) -> list[DisagreementUnit]:
+) -> list[Batch[DisagreementTask]]:
     """The units: for each pair of classifiers the classes on which plain images part them most.
 
     A class counts by the mean difference of p over as many of its plain images as will be made, the
@@ -248,8 +233,7 @@ def plan(
     for place, (a, b, tasks) in enumerate(grouped):
         mark = _Pair(a=a, b=b, spec=spec)
         units += [
-            DisagreementUnit(f"{place:03d}-{name}", some)
-            for name, some in in_batches(tasks, spec.batch, mark)
+            Batch(f"{place:03d}-{name}", some) for name, some in in_batches(tasks, spec.batch, mark)
         ]
     return units
 
@@ -330,7 +314,7 @@ class Scout(_Worker):
 class Divider(_Worker):
     """A worker: makes one unit's images, writes its part."""
 
-    def __call__(self, unit: DisagreementUnit) -> int:
+    def __call__(self, unit: Batch[DisagreementTask]) -> int:
         """Make the unit's images; how many."""
         import torch
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
+from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.spec import Against, StartingSpec
@@ -21,23 +22,17 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import in_batches, work_through
+from whylens.jobs.spec import Settings
+from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.runs import Run
 
 TABLE = "generated"
 SCHEMA = pa.schema(
     [
-        ("rank", pa.int32()),
-        ("class_index", pa.int32()),
-        ("component", pa.int32()),
-        ("place", pa.int32()),
+        *columns(pa.int32(), "rank", "class_index", "component", "place"),
         ("kind", pa.string()),
-        ("image", pa.binary()),
-        ("start_image", pa.binary()),
-        ("p_class", pa.float32()),
-        ("p_start", pa.float32()),
-        ("alpha", pa.float32()),
-        ("alpha_start", pa.float32()),
+        *columns(pa.binary(), "image", "start_image"),
+        *columns(pa.float32(), "p_class", "p_start", "alpha", "alpha_start"),
         ("prompt", pa.string()),
         ("seed", pa.int64()),
         *SHARED,
@@ -45,10 +40,8 @@ SCHEMA = pa.schema(
 )
 
 
-class GenerateSpec(BaseModel):
+class GenerateSpec(Settings):
     """How images are made for the findings."""
-
-    model_config = ConfigDict(extra="forbid")
 
     findings: int = Field(8, ge=1, description="Generate for this many findings, from the top.")
     images: int = Field(4, ge=1, description="Images a finding.")
@@ -58,7 +51,7 @@ class GenerateSpec(BaseModel):
     )
     seed: int = Field(0, ge=0, description="Seed of a finding's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
-        default_factory=GuidanceSettings.model_construct,
+        GuidanceSettings(),
         description="How the images are optimised.",
     )
 
@@ -67,10 +60,8 @@ class GenerateJobSpec(StartingSpec):
     """Images of the findings of an exemplars or investigate job."""
 
     source: str = Field(description="Run folder of an exemplars or investigate job.")
-    against: Against = Field(default_factory=list)
-    generate: GenerateSpec = Field(
-        default_factory=lambda: GenerateSpec(), description="How images are made."
-    )
+    against: Against = Field([])
+    generate: GenerateSpec = Field(GenerateSpec(), description="How images are made.")
 
 
 @dataclass(frozen=True)
@@ -87,20 +78,12 @@ class GenerateTask:
     offset: float
 
 
-@dataclass(frozen=True)
-class GenerateUnit:
-    """A batch of images that are optimised together and written as one part."""
-
-    name: str
-    tasks: tuple[GenerateTask, ...]
-
-
 def plan(
     findings: Sequence[Mapping[str, Any]],
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
     prompts: Mapping[tuple[int, int], str],
     spec: GenerateSpec,
-) -> list[GenerateUnit]:
+) -> list[Batch[GenerateTask]]:
     """The units for the best-ranked findings.
 
     `directions` gives direction [D] and offset, `prompts` the start, by class index and component.
@@ -117,7 +100,7 @@ def plan(
             )
             for place in range(spec.images)
         ]
-    return [GenerateUnit(*named) for named in in_batches(tasks, spec.batch, spec)]
+    return in_batches(tasks, spec.batch, spec)
 
 
 def generate(
@@ -141,7 +124,7 @@ class Generator(GuidedWorker):
         super().__init__(run, lineage, models)
         self.spec = spec
 
-    def __call__(self, unit: GenerateUnit) -> int:
+    def __call__(self, unit: Batch[GenerateTask]) -> int:
         """Make the unit's images; how many."""
         import torch
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from whylens.jobs.columns import columns
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,13 +25,11 @@ if TYPE_CHECKING:
 TABLE = "inversions"
 SCHEMA = pa.schema(
     [
-        ("image_id", pa.string()),
-        ("prompt", pa.string()),
-        ("kind", pa.string()),
-        *((name, pa.int32()) for name in ("steps", "encoder_steps")),
+        *columns(pa.string(), "image_id", "prompt", "kind"),
+        *columns(pa.int32(), "steps", "encoder_steps"),
         ("guidance_scale", pa.float32()),
         # In dB, against the image: what the chain leads back to, and the inverted latents, decoded.
-        *((name, pa.float32()) for name in ("psnr", "decoder_psnr")),
+        *columns(pa.float32(), "psnr", "decoder_psnr"),
     ]
 )
 # Of the arrays: 1 had steps before images.

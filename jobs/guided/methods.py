@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.guidance.baselines.settings import (
@@ -15,6 +15,7 @@ from whylens.guidance.baselines.settings import (
     SvceSettings,
     steps_left,
 )
+from whylens.jobs.spec import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -24,19 +25,17 @@ MethodName = Literal["uvce", "svce", "dvce", "ldce"]
 ROBUST_METHODS = ("svce", "dvce")
 
 
-class BaselineSettings(BaseModel):
+class BaselineSettings(Settings):
     """How earlier methods change images, where one is asked for."""
-
-    model_config = ConfigDict(extra="forbid")
 
     robust: str | None = Field(
         None,
         description="svce, dvce: a robust classifier of the same classes, whose gradients can be "
         "seen.",
     )
-    svce: SvceSettings = Field(default_factory=SvceSettings.model_construct)
-    dvce: DvceSettings = Field(default_factory=DvceSettings.model_construct)
-    ldce: LdceSettings = Field(default_factory=LdceSettings.model_construct)
+    svce: SvceSettings = SvceSettings()
+    dvce: DvceSettings = DvceSettings()
+    ldce: LdceSettings = LdceSettings()
 
 
 def load_baseline(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from whylens.errors import UsageError
 from whylens.guidance.settings import GuidanceSettings
@@ -20,8 +20,8 @@ from whylens.jobs.guided.prompts import (
     prompt_for,
 )
 from whylens.jobs.images.embedded import Embedded, labels_used
-from whylens.jobs.spec import onto
-from whylens.jobs.stage import in_batches
+from whylens.jobs.spec import Settings, onto
+from whylens.jobs.stage import Batch, in_batches
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -40,13 +40,11 @@ CHANGING: dict[str, Any] = {
 }
 
 
-class NeuronSpec(BaseModel):
+class NeuronSpec(Settings):
     """Which neurons are shown, and how."""
 
-    model_config = ConfigDict(extra="forbid")
-
     neurons: list[int] = Field(
-        default_factory=list,
+        [],
         description="Features of phi by number; empty: those that carry most of the class logits "
         "of the findings, or of the classes where there are no findings.",
     )
@@ -76,11 +74,11 @@ class NeuronSpec(BaseModel):
     feature_templates: FeatureTemplates = FEATURE_TEMPLATES
     seed: int = Field(0, ge=0, description="Seed of a neuron's first image; the next adds one.")
     guidance: GuidanceSettings = Field(
-        default_factory=GuidanceSettings.model_construct,
+        GuidanceSettings(),
         description="How images are optimised from words.",
     )
     changing: Annotated[GuidanceSettings, onto(CHANGING)] = Field(
-        default_factory=lambda: GuidanceSettings.model_validate(CHANGING),
+        GuidanceSettings.model_validate(CHANGING),
         description="How real images are changed: by their text alone, seen under strong noise. "
         "With editing.mask = attention only where a falling neuron looks, which suits things in a "
         "corner, not what fills an image.",
@@ -133,14 +131,6 @@ class NeuronTask:
     word: str | None = None
     prompt: str | None = None
     image_id: str | None = None
-
-
-@dataclass(frozen=True)
-class NeuronUnit:
-    """A batch of images of one sort that are optimised together and written as one part."""
-
-    name: str
-    tasks: tuple[NeuronTask, ...]
 
 
 def check(spec: NeuronSpec, classifier: Classifier) -> None:
@@ -260,7 +250,7 @@ def plan(
     best: Mapping[int, tuple[str, str]],
     embedded: Embedded,
     spec: NeuronSpec,
-) -> list[NeuronUnit]:
+) -> list[Batch[NeuronTask]]:
     """The units: images from words in some, changed images in others.
 
     `best` is word and prompt by neuron; a neuron whose words' unit failed has none, and no image.
@@ -287,7 +277,7 @@ def plan(
             for place, (kind, image_id) in enumerate(to_change(neuron, embedded, spec))
         ]
     return [
-        NeuronUnit(f"{sort}-{name}", tasks)
+        Batch(f"{sort}-{name}", tasks)
         for sort, group in (("images", made), ("changes", changes))
         for name, tasks in in_batches(group, spec.batch, spec)
     ]

@@ -18,13 +18,13 @@ from pydantic import Field
 
 from whylens.cluster.session import session
 from whylens.jobs.checking import check_names
+from whylens.jobs.columns import columns
 from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
     NeuronSpec,
     NeuronTask,
-    NeuronUnit,
     WordsUnit,
     check,
     choose,
@@ -39,7 +39,7 @@ from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import Batch, work_through
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -50,13 +50,11 @@ WORDS = "neuron_words"
 TABLE = "neurons"
 WORDS_SCHEMA = pa.schema(
     [
-        ("neuron", pa.int32()),
-        ("class_index", pa.int32()),
+        *columns(pa.int32(), "neuron", "class_index"),
         ("class_name", pa.string()),
         ("rank", pa.int32()),  # of the finding that the neuron carries; null: none
         ("share", pa.float32()),
-        ("word", pa.string()),
-        ("prompt", pa.string()),
+        *columns(pa.string(), "word", "prompt"),
         ("images", pa.list_(pa.binary())),
         ("activation", pa.float32()),
         ("chosen", pa.bool_()),
@@ -64,24 +62,17 @@ WORDS_SCHEMA = pa.schema(
 )
 SCHEMA = pa.schema(
     [
-        ("neuron", pa.int32()),
-        ("class_index", pa.int32()),
-        ("class_name", pa.string()),
-        ("kind", pa.string()),
+        *columns(pa.int32(), "neuron", "class_index"),
+        *columns(pa.string(), "class_name", "kind"),
         ("place", pa.int32()),
-        ("image_id", pa.string()),
-        ("word", pa.string()),
-        ("prompt", pa.string()),
+        *columns(pa.string(), "image_id", "word", "prompt"),
         ("seed", pa.int64()),
-        ("before", pa.binary()),
-        ("after", pa.binary()),
+        *columns(pa.binary(), "before", "after"),
         # Where a real image could change, as PNG.
         ("mask", pa.binary()),
-        ("activation_before", pa.float32()),
-        ("activation_after", pa.float32()),
+        *columns(pa.float32(), "activation_before", "activation_after"),
         # Mean and standard deviation of the neuron over the run's images.
-        ("mean", pa.float32()),
-        ("deviation", pa.float32()),
+        *columns(pa.float32(), "mean", "deviation"),
         *SHARED,
     ]
 )
@@ -91,10 +82,8 @@ class NeuronsJobSpec(GuidedSpec):
     """What single features of a classifier respond to."""
 
     source: str = Field(description="Run folder of an embed or investigate job.")
-    against: Against = Field(default_factory=list)
-    neurons: NeuronSpec = Field(
-        default_factory=NeuronSpec, description="Which neurons are shown, and how."
-    )
+    against: Against = Field([])
+    neurons: NeuronSpec = Field(NeuronSpec(), description="Which neurons are shown, and how.")
 
 
 def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> None:
@@ -167,7 +156,7 @@ class Activator(GuidedWorker):
         self.real = RealImages(lineage, self.sampler)
         self.inversions = Inversions(run, lineage, self.sampler, spec.changing)
 
-    def __call__(self, unit: NeuronUnit) -> int:
+    def __call__(self, unit: Batch[NeuronTask]) -> int:
         """Optimise the unit's images; how many."""
         tasks = unit.tasks
         from_words = tasks[0].kind == "image"

@@ -29,6 +29,6 @@ class StartingSpec(GuidedSpec):
     """A job whose images start from prompts of findings."""
 
     starts: StartSettings = Field(
-        default_factory=lambda: StartSettings(),
+        StartSettings(),
         description="From which prompts images of findings start.",
     )

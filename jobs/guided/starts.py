@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from whylens.jobs.columns import columns
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import (
     FEATURE_TEMPLATES,
@@ -23,6 +24,7 @@ from whylens.jobs.guided.prompts import (
 from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.spec import Settings
 from whylens.jobs.stage import work_through
 
 if TYPE_CHECKING:
@@ -32,11 +34,9 @@ if TYPE_CHECKING:
 TABLE = "starts"
 SCHEMA = pa.schema(
     [
-        ("class_index", pa.int32()),
-        ("component", pa.int32()),
+        *columns(pa.int32(), "class_index", "component"),
         ("prompt", pa.string()),
-        ("alpha", pa.float32()),
-        ("p_class", pa.float32()),
+        *columns(pa.float32(), "alpha", "p_class"),
         ("chosen", pa.bool_()),
     ]
 )
@@ -47,10 +47,8 @@ Key = tuple[int, int]
 """Class index and component of a finding."""
 
 
-class StartSettings(BaseModel):
+class StartSettings(Settings):
     """How the prompt is chosen from which a finding's images start."""
-
-    model_config = ConfigDict(extra="forbid")
 
     feature_templates: FeatureTemplates = FEATURE_TEMPLATES
     prompt_template: PromptTemplate = PLAIN_TEMPLATE

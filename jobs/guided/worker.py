@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from whylens.jobs.classes import same_class
+from whylens.jobs.columns import columns
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.trajectory import Trajectory
 from whylens.jobs.images import closest
@@ -35,10 +36,8 @@ logger = logging.getLogger(__name__)
 
 OPINION = pa.struct(
     [
-        ("classifier", pa.string()),
-        ("class_name", pa.string()),
-        ("before", pa.float32()),
-        ("after", pa.float32()),
+        *columns(pa.string(), "classifier", "class_name"),
+        *columns(pa.float32(), "before", "after"),
     ]
 )
 # Columns that every guided job's table has, beside its own.

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.registry import Job
+from whylens.jobs.spec import JobSpec, Settings
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
@@ -52,10 +54,8 @@ SCHEMA = pa.schema(
 )
 
 
-class IndexSettings(BaseModel):
+class IndexSettings(Settings):
     """How features are indexed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     factory: str = Field(
         "Flat",
@@ -79,9 +79,7 @@ class IndexSpec(JobSpec):
     """A faiss index of what was embedded."""
 
     source: str = Field(description="Run folder of an embed or investigate job.")
-    index: IndexSettings = Field(
-        default_factory=lambda: IndexSettings(), description="How features are indexed."
-    )
+    index: IndexSettings = IndexSettings()
 
 
 @dataclass(frozen=True)
@@ -289,3 +287,21 @@ def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
     found = unpack_index(read(f"{TABLE}/{name}.faiss"), read(f"{TABLE}/{name}.json"))
     require_classifier(found.fingerprint, fingerprint, f"in {run.folder}")
     return found
+
+
+def run(spec: IndexSpec) -> Run:
+    """Index the features of a run."""
+    run = JOB.start(spec)
+    with session():
+        index(run, Lineage(run), spec.index, spec.placement)
+    run.finish()
+    return run
+
+
+JOB = Job(
+    name="index",
+    help="A faiss index of features, to search.",
+    spec=IndexSpec,
+    run=run,
+    tables=(TABLE,),
+)

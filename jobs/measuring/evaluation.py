@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from whylens.jobs.columns import columns
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.moments import Moments
 from whylens.runs import Table
@@ -21,33 +22,23 @@ MEASURES = ("l1", "l2", "feature_distance", "lpips", "change_inside", "change_ou
 PARTS = 64
 IMAGE = pa.schema(
     [
-        ("run", pa.string()),
-        ("image_id", pa.string()),
+        *columns(pa.string(), "run", "image_id"),
         # Whether there is an image after, which all that follows is of.
-        ("made", pa.bool_()),
-        ("flipped", pa.bool_()),
-        ("p_target", pa.float64()),
-        *((name, pa.float64()) for name in MEASURES),
+        *columns(pa.bool_(), "made", "flipped"),
+        *columns(pa.float64(), "p_target", *MEASURES),
         # By judge: the class that it says, and the target's, if it has that class.
-        *((name, pa.list_(pa.int32())) for name in ("said_before", "said_after", "target_classes")),
+        *columns(pa.list_(pa.int32()), "said_before", "said_after", "target_classes"),
         # Of the independent classifier, for the Frechet distance.
-        *((name, pa.list_(pa.float32())) for name in FEATURES),
+        *columns(pa.list_(pa.float32()), *FEATURES),
     ]
 )
+OPINION = pa.struct([("judge", pa.string()), *columns(pa.float64(), "target", "kept")])
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("run", "method", "classifier", "independent")),
-        *((name, pa.int32()) for name in ("images", "failed")),
-        *((name, pa.float64()) for name in ("flip_rate", "target_probability")),
-        *((name, pa.float64()) for name in (*MEASURES, "frechet")),
-        (
-            "attributes",
-            pa.list_(
-                pa.struct(
-                    [("judge", pa.string()), ("target", pa.float64()), ("kept", pa.float64())]
-                )
-            ),
-        ),
+        *columns(pa.string(), "run", "method", "classifier", "independent"),
+        *columns(pa.int32(), "images", "failed"),
+        *columns(pa.float64(), "flip_rate", "target_probability", *MEASURES, "frechet"),
+        ("attributes", pa.list_(OPINION)),
     ]
 )
 

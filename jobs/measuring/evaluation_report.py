@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,13 +13,12 @@ from whylens.jobs.guided import counterfactuals
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring.evaluation import TABLE
 from whylens.jobs.report.page import publish
-from whylens.runs import Run
+from whylens.runs import Run, Table
 
 # Images that are shown side by side, and what of a run's table that takes.
 SHOWN = 12
-COLUMNS = [
-    "image_id", "target_name", "before", "after", "p_target_before", "p_target_after", "failed",
-]  # fmt: skip
+KEY = ("image_id", "target_name")
+COLUMNS = (*KEY, "before", "after", "p_target_before", "p_target_after", "failed")
 
 
 @dataclass(frozen=True)
@@ -132,29 +132,39 @@ def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def side_by_side(folders: Sequence[str]) -> tuple[list[str], list[Pictures]]:
-    """The folders that hold no counterfactuals any more, and images that all others changed."""
-    missing: list[str] = []
-    tables: dict[int, dict[tuple[str, str], Mapping[str, Any]]] = {}
-    for place, folder in enumerate(folders):
-        try:
-            rows = Lineage(Run.open(folder)).table(counterfactuals.TABLE).read(COLUMNS).to_pylist()
-        except UsageError:
-            missing.append(folder)
-            continue
-        tables[place] = {(row["image_id"], row["target_name"]): row for row in rows}
-    if not tables:
-        return missing, []
-    first, *others = tables.values()
-    common = [key for key in first if all(key in other for other in others)]
+    """The folders that hold no counterfactuals any more, and images that all others changed.
+
+    Only parts that hold an image that is shown are read whole.
+    """
+    tables: dict[str, Table] = {}
+    for folder in folders:
+        with contextlib.suppress(UsageError):
+            tables[folder] = Lineage(Run.open(folder)).table(counterfactuals.TABLE)
+    parts = {
+        folder: {
+            key: part
+            for part in table.units()
+            for key in zip(*table.read_part(part, KEY).to_pydict().values(), strict=True)
+        }
+        for folder, table in tables.items()
+    }
+    first, *others = parts.values() if parts else [{}]
+    common = [key for key in first if all(key in other for other in others)][:SHOWN]
+    rows = {
+        folder: {
+            (row["image_id"], row["target_name"]): row
+            for part in sorted({parts[folder][key] for key in common})
+            for row in table.read_part(part, COLUMNS).to_pylist()
+        }
+        for folder, table in tables.items()
+    }
     pictures = [
         Pictures(
             image_id=key[0],
             target=key[1],
-            before=first[key]["before"],
-            after=tuple(
-                tables[place][key] if place in tables else None for place in range(len(folders))
-            ),
+            before=next(iter(rows.values()))[key]["before"],
+            after=tuple(rows[folder][key] if folder in rows else None for folder in folders),
         )
-        for key in common[:SHOWN]
+        for key in common
     ]
-    return missing, pictures
+    return [folder for folder in folders if folder not in tables], pictures

@@ -74,17 +74,8 @@ def accuracy_against_score(leaders: Sequence[Leader]) -> Figure:
     axes = figure.subplots()
     for row in leaders:
         x, y = points[row["classifier"]]
-        fixed = bool(row.get("base"))
-        axes.plot(
-            x,
-            y,
-            "o",
-            markersize=8,
-            color=FIXED if fixed else BAR,
-            markerfacecolor="white" if fixed else BAR,
-            markeredgewidth=2,
-            zorder=3,
-        )
+        colour, face = (FIXED, "white") if row.get("base") else (BAR, BAR)
+        axes.plot(x, y, "o", ms=8, color=colour, markerfacecolor=face, mew=2, zorder=3)
     _limits(axes, list(points.values()))
     for row in leaders:
         if row.get("base") in points:
@@ -144,21 +135,13 @@ def _label(
     frame = axes.get_window_extent()
     pixels = axes.transData.transform(points)
     taken = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in pixels]
+    style: Any = {"textcoords": "offset points", "va": "center", "fontsize": 9, "color": INK}
     sides = [(9, 0, "left"), (-9, 0, "right"), (0, 11, "center"), (0, -11, "center")]
     sides += [(8, 11, "left"), (8, -11, "left"), (-8, 11, "right"), (-8, -11, "right")]
     for name, point in wanted.items():
         best = None
         for dx, dy, align in sides:
-            text = axes.annotate(
-                names[name],
-                point,
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha=align,
-                va="center",
-                fontsize=9,
-                color=INK,
-            )
+            text = axes.annotate(names[name], point, xytext=(dx, dy), ha=align, **style)
             box = text.get_window_extent(canvas.get_renderer())
             covered = sum(box.overlaps(other) for other in taken)
             outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1)

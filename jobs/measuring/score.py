@@ -139,43 +139,43 @@ class Predictor:
             self._classifier = load_classifier(contender.name, self.device)
             self._held = unit.contender
         places = range(unit.start, unit.stop)
+        records = {place: side.collection.records[side.rows[place]] for place in places}
 
         def load(place: int) -> Any:
-            record = side.collection.records[side.rows[place]]
             try:
-                image = side.collection.load(record)
+                image = side.collection.load(records[place])
             except RejectedImageError as error:
-                return Rejected(record.id, record.path, str(error))
+                return Rejected(records[place].id, records[place].path, str(error))
             return to_tensor(image, self._classifier.image_size)
 
         with ThreadPoolExecutor(2) as threads:
-            loaded = list(threads.map(load, places))
-        pairs = list(zip(places, loaded, strict=True))
-        rejected = [item for _, item in pairs if isinstance(item, Rejected)]
+            loaded = dict(zip(places, threads.map(load, places), strict=True))
+        rejected = [item for item in loaded.values() if isinstance(item, Rejected)]
         # An image that can't be read is named once, whoever finds out.
-        listed = f"{side.name}-{unit.start:09d}"
-        write_rejected(self.run, listed, rejected, side.name)
-        kept = [(place, item) for place, item in pairs if not isinstance(item, Rejected)]
-        classes = np.asarray([side.classes[place] for place, _ in kept], dtype=np.int64)
-        p, predicted = self._predict([item for _, item in kept], classes, contender.columns)
-        rows, undefined = [], []
-        for (place, _), p_k, called in zip(kept, p, predicted, strict=True):
-            record = side.collection.records[side.rows[place]]
-            if not np.isfinite(p_k):
-                reason = f"the probabilities of {contender.name} are not finite"
-                undefined.append(Rejected(record.id, record.path, reason))
-                continue
-            rows.append(
-                {
-                    "classifier": contender.name,
-                    "side": side.name,
-                    "id": record.id,
-                    "class_index": side.classes[place],
-                    "component": side.components[place],
-                    "p": float(p_k),
-                    "predicted": int(called),
-                }
-            )
+        write_rejected(self.run, f"{side.name}-{unit.start:09d}", rejected, side.name)
+        kept = [place for place in places if not isinstance(loaded[place], Rejected)]
+        classes = np.asarray([side.classes[place] for place in kept], dtype=np.int64)
+        images = [loaded[place] for place in kept]
+        p, predicted = self._predict(images, classes, contender.columns)
+        rows = [
+            {
+                "classifier": contender.name,
+                "side": side.name,
+                "id": records[place].id,
+                "class_index": side.classes[place],
+                "component": side.components[place],
+                "p": float(p_k),
+                "predicted": int(called),
+            }
+            for place, p_k, called in zip(kept, p, predicted, strict=True)
+            if np.isfinite(p_k)
+        ]
+        reason = f"the probabilities of {contender.name} are not finite"
+        undefined = [
+            Rejected(records[place].id, records[place].path, reason)
+            for place, p_k in zip(kept, p, strict=True)
+            if not np.isfinite(p_k)
+        ]
         write_rejected(self.run, unit.name, undefined, side.name)
         part = pa.Table.from_pylist(rows, schema=PREDICTION)
         self.run.table(PREDICTIONS).write(unit.name, part)

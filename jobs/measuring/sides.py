@@ -69,7 +69,7 @@ def make_sides(
         For spurious images of an unknown class, or if there is no class that has images on both
         sides and that all classifiers have.
     """
-    names = {r.class_name for r in collection.records if r.class_name is not None}
+    names = collection.records.class_names()
     known = match_classes(names, space)
     shown = [known.get(r.class_name or "", -1) for r in collection.records]
     wanted = _indices(spurious, space)

@@ -6,8 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from whylens.errors import WhylensError
+from whylens.jobs.columns import columns
 from whylens.jobs.measuring.sides import SIDES, Contender
 from whylens.neural_pca.spurious_score import mean_separation, spurious_scores
 from whylens.runs import Run
@@ -15,9 +17,8 @@ from whylens.runs import Run
 PREDICTIONS, SCORES, LEADERBOARD = "predictions", "scores", "leaderboard"
 PREDICTION = pa.schema(
     [
-        *((name, pa.string()) for name in ("classifier", "side", "id")),
-        ("class_index", pa.int32()),
-        ("component", pa.int32()),
+        *columns(pa.string(), "classifier", "side", "id"),
+        *columns(pa.int32(), "class_index", "component"),
         ("p", pa.float64()),
         ("predicted", pa.int32()),
     ]
@@ -27,18 +28,17 @@ SCORE = pa.schema(
         ("classifier", pa.string()),
         ("class_index", pa.int32()),
         ("class_name", pa.string()),
-        *((name, pa.float64()) for name in ("average_precision", "roc_auc")),
-        *((name, pa.int32()) for name in ("validation_images", "spurious_images")),
-        *((n, pa.float64()) for n in ("accuracy", "p_validation", "p_spurious")),
-        ("spurious_called", pa.float64()),
+        *columns(pa.float64(), "average_precision", "roc_auc"),
+        *columns(pa.int32(), "validation_images", "spurious_images"),
+        *columns(pa.float64(), "accuracy", "p_validation", "p_spurious", "spurious_called"),
     ]
 )
 LEADER = pa.schema(
     [
         ("rank", pa.int32()),
-        *((name, pa.string()) for name in ("classifier", "base")),
-        *((n, pa.float64()) for n in ("spurious_score", "roc_auc", "accuracy", "spurious_called")),
-        *((name, pa.int32()) for name in ("classes", "validation_images", "spurious_images")),
+        *columns(pa.string(), "classifier", "base"),
+        *columns(pa.float64(), "spurious_score", "roc_auc", "accuracy", "spurious_called"),
+        *columns(pa.int32(), "classes", "validation_images", "spurious_images"),
     ]
 )
 
@@ -70,14 +70,11 @@ def score_classifier(
     predictions: pa.Table, contender: Contender, space: Sequence[str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A classifier's rows of the table scores, and its row of the leaderboard without a rank."""
-    import pyarrow.compute as pc
-
     own = predictions.filter(pc.equal(predictions["classifier"], contender.name))
-    columns = ("class_index", "p", "predicted")
-    sides = [
-        [own.filter(pc.equal(own["side"], side))[c].to_numpy() for c in columns] for side in SIDES
-    ]
-    (labels, p, called), (spurious_for, spurious_p, spurious_called) = sides
+    (labels, p, called), (spurious_for, spurious_p, spurious_called) = (
+        [seen[name].to_numpy() for name in ("class_index", "p", "predicted")]
+        for seen in (own.filter(pc.equal(own["side"], side)) for side in SIDES)
+    )
     scores = spurious_scores(p, labels, spurious_p, spurious_for)
     mean = mean_separation(scores)
     rows = []

@@ -11,38 +11,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import Field
+from scipy.special import softmax
 
+from whylens.classifiers import Classifier, load_classifier
+from whylens.classifiers.heatmap import component_heatmap, overlay
 from whylens.errors import UsageError
-from whylens.jobs.findings.exemplars import FINDINGS
+from whylens.images import RejectedImageError
+from whylens.images.decoding import decode
+from whylens.images.tensors import square, to_png, to_tensor
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
 from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.standing import Knowledge
 from whylens.jobs.people.waterfall import figure
+from whylens.jobs.spec import Settings
+from whylens.jobs.words import listed
+from whylens.neural_pca import ClassComponents, spufix
 from whylens.runs import Run
 from whylens.runs.storage import Storage
-
-if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
-    from whylens.neural_pca import ClassComponents
 
 # Classes whose probability is shown before and after SpuFix.
 MOST_CLASSES = 4
 
 
-class ExplainSpec(BaseModel):
+class ExplainSpec(Settings):
     """What `whylens explain` takes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     image: str = Field(description="Image file.")
     run: str = Field(description="Run folder of an investigate or components job.")
@@ -74,11 +75,6 @@ def run(spec: ExplainSpec) -> tuple[Explanation, str]:
 
 def explain(spec: ExplainSpec) -> Explanation:
     """The decision on one image, and what SpuFix would change; the errors of `run`."""
-    from scipy.special import softmax
-
-    from whylens.classifiers import load_classifier
-    from whylens.neural_pca import spufix
-
     pixels = _read(spec.image)
     lineage = Lineage(Run.open(spec.run))
     if not lineage.has(COMPONENTS):
@@ -87,15 +83,15 @@ def explain(spec: ExplainSpec) -> Explanation:
             "components job"
         )
     classifier = load_classifier(str(lineage.setting("classifier")))
-    phi = _features(classifier, pixels)
-    logits = _logits(classifier, phi)
+    with torch.no_grad():  # as `embed` sees it
+        features = classifier.features(to_tensor(pixels, classifier.image_size)[None])
+    phi = features[0].double().cpu().numpy()
+    weight, bias = classifier.head.arrays()
+    logits = weight @ phi + bias
     predicted = int(logits.argmax())
     asked = spec.class_name
     k = predicted if asked is None else classifier.class_index(asked)
-    rows = lineage.table(COMPONENTS).read(
-        ["class_index", "component", "suspicious", "words", "same_as"]
-    )
-    known = Knowledge(rows.to_pylist(), _rows(lineage, FINDINGS), label_rows(lineage))
+    known = Knowledge(lineage)
     if k not in known.classes:
         raise UsageError(_without_components(spec, classifier, known, k))
     found = components_of(lineage, k, classifier)
@@ -106,11 +102,13 @@ def explain(spec: ExplainSpec) -> Explanation:
     if known.spurious:
         fixed = spufix([found, *others], known.spurious).fix(phi[None], logits[None])[0]
     before, after = softmax(logits), softmax(fixed)
-    heats = _heatmaps(classifier, pixels, found.directions[order])
+    picture = square(pixels, max(classifier.image_size, 224))
+    image, directions = to_tensor(picture)[None], torch.from_numpy(found.directions[order]).float()
+    heats = [component_heatmap(classifier, image, row)[0].cpu().numpy() for row in directions]
     shown = _exemplars(lineage, found, order, spec.exemplars)
     return Explanation(
         image=spec.image,
-        picture=_picture(classifier, pixels),
+        picture=to_png(picture),
         run=spec.run,
         classifier=classifier.name,
         class_name=classifier.class_names[k],
@@ -123,7 +121,7 @@ def explain(spec: ExplainSpec) -> Explanation:
                 int(component),
                 float(alphas[component]),
                 *known.of(k, int(component)),
-                heat,
+                to_png(overlay(picture, heat)),
                 exemplars,
             )
             for component, heat, exemplars in zip(order, heats, shown, strict=True)
@@ -139,14 +137,7 @@ def explain(spec: ExplainSpec) -> Explanation:
     )
 
 
-def _rows(lineage: Lineage, name: str) -> list[dict[str, Any]]:
-    return lineage.table(name).read().to_pylist() if lineage.has(name) else []
-
-
 def _read(image: str) -> np.ndarray:
-    from whylens.images import RejectedImageError
-    from whylens.images.decoding import decode
-
     try:
         return decode(Path(image).read_bytes())
     except OSError as error:
@@ -156,62 +147,18 @@ def _read(image: str) -> np.ndarray:
 
 
 def _without_components(spec: ExplainSpec, classifier: Classifier, known: Knowledge, k: int) -> str:
-    there = [classifier.class_names[c] for c in sorted(known.classes)]
-    listed = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "")
+    there = listed([classifier.class_names[c] for c in sorted(known.classes)], most=9)
     which = "asked for" if spec.class_name is not None else f"predicted for {spec.image}"
     return (
         f"the class {classifier.class_names[k]!r}, {which}, has no components in {spec.run} (too "
-        f"few images of it there); classes with components: {listed}. Name one with --class"
+        f"few images of it there); classes with components: {there}. Name one with --class"
     )
-
-
-def _features(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """phi [D] of the image as `embed` sees it."""
-    import torch
-
-    from whylens.images.tensors import to_tensor
-
-    with torch.no_grad():
-        features = classifier.features(to_tensor(pixels, classifier.image_size)[None])
-    return features[0].double().cpu().numpy()
-
-
-def _logits(classifier: Classifier, phi: np.ndarray) -> np.ndarray:
-    weight, bias = classifier.head.arrays()
-    logits: np.ndarray = weight @ phi + bias
-    return logits
 
 
 def _most_changed(before: np.ndarray, after: np.ndarray, k: int) -> list[int]:
     """The class itself, then the likeliest before or after."""
     likely = np.argsort(-np.maximum(before, after), kind="stable")[:MOST_CLASSES].tolist()
     return [k, *(c for c in likely if c != k)][:MOST_CLASSES]
-
-
-def _shown(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    from whylens.images.tensors import square
-
-    return square(pixels, max(classifier.image_size, 224))
-
-
-def _picture(classifier: Classifier, pixels: np.ndarray) -> bytes:
-    from whylens.images.tensors import to_png
-
-    return to_png(_shown(classifier, pixels))
-
-
-def _heatmaps(classifier: Classifier, pixels: np.ndarray, directions: np.ndarray) -> list[bytes]:
-    """Where each component sits in the image, as PNGs."""
-    import torch
-
-    from whylens.classifiers.heatmap import component_heatmap, overlay
-    from whylens.images.tensors import to_png, to_tensor
-
-    shown = _shown(classifier, pixels)
-    image = to_tensor(shown)[None]
-    rows = torch.from_numpy(directions).float()
-    heats = [component_heatmap(classifier, image, row)[0].cpu().numpy() for row in rows]
-    return [to_png(overlay(shown, heat)) for heat in heats]
 
 
 def _exemplars(

@@ -11,6 +11,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from whylens.errors import UsageError
+from whylens.jobs.columns import columns
 from whylens.jobs.labelled import LABELS, SPURIOUS, TABLE, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
@@ -20,7 +21,7 @@ SCHEMA = pa.schema(
         ("class_index", pa.int32()),
         ("class_name", pa.string()),
         ("component", pa.int32()),
-        *((name, pa.string()) for name in ("label", "who", "when", "note")),
+        *columns(pa.string(), "label", "who", "when", "note"),
     ]
 )
 

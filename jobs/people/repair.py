@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+import torch
+from pydantic import Field
 
+from whylens.classifiers import load_classifier
+from whylens.classifiers.repaired import repair, save_repaired
 from whylens.errors import UsageError
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
@@ -24,13 +27,13 @@ from whylens.jobs.images.embedded import (
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import spurious_components
+from whylens.jobs.spec import Settings
+from whylens.neural_pca import refit, spufix, transfer
 from whylens.runs import Run
 
 
-class RepairSpec(BaseModel):
+class RepairSpec(Settings):
     """What is repaired, and how."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: str = Field(description="Run folder of a components or investigate job.")
     onto: str | None = Field(
@@ -78,10 +81,6 @@ def repair_run(spec: RepairSpec) -> Repair:
         If nothing is spurious, the images of `onto` are others than those of `source`, or `out`
         is there already.
     """
-    from whylens.classifiers import load_classifier
-    from whylens.classifiers.repaired import repair, save_repaired
-    from whylens.neural_pca import refit, spufix, transfer
-
     out = Path(spec.out)
     if out.suffix != ".safetensors":
         raise UsageError(f"out: {spec.out} must end in .safetensors")
@@ -119,14 +118,22 @@ def repair_run(spec: RepairSpec) -> Repair:
     fixed = repair(classifier, by, f"spufix:{spec.out}")
     save_repaired(fixed, out)
     known = mined[seen.pool.labels[mined] >= 0]
-    images = {"images": (seen.main, np.arange(len(labels)), labels)}
-    images["mined"] = (seen.pool, known, seen.pool.labels[known])
+    images = {
+        "images": (seen.main.features, labels),
+        "mined": (seen.pool.features[known], seen.pool.labels[known]),
+    }
+
+    def repaired(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits = fixed.repaired_head(torch.from_numpy(features).to(fixed.device))
+        return np.asarray(logits.cpu())
+
     return Repair(
         fixed.name,
         classifier.name,
         spurious,
-        {name: _accuracy(weight, bias, *of) for name, of in images.items()},
-        {name: _accuracy_of(fixed, *of) for name, of in images.items()},
+        {name: _accuracy(lambda phi: phi @ weight.T + bias, *of) for name, of in images.items()},
+        {name: _accuracy(repaired, *of) for name, of in images.items()},
     )
 
 
@@ -192,19 +199,6 @@ class _Seen:
 
 
 def _accuracy(
-    weight: np.ndarray, bias: np.ndarray, seen: Embedded, rows: np.ndarray, labels: np.ndarray
+    logits: Callable[[np.ndarray], np.ndarray], features: np.ndarray, labels: np.ndarray
 ) -> float:
-    if len(rows) == 0:
-        return float("nan")
-    return float(((seen.features[rows] @ weight.T + bias).argmax(1) == labels).mean())
-
-
-def _accuracy_of(fixed: Any, seen: Embedded, rows: np.ndarray, labels: np.ndarray) -> float:
-    import torch
-
-    if len(rows) == 0:
-        return float("nan")
-    features = torch.from_numpy(seen.features[rows]).to(fixed.device)
-    with torch.inference_mode():
-        predicted = fixed.repaired_head(features).argmax(1).cpu().numpy()
-    return float((predicted == labels).mean())
+    return float((logits(features).argmax(1) == labels).mean()) if len(labels) else float("nan")

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from whylens.jobs.findings.exemplars import FINDINGS
+from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
+from whylens.jobs.lineage import Lineage
 
-from whylens.jobs.labelled import SPURIOUS, UNSURE, verdicts
+KEY = ("class_index", "component")
 
 
 class Knowledge:
     """What a run and its people know of components: the tables components, findings, labels.
 
-    What people say counts for more than what was found; "unsure" changes nothing. `labels` are the
-    rows by time.
+    What people say counts for more than what was found; "unsure" changes nothing.
     """
 
-    def __init__(
-        self,
-        components: Sequence[Mapping[str, Any]],
-        findings: Sequence[Mapping[str, Any]],
-        labels: Sequence[Mapping[str, Any]],
-    ) -> None:
+    def __init__(self, lineage: Lineage) -> None:
+        components = lineage.rows(COMPONENTS, (*KEY, "suspicious", "words", "same_as"))
+        findings, labels = lineage.rows(FINDINGS, (*KEY, "rank")), label_rows(lineage)
         self._rows = {(r["class_index"], r["component"]): r for r in components}
         self._ranks = {(r["class_index"], r["component"]): r["rank"] for r in findings}
         self._verdicts = {key: v for key, v in verdicts(labels).items() if v != UNSURE}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from whylens.images.decoding import decode
 from whylens.jobs.drawing import INK, SOFT, png
 from whylens.jobs.people.explanation import Contribution, Explanation
 from whylens.jobs.words import percent, plain_name
@@ -27,6 +27,17 @@ class Step:
     end: float
     value: float
     contribution: Contribution | None = None
+
+    @property
+    def spurious(self) -> bool:
+        """Whether it is of what counts as spurious."""
+        one = self.contribution
+        return self.kind == "spufix" or (one is not None and one.spurious)
+
+    @property
+    def text(self) -> str:
+        """Its value: of a total as it is, of the others with their sign."""
+        return plain(self.value) if self.kind == "total" else signed(self.value)
 
 
 def steps(found: Explanation) -> list[Step]:
@@ -69,7 +80,6 @@ class Bar:
     zero: float | None
     side: Literal["left", "right"]
     tone: str
-    text: str
 
 
 def span(bars: list[Step]) -> tuple[float, float]:
@@ -106,9 +116,7 @@ def laid_out(found: Explanation) -> list[Bar]:
     made = []
     for bar in bars:
         start, end = at(begin(bar, low, high)), at(bar.end)
-        total = bar.kind == "total"
-        spurious = bar.kind == "spufix" or bool(bar.contribution and bar.contribution.spurious)
-        tone = "sum" if total else "down" if bar.value < 0 else "up"
+        tone = "sum" if bar.kind == "total" else "down" if bar.value < 0 else "up"
         made.append(
             Bar(
                 bar,
@@ -117,8 +125,7 @@ def laid_out(found: Explanation) -> list[Bar]:
                 end,
                 at(0.0) if low <= 0 <= high else None,
                 "right" if end >= start else "left",
-                f"{tone} spurious" if spurious else tone,
-                plain(bar.value) if total else signed(bar.value),
+                f"{tone} spurious" if bar.spurious else tone,
             )
         )
     return made
@@ -126,7 +133,6 @@ def laid_out(found: Explanation) -> list[Bar]:
 
 def figure(found: Explanation) -> bytes:
     """The waterfall as a PNG: bars, the heat map of each component, exemplars beside."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     bars = steps(found)
@@ -135,7 +141,6 @@ def figure(found: Explanation) -> bytes:
     width = left + chart + 0.75 + pictures * (ROW + 0.06) + 0.2
     height = head + len(bars) * ROW + foot
     paper = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    FigureCanvasAgg(paper)
     axes = paper.add_axes((left / width, foot / height, chart / width, len(bars) * ROW / height))
     _bars(axes, bars)
 
@@ -144,7 +149,7 @@ def figure(found: Explanation) -> bytes:
         inset = paper.add_axes(
             ((x + 0.02) / width, (y + 0.03) / height, (ROW - 0.06) / width, (ROW - 0.06) / height)
         )
-        inset.imshow(_opened(content))
+        inset.imshow(decode(content))
         inset.axis("off")
 
     for row, bar in enumerate(bars):
@@ -159,7 +164,7 @@ def figure(found: Explanation) -> bytes:
     for x, text in captions[: 1 + (pictures > 1)]:
         paper.text(x / width, top / height, text, color=SOFT, fontsize=8.5, va="bottom")
     image = paper.add_axes((0.16 / width, (height - 1.1) / height, 0.95 / width, 0.95 / height))
-    image.imshow(_opened(found.picture))
+    image.imshow(decode(found.picture))
     image.axis("off")
     _title(paper, found, width, height)
     return png(paper)
@@ -184,20 +189,17 @@ def _bars(axes: Any, bars: list[Step]) -> None:
         total = bar.kind == "total"
         start = begin(bar, low, high)
         colour = TOTAL if total else RAISES if bar.value >= 0 else LOWERS
-        spurious = bar.kind == "spufix" or (
-            bar.contribution is not None and bar.contribution.spurious
-        )
         axes.barh(
             y, bar.end - start, left=start, height=0.56, color=colour, zorder=2,
-            hatch="////" if spurious else None, edgecolor="white" if spurious else colour,
+            hatch="////" if bar.spurious else None,
+            edgecolor="white" if bar.spurious else colour,
             linewidth=0,
         )  # fmt: skip
         if row + 1 < len(bars):
             axes.plot([bar.end] * 2, [y - 1.28, y + 0.28], color=SOFT, linewidth=0.7, zorder=1)
-        text = plain(bar.value) if total else signed(bar.value)
         rising = bar.end >= start
         axes.annotate(
-            text, (bar.end, y), (4 if rising else -4, 0), textcoords="offset points",
+            bar.text, (bar.end, y), (4 if rising else -4, 0), textcoords="offset points",
             ha="left" if rising else "right", va="center", fontsize=9, color=INK,
             weight="bold" if total else "normal",
         )  # fmt: skip
@@ -216,26 +218,15 @@ def _bars(axes: Any, bars: list[Step]) -> None:
 
 
 def _name(axes: Any, bar: Step, y: int) -> None:
-    one = bar.contribution
-    lines = [bar.label]
-    if one is not None and one.words:
-        lines[0] += f": {', '.join(one.words[:2])}"
-    if one is not None and one.standing:
-        lines.append(one.standing)
-    axes.annotate(
-        lines[0], (0, y), (-10, 6 if len(lines) > 1 else 0), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", va="center", fontsize=9.5, color=INK,
-        weight="bold" if bar.kind == "total" else "normal",
-    )  # fmt: skip
-    if len(lines) > 1:
+    def say(text: str, below: int, **style: Any) -> None:
         axes.annotate(
-            lines[1], (0, y), (-10, -7), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="center", fontsize=8,
-            color=LOWERS if one is not None and one.spurious else SOFT,
+            text, (0, y), (-10, -below), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="center", **style,
         )  # fmt: skip
 
-
-def _opened(content: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(content)).convert("RGB")
+    one = bar.contribution
+    standing = "" if one is None else one.standing
+    words = f": {', '.join(one.words[:2])}" if one is not None and one.words else ""
+    weight = "bold" if bar.kind == "total" else "normal"
+    say(bar.label + words, -6 if standing else 0, fontsize=9.5, color=INK, weight=weight)
+    say(standing, 7, fontsize=8, color=LOWERS if bar.spurious else SOFT)

@@ -123,8 +123,8 @@ def opening(data: RunData) -> Markup:
 
 def html(part: Part[Any], macro: str, *values: Any) -> Markup:
     """A macro of a part's template as HTML; nothing where the template has none."""
-    found = environment().get_template(part.template, globals={"words": part.words})
-    made = getattr(found.module, macro, None)
+    template = environment().get_template(part.template)
+    made = getattr(template.make_module({"words": part.words}), macro, None)
     return Markup(made(*values)) if made else Markup("")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import pyarrow as pa
 
 from whylens.jobs.lineage import Lineage
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 def read(run: Lineage, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
@@ -36,6 +41,49 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def losses(row: Mapping[str, Any]) -> tuple[float, ...]:
-    """The finite losses of an optimisation, a step each."""
-    return tuple(value for raw in row.get("losses") or () if (value := number(raw)) is not None)
+def grouped(
+    rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Key]
+) -> dict[Key, list[dict[str, Any]]]:
+    """Rows by a key, each key's in their order."""
+    found: dict[Key, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def value(kind: type[Value], row: Mapping[str, Any], **own: Any) -> Value:
+    """A row as a dataclass: a field is what `own` says, else the column of its name.
+
+    What is missing, or no number, becomes None, "" or empty, as the field's type has it.
+    """
+    wanted: Any = kind
+    given = {name: of(row.get(name)) for name, of in _readers(wanted) if name not in own}
+    return kind(**given, **own)
+
+
+@cache
+def _readers(kind: type[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
+    types = get_type_hints(kind)
+    return [(one.name, READERS.get(types[one.name], _as_it_is)) for one in fields(kind)]
+
+
+def _as_it_is(column: Any) -> Any:
+    return column
+
+
+def _text(column: Any) -> str:
+    return str(column or "")
+
+
+def _numbers(column: Any) -> tuple[float, ...]:
+    return tuple(found for raw in column or () if (found := number(raw)) is not None)
+
+
+READERS: dict[Any, Callable[[Any], Any]] = {
+    str: _text,
+    int: int,
+    bool: bool,
+    float | None: number,
+    tuple[float, ...]: _numbers,
+    tuple[bytes, ...]: lambda column: tuple(column or ()),
+}

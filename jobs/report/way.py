@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whylens.jobs.report.tables import number
+from whylens.jobs.report.tables import number, value
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,8 @@ def way_of(row: Mapping[str, Any]) -> Way:
     images, steps = row.get("trajectory") or (), row.get("trajectory_steps") or ()
     return Way(
         trajectory=tuple(zip(steps, images, strict=False)),
-        opinions=tuple(
-            Opinion(
-                str(one.get("classifier")),
-                str(one.get("class_name")),
-                number(one.get("before")),
-                number(one.get("after")),
-            )
-            for one in row.get("probabilities") or ()
-        ),
-        closest=tuple(
-            Near(str(one.get("image_id")), number(one.get("distance")), one.get("thumb"))
-            for one in row.get("closest") or ()
-        ),
+        opinions=tuple(value(Opinion, one) for one in row.get("probabilities") or ()),
+        closest=tuple(value(Near, one) for one in row.get("closest") or ()),
         mask=row.get("mask"),
         psnr=number(row.get("inversion_psnr")),
     )

@@ -7,6 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from whylens.diffusion import condition, denoise, load_sampler, result, sample
+from whylens.diffusion.sampler import clamped
 from whylens.errors import UsageError
 
 
@@ -236,3 +237,12 @@ def test_a_prediction_of_another_kind_is_a_usage_error(copied):
     edited(copied / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(UsageError, match=r"'sample'.*epsilon or v_prediction"):
         load_sampler(str(copied))
+
+
+def test_saturated_pixels_are_led_back_and_never_further_away():
+    values = torch.tensor([-0.5, -0.5, 0.5, 1.5, 1.5], requires_grad=True)
+    shown = clamped(values)
+    assert shown.tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
+    # A descent goes against the gradient: up from below, down from above, both ways inside.
+    (slopes,) = torch.autograd.grad(shown, values, torch.tensor([-1.0, 2.0, 3.0, -4.0, 5.0]))
+    assert slopes.tolist() == [-1.0, 0.0, 3.0, 0.0, 5.0]

@@ -337,6 +337,33 @@ def test_a_problem_that_is_not_finite_ends_with_a_reason_and_the_others_go_on(sa
         assert_same(solutions[row], expected)
 
 
+def test_a_problem_whose_gradient_is_not_finite_ends_with_a_reason(sampler):
+    class Kinked(PixelDistance):
+        """A distance whose gradient, and not its value, is not finite for one reference."""
+
+        def value_and_gradient(self, images):
+            values, gradients = super().value_and_gradient(images)
+            gradients[self.reference[:, 0, 0, 0] == 0.5, 0, 3, 3] = math.inf
+            return values, gradients
+
+        def select(self, rows):
+            return Kinked(self.reference[rows])
+
+    reference = torch.tensor([0.2, 0.5, 0.8]).view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    solutions = solve(sampler, problems_of(sampler, 3), Kinked(reference), QUICK)
+    # Its image was good, and is kept.
+    assert solutions[1].failed == "the gradient was not finite at step 0"
+    assert torch.equal(solutions[1].image, solutions[1].start_image)
+    assert len(solutions[1].loss_trajectory) == 1
+    for row in (0, 2):
+        one = problems_of(sampler, 3).select(torch.tensor([row]))
+        (expected,) = solve(sampler, one, PixelDistance(reference[[row]]), QUICK)
+        assert_same(solutions[row], expected)
+    # Of a batch of such problems alone the reason is told, too.
+    (lost,) = solve(sampler, problems_of(sampler, 1), Kinked(reference[1:2]), QUICK)
+    assert lost.failed == "the gradient was not finite at step 0"
+
+
 def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifier, monkeypatch):
     settings = GuidanceSettings(chain={"steps": 3}, optimiser={"steps": 2}, views={"cutouts": 2})
     objective = TargetClass(classifier, TARGETS[:5])

@@ -10,7 +10,7 @@ from pydantic import Field
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.report.part import Limit, Part
-from whylens.jobs.report.tables import rows_of
+from whylens.jobs.report.tables import rows_of, value
 from whylens.jobs.spec import JobSpec
 from whylens.runs import Run
 
@@ -40,7 +40,7 @@ class Toy:
 
 def load(run: Lineage) -> tuple[Toy, ...]:
     """The words that were measured."""
-    return tuple(Toy(**row) for row in rows_of(run, "toys"))
+    return tuple(value(Toy, row) for row in rows_of(run, "toys"))
 
 
 TOYS = Part(

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whylens.diffusion import attention
-from whylens.diffusion.half import in_range
+from whylens.diffusion import attention, half
 from whylens.errors import UsageError
 
 
@@ -178,7 +177,7 @@ class Sampler:
             return out
 
         if dtype == torch.float16:
-            return in_range(network, latents, text)
+            return half.in_range(network, latents, text)
         return network(latents, text)
 
     def _sizes(self, count: int, dtype: torch.dtype) -> Tensor:
@@ -208,7 +207,26 @@ class Sampler:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, c, h, w] -> images [B, 3, S, S] in [0, 1]."""
         out: Tensor = self.vae.decode(latents.to(self.dtype) / self._scale).sample
-        return (out / 2 + 0.5).clamp(0, 1)
+        return clamped(out / 2 + 0.5)
+
+
+def clamped(values: Tensor) -> Tensor:
+    """Values clamped to [0, 1]; beyond, only gradients that lead a descent back pass."""
+    shown: Tensor = _Clamped.apply(values)  # type: ignore[no-untyped-call]
+    return shown
+
+
+class _Clamped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        outwards = ((values < 0) & (gradient > 0)) | ((values > 1) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0.0)
 
 
 def outer_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -9,7 +9,7 @@ from typing import Any
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.classes import load_classes
 from whylens.jobs.report.part import Limit, Pair, Part, RunData, Use
-from whylens.jobs.report.tables import losses, number, rows_of
+from whylens.jobs.report.tables import number, rows_of, value
 from whylens.jobs.report.way import Way, others, way_of
 from whylens.jobs.words import amount, percent, plain_name
 
@@ -44,26 +44,15 @@ def load_counterfactuals(run: Lineage) -> tuple[Counterfactual, ...]:
     if any(not (row.get("source_name") and row.get("target_name")) for row in rows):
         class_names = {one.class_index: one.class_name for one in load_classes(run)[0]}
     return tuple(
-        Counterfactual(
-            image_id=str(row.get("image_id")),
+        value(
+            Counterfactual,
+            row,
             source=_class_name(row, "source", class_names),
             target=_class_name(row, "target", class_names),
-            before=row.get("before"),
-            after=row.get("after"),
-            difference=row.get("difference"),
-            p_source_before=number(row.get("p_source_before")),
-            p_source_after=number(row.get("p_source_after")),
-            p_target_before=number(row.get("p_target_before")),
-            p_target_after=number(row.get("p_target_after")),
-            l1=number(row.get("l1")),
-            l2=number(row.get("l2")),
-            flipped=bool(row.get("flipped")),
-            failed=row.get("failed") or None,
-            losses=losses(row),
             against={
-                name.removeprefix("against_"): value
-                for name, raw in row.items()
-                if name.startswith("against_") and (value := number(raw)) is not None
+                name.removeprefix("against_"): seen
+                for name, column in row.items()
+                if name.startswith("against_") and (seen := number(column)) is not None
             },
             way=way_of(row),
         )

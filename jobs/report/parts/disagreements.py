@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Limit, Pair, Part, Use
-from whylens.jobs.report.tables import losses, number, rows_of
+from whylens.jobs.report.tables import rows_of, value
 from whylens.jobs.report.way import Way, way_of
 from whylens.jobs.words import amount, percent, plain_name
 
@@ -38,18 +38,10 @@ class Disagreement:
 def load_disagreements(run: Lineage) -> tuple[Disagreement, ...]:
     """The images on which the two classifiers disagree."""
     return tuple(
-        Disagreement(
+        value(
+            Disagreement,
+            row,
             class_name=str(row.get("class_name") or row.get("class_index")),
-            prompt=str(row.get("prompt") or ""),
-            seed=row.get("seed"),
-            image=row.get("image"),
-            start_image=row.get("start_image"),
-            p_a=number(row.get("p_a")),
-            p_b=number(row.get("p_b")),
-            p_a_start=number(row.get("p_a_start")),
-            p_b_start=number(row.get("p_b_start")),
-            losses=losses(row),
-            failed=row.get("failed") or None,
             a=row.get("classifier_a"),
             b=row.get("classifier_b"),
             way=way_of(row),

@@ -9,8 +9,10 @@ from typing import Any
 
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.report.tables import losses, number, rows_of
+from whylens.jobs.report.tables import grouped, number, rows_of, value
 from whylens.jobs.report.way import Way, way_of
+
+Rows = list[dict[str, Any]]
 
 # From this share of images without the object on, the feature alone decides.
 RELIES_SHARE = 0.5
@@ -116,79 +118,51 @@ SHOWN_APART = {
 
 def load_findings(run: Lineage) -> tuple[Finding, ...]:
     """The ranked findings with their images."""
-    exemplars = _by_component(rows_of(run, "exemplars"))
-    mined = _by_component(rows_of(run, "mined"))
-    generated: dict[tuple[int, int], list[Generated]] = {}
-    for row in rows_of(run, "generated"):
-        if row.get("kind") != "start":
-            generated.setdefault(_key(row), []).append(_generated(row))
-    visualised = {
-        _key(row): Visualisation(row.get("npfv"), number(row.get("alpha")), number(row.get("p")))
-        for row in rows_of(run, "visualisations")
-    }
-    labels: dict[tuple[int, int], list[Label]] = {}
-    for row in label_rows(run):
-        words = (str(row.get(name) or "") for name in ("label", "who", "when", "note"))
-        labels.setdefault(_key(row), []).append(Label(*words))
-    findings = []
-    for row in sorted(rows_of(run, "findings"), key=lambda row: row.get("rank", 0)):
-        evidence = {
-            name: float(value)
-            for name, value in row.items()
-            if name not in SHOWN_APART and number(value) is not None
-        }
-        findings.append(
-            Finding(
-                rank=int(row["rank"]),
-                class_index=int(row["class_index"]),
-                class_name=str(row.get("class_name") or row["class_index"]),
-                component=int(row["component"]),
-                suspicion=number(row.get("suspicion")),
-                sufficiency_share=number(row.get("sufficiency_share")),
-                sufficiency_mean_p=number(row.get("sufficiency_mean_p")),
-                guess=_words(row.get("guess")),
-                truth=row.get("truth"),
-                suspicious=bool(row.get("suspicious", True)),
-                evidence=evidence,
-                exemplars=tuple(exemplars.get(_key(row), ())),
-                mined=tuple(mined.get(_key(row), ())),
-                generated=tuple(generated.get(_key(row), ())),
-                labels=tuple(labels.get(_key(row), ())),
-                visualisation=visualised.get(_key(row)),
-            )
-        )
-    return tuple(findings)
-
-
-def _by_component(rows: list[dict[str, Any]]) -> dict[tuple[int, int], list[Exemplar]]:
-    found: dict[tuple[int, int], list[Exemplar]] = {}
-    for row in sorted(rows, key=lambda row: row.get("place") or 0):
-        found.setdefault(_key(row), []).append(
-            Exemplar(
-                image_id=str(row.get("image_id")),
-                alpha=number(row.get("alpha")),
-                p_class=number(row.get("p_class")),
-                thumb=row.get("thumb"),
-                heatmap=row.get("heatmap"),
-            )
-        )
-    return found
-
-
-def _generated(row: Mapping[str, Any]) -> Generated:
-    return Generated(
-        prompt=str(row.get("prompt") or ""),
-        seed=row.get("seed"),
-        image=row.get("image"),
-        start_image=row.get("start_image"),
-        p_class=number(row.get("p_class")),
-        p_start=number(row.get("p_start")),
-        alpha=number(row.get("alpha")),
-        alpha_start=number(row.get("alpha_start")),
-        losses=losses(row),
-        failed=row.get("failed") or None,
-        way=way_of(row),
+    names = ("exemplars", "mined", "generated", "visualisations")
+    tables = {name: grouped(rows_of(run, name), _key) for name in names}
+    tables["labels"] = grouped(label_rows(run), _key)
+    return tuple(
+        _finding(row, **{name: table.get(_key(row), []) for name, table in tables.items()})
+        for row in sorted(rows_of(run, "findings"), key=lambda row: row.get("rank", 0))
     )
+
+
+def _finding(
+    row: dict[str, Any],
+    exemplars: Rows,
+    mined: Rows,
+    generated: Rows,
+    visualisations: Rows,
+    labels: Rows,
+) -> Finding:
+    return value(
+        Finding,
+        row,
+        class_name=str(row.get("class_name") or row["class_index"]),
+        guess=_words(row.get("guess")),
+        suspicious=bool(row.get("suspicious", True)),
+        evidence={
+            name: float(column)
+            for name, column in row.items()
+            if name not in SHOWN_APART and number(column) is not None
+        },
+        exemplars=_exemplars(exemplars),
+        mined=_exemplars(mined),
+        generated=tuple(
+            value(Generated, one, way=way_of(one))
+            for one in generated
+            if one.get("kind") != "start"
+        ),
+        labels=tuple(value(Label, one) for one in labels),
+        visualisation=next(
+            (value(Visualisation, one, image=one.get("npfv")) for one in visualisations[-1:]), None
+        ),
+    )
+
+
+def _exemplars(rows: Rows) -> tuple[Exemplar, ...]:
+    in_order = sorted(rows, key=lambda row: row.get("place") or 0)
+    return tuple(value(Exemplar, row) for row in in_order)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[int, int]:

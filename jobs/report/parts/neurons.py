@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Pair, Part, RunData, Use
-from whylens.jobs.report.tables import number, rows_of
+from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.report.way import Way, way_of
 from whylens.jobs.words import amount, percent
 
@@ -70,53 +70,26 @@ class Neuron:
 
 def load_neurons(run: Lineage) -> tuple[Neuron, ...]:
     """The neurons, in the order of the findings that they carry, then by number."""
-    words: dict[int, list[dict[str, Any]]] = {}
-    for row in rows_of(run, "neuron_words"):
-        words.setdefault(int(row["neuron"]), []).append(row)
-    images: dict[int, list[dict[str, Any]]] = {}
-    for row in rows_of(run, "neurons"):
-        images.setdefault(int(row["neuron"]), []).append(row)
-    found = []
-    for index in sorted({*words, *images}):
-        of_words, of_images = words.get(index, []), images.get(index, [])
-        head = (of_words or of_images)[0]
-        scale = of_images[0] if of_images else {}
-        found.append(
-            Neuron(
-                index=index,
-                class_name=str(head.get("class_name") or head.get("class_index")),
-                rank=head.get("rank"),
-                share=number(head.get("share")),
-                mean=number(scale.get("mean")),
-                deviation=number(scale.get("deviation")),
-                words=tuple(
-                    NeuronWord(
-                        word=str(row.get("word") or ""),
-                        prompt=str(row.get("prompt") or ""),
-                        images=tuple(row.get("images") or ()),
-                        activation=number(row.get("activation")),
-                        chosen=bool(row.get("chosen")),
-                    )
-                    for row in of_words
-                ),
-                images=tuple(_neuron_image(row) for row in of_images),
-            )
-        )
+    words, images = (
+        grouped(rows_of(run, name), lambda row: int(row["neuron"]))
+        for name in ("neuron_words", "neurons")
+    )
+    found = (
+        _neuron(index, words.get(index, []), images.get(index, [])) for index in words | images
+    )
     return tuple(sorted(found, key=lambda one: (one.rank is None, one.rank or 0, one.index)))
 
 
-def _neuron_image(row: Mapping[str, Any]) -> NeuronImage:
-    return NeuronImage(
-        kind=str(row.get("kind")),
-        image_id=row.get("image_id"),
-        prompt=str(row.get("prompt") or ""),
-        before=row.get("before"),
-        after=row.get("after"),
-        difference=row.get("difference"),
-        activation_before=number(row.get("activation_before")),
-        activation_after=number(row.get("activation_after")),
-        failed=row.get("failed") or None,
-        way=way_of(row),
+def _neuron(index: int, words: list[dict[str, Any]], images: list[dict[str, Any]]) -> Neuron:
+    # Only rows of images have the scale.
+    row = {**(images or [{}])[0], **(words or [{}])[0]}
+    return value(
+        Neuron,
+        row,
+        index=index,
+        class_name=str(row.get("class_name") or row.get("class_index")),
+        words=tuple(value(NeuronWord, one) for one in words),
+        images=tuple(value(NeuronImage, one, way=way_of(one)) for one in images),
     )
 
 

@@ -111,6 +111,7 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
             "'counterfactuals.guidance.chain.segment' now",
         ),
         ("zebra: 1", "unknown setting 'zebra'; there are: out, placement, images"),
+        ("report: {findigs: 3}", "unknown setting 'findigs': do you mean 'findings'?"),
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),
         ("placement: {workers: [3, 2]}", "1 <= fewest <= most"),
@@ -405,7 +406,10 @@ def test_the_demo_takes_settings_as_any_job_does(tmp_path, monkeypatch):
     monkeypatch.setattr(investigating, "JOB", job)
     file = tmp_path / "spec.yaml"
     file.write_text("generate: {images: 9}\nclassifier: planted:robust\n")
-    for more in ([], ["--spec", str(file), "--set", "generate.guidance.steps=7", "--unit", "5"]):
+    for more in (
+        [],
+        ["--spec", str(file), "--set", "generate.guidance.chain.steps=7", "--unit", "5"],
+    ):
         with pytest.raises(SystemExit):
             main(["demo", *more, "--set", "placement.workers=[1,3]"])
     plain, changed = asked
@@ -414,7 +418,7 @@ def test_the_demo_takes_settings_as_any_job_does(tmp_path, monkeypatch):
     assert plain.placement.workers == changed.placement.workers == (1, 3)
     # What is said of a stage counts, the rest of it stays the demo's.
     assert (changed.generate.images, changed.generate.findings) == (9, plain.generate.findings)
-    assert changed.generate.guidance.steps == 7
+    assert changed.generate.guidance.chain.steps == 7
     assert changed.counterfactuals == plain.counterfactuals
 
 

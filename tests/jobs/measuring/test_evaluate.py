@@ -23,6 +23,7 @@ from whylens.guidance.baselines import SvceSettings
 from whylens.images import RejectedImageError, open_collection
 from whylens.jobs.guided.counterfactuals import Changer, CounterfactualSpec, plan
 from whylens.jobs.guided.methods import BaselineSettings, load_baseline
+from whylens.jobs.guided.models import Models
 from whylens.jobs.images import closest
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring import evaluate, evaluation_report
@@ -86,7 +87,7 @@ def changed(folder: Path, spec: CounterfactualSpec) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         # No features are there, among which a result would have neighbours.
         patch.setattr(closest, "Closest", lambda lineage, classifier: lambda features: [])
-        worker = Changer(run, Lineage(run), spec, "planted", CLASSIFIER, (), "cpu")
+        worker = Changer(run, Lineage(run), Models("planted", CLASSIFIER), spec)
         assert sum(worker(unit) for unit in plan(rows, classifier, spec)) == 3
     return run
 
