@@ -55,7 +55,9 @@ KEYS = {
 # table -> {name before: name after}; the keys above are names before.
 RENAMED: Mapping[str, Mapping[str, str]] = {}
 # table -> columns that only the run after has.
-ADDED: Mapping[str, frozenset[str]] = {}
+ADDED: Mapping[str, frozenset[str]] = dict.fromkeys(
+    ("counterfactuals", "disagreements", "generated", "neurons"), frozenset({"objective"})
+)
 # table -> columns that are not compared: names of the runs' own folders and files, and times. The
 # tables of `investigate` and `neurons` have none (`path` in `images` is the collection's own).
 IGNORED: Mapping[str, frozenset[str]] = {"evaluation": frozenset({"run"})}
@@ -86,6 +88,7 @@ class Comparison:
     levels: int = 0
     share: float = 0.0
     picture_at: str = ""
+    by_column: dict[str, int] = field(default_factory=dict)  # how many differences
     differences: list[str] = field(default_factory=list)
 
     def differ(self, where: str, what: str) -> None:
@@ -126,7 +129,8 @@ def compare_tables(
     before = before.rename_columns([renamed.get(name, name) for name in before.column_names])
     ignored = IGNORED.get(comparison.table, frozenset())
     names = [name for name in before.column_names if name not in ignored]
-    others = {*after.column_names} - ADDED.get(comparison.table, frozenset()) - ignored
+    added = ADDED.get(comparison.table, frozenset()).difference(names)
+    others = {*after.column_names} - added - ignored
     for name in names:
         if name not in others:
             comparison.differ(f"column {name}", "missing after")
@@ -147,7 +151,7 @@ def compare_tables(
         comparison.differ("key", f"no column {', '.join(missing)}: state another in KEYS")
         return
     rows = by_key(before, key), by_key(after, key)
-    for name in rows[0].keys() | rows[1].keys():
+    for name in dict.fromkeys([*rows[0], *rows[1]]):
         for side, label in zip(rows, ("before", "after"), strict=True):
             if name not in side:
                 comparison.differ(name, f"row missing {label}")
@@ -157,7 +161,10 @@ def compare_tables(
             comparison.rows += 1
             for name, kind in columns:
                 pair = values[0][name][index], values[1][name][rows[1][row]]
+                found = len(comparison.differences)
                 compare_values(comparison, kind, *pair, f"{row} {name}", allowed)
+                if more := len(comparison.differences) - found:
+                    comparison.by_column[name] = comparison.by_column.get(name, 0) + more
 
 
 def by_key(table: pa.Table, key: list[str]) -> dict[str, int]:
@@ -257,6 +264,9 @@ def lines(comparisons: list[Comparison]) -> Iterator[str]:
             yield (
                 f"largest picture of {c.table}: {c.levels} levels, {c.share:.2%} at {c.picture_at}"
             )
+        if c.by_column:
+            counted = sorted(c.by_column.items(), key=lambda item: -item[1])
+            yield f"differences of {c.table}: " + ", ".join(f"{n} {count}" for n, count in counted)
     found = [line for c in comparisons for line in c.differences]
     yield f"{len(found)} differences" + (f", the first {SHOWN}:" if len(found) > SHOWN else "")
     yield from found[:SHOWN]

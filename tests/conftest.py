@@ -1,5 +1,6 @@
-"""Which tests are slow, the files' order, and a Ray session for a whole file of tests."""
+"""Which tests are slow, in which order they run, and a Ray session for a whole file of them."""
 
+import sys
 from collections import Counter
 
 import pytest
@@ -24,6 +25,13 @@ def pytest_collection_modifyitems(items):
     items.sort(
         key=lambda item: (item.path.name != "test_resume.py", -weights[item.path], item.path)
     )
+
+
+@pytest.fixture(autouse=True)
+def _drawn_as_alone():
+    """What a test draws from torch's own generator does not depend on the tests before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="module")

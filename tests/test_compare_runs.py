@@ -170,6 +170,7 @@ def test_a_value_that_changed_is_seen(runs, compared, values, seen):
     named = "generated: class_index=3 component=0 kind=component place=1"
     assert found["differences"][0].startswith(f"{named}{seen}")
     assert lines[-len(found["differences"]) :] == found["differences"]
+    assert list(found["tables"][1]["by_column"]) == list(values)
 
 
 def test_the_largest_difference_is_told_where_it_is(runs, compared):
@@ -246,6 +247,15 @@ def test_columns_may_be_renamed_added_and_ignored_where_the_script_says_so(
     code, _, found = compared()
     assert code == 0
     assert found["tables"][0]["columns"] == 3
+
+
+def test_an_added_column_that_both_have_is_compared(runs, compared, monkeypatch):
+    monkeypatch.setitem(
+        compare["main"].__globals__, "ADDED", {"census": frozenset({"images", "more"})}
+    )
+    code, _, found = compared()
+    assert code == 0
+    assert found["tables"][0]["columns"] == 4
 
 
 def test_a_run_that_is_not_finished_is_none(runs, capsys):
