@@ -404,7 +404,7 @@ class Changer(GuidedWorker):
         }
         if made.after is None:
             return row
-        gap = made.after.image - made.before.image
+        gap = made.after.stored - made.before.stored
         was, now = (
             int(picture.seen_by(self.classifier)[1].argmax())
             for picture in (made.before, made.after)

@@ -59,7 +59,7 @@ class Picture:
     """An image [3, H, W] in [0, 1] as it is stored, and what classifiers see in it."""
 
     def __init__(self, image: Tensor) -> None:
-        self.image = stored(image)
+        self.image, self.stored = image, stored(image)
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     @cached_property
@@ -70,7 +70,7 @@ class Picture:
         """Features [D] and class probabilities [K]."""
         key = id(classifier)
         if key not in self._seen:
-            self._seen[key] = measured(classifier, self.image)
+            self._seen[key] = measured(classifier, self.stored)
         return self._seen[key]
 
     def features(self, classifier: Classifier) -> Any:
