@@ -8,9 +8,9 @@ from typing import Any
 
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.classes import load_classes
+from whylens.jobs.report.optimisation import Optimisation, optimisation_of, others
 from whylens.jobs.report.part import Limit, Pair, Part, RunData, Use
 from whylens.jobs.report.tables import number, rows_of, value
-from whylens.jobs.report.way import Way, others, way_of
 from whylens.jobs.words import amount, percent, plain_name
 
 
@@ -34,7 +34,7 @@ class Counterfactual:
     failed: str | None
     losses: tuple[float, ...]
     against: Mapping[str, float]
-    way: Way = field(default_factory=Way)
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 def load_counterfactuals(run: Lineage) -> tuple[Counterfactual, ...]:
@@ -54,7 +54,7 @@ def load_counterfactuals(run: Lineage) -> tuple[Counterfactual, ...]:
                 for name, column in row.items()
                 if name.startswith("against_") and (seen := number(column)) is not None
             },
-            way=way_of(row),
+            optimisation=optimisation_of(row),
         )
         for row in rows
     )

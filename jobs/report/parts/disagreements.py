@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.part import Limit, Pair, Part, Use
 from whylens.jobs.report.tables import rows_of, value
-from whylens.jobs.report.way import Way, way_of
 from whylens.jobs.words import amount, percent, plain_name
 
 
@@ -32,7 +32,7 @@ class Disagreement:
     failed: str | None
     a: str | None = None
     b: str | None = None
-    way: Way = field(default_factory=Way)
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 def load_disagreements(run: Lineage) -> tuple[Disagreement, ...]:
@@ -44,7 +44,7 @@ def load_disagreements(run: Lineage) -> tuple[Disagreement, ...]:
             class_name=str(row.get("class_name") or row.get("class_index")),
             a=row.get("classifier_a"),
             b=row.get("classifier_b"),
-            way=way_of(row),
+            optimisation=optimisation_of(row),
         )
         for row in rows_of(run, "disagreements")
     )

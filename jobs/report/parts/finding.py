@@ -9,8 +9,8 @@ from typing import Any
 
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.tables import grouped, number, rows_of, value
-from whylens.jobs.report.way import Way, way_of
 
 Rows = list[dict[str, Any]]
 
@@ -45,7 +45,7 @@ class Generated:
     alpha_start: float | None
     losses: tuple[float, ...]
     failed: str | None
-    way: Way = field(default_factory=Way)
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _finding(
         exemplars=_exemplars(exemplars),
         mined=_exemplars(mined),
         generated=tuple(
-            value(Generated, one, way=way_of(one))
+            value(Generated, one, optimisation=optimisation_of(one))
             for one in generated
             if one.get("kind") != "start"
         ),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.part import Pair, Part, RunData, Use
 from whylens.jobs.report.tables import grouped, rows_of, value
-from whylens.jobs.report.way import Way, way_of
 from whylens.jobs.words import amount, percent
 
 
@@ -37,7 +37,7 @@ class NeuronImage:
     activation_before: float | None
     activation_after: float | None
     failed: str | None
-    way: Way = field(default_factory=Way)
+    optimisation: Optimisation = field(default_factory=Optimisation)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _neuron(index: int, words: list[dict[str, Any]], images: list[dict[str, Any]
         index=index,
         class_name=str(row.get("class_name") or row.get("class_index")),
         words=tuple(value(NeuronWord, one) for one in words),
-        images=tuple(value(NeuronImage, one, way=way_of(one)) for one in images),
+        images=tuple(value(NeuronImage, one, optimisation=optimisation_of(one)) for one in images),
     )
 
 
@@ -111,7 +111,7 @@ def neuron_summary(neuron: Neuron) -> list[str]:
             opinion
             for image in neuron.images
             if image.kind == kind
-            for opinion in image.way.opinions[:1]
+            for opinion in image.optimisation.opinions[:1]
             if opinion.before is not None and opinion.after is not None
         ]
         if seen:

@@ -1,4 +1,4 @@
-"""What a guided job notes of each image: the way to it, who says what of it, what is close."""
+"""What a guided job notes of each image: how it was made, who says what of it, what is close."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Way:
+class Optimisation:
     """What an optimisation passed through, who says what of it, and what it came close to.
 
-    `mask`: where a real image could change; `psnr`: how well its inversion led back to it, in dB.
+    `mask`: where a real image could change; `psnr`: how well its inversion led back to it, in dB;
+    `objective`: what was lowered, None where no run told.
     """
 
     trajectory: tuple[tuple[int, bytes], ...] = ()
@@ -40,17 +41,19 @@ class Way:
     closest: tuple[Near, ...] = ()
     mask: bytes | None = None
     psnr: float | None = None
+    objective: str | None = None
 
 
-def way_of(row: Mapping[str, Any]) -> Way:
+def optimisation_of(row: Mapping[str, Any]) -> Optimisation:
     """What a row notes of it."""
     images, steps = row.get("trajectory") or (), row.get("trajectory_steps") or ()
-    return Way(
+    return Optimisation(
         trajectory=tuple(zip(steps, images, strict=False)),
         opinions=tuple(value(Opinion, one) for one in row.get("probabilities") or ()),
         closest=tuple(value(Near, one) for one in row.get("closest") or ()),
         mask=row.get("mask"),
         psnr=number(row.get("inversion_psnr")),
+        objective=row.get("objective"),
     )
 
 
