@@ -359,8 +359,7 @@ class Changer(GuidedWorker):
         import torch
 
         from whylens.guidance import counterfactuals as guided
-        from whylens.guidance.optimiser import optimise
-        from whylens.guidance.solutions import Latest, Solutions
+        from whylens.guidance.solutions import Latest
 
         before, after = (list(side) for side in zip(*prompts, strict=True))
         targets = torch.tensor([change.target for change in changes], device=images.device)
@@ -381,8 +380,7 @@ class Changer(GuidedWorker):
             inversion=inversion,
             segmenter=self.segmenter,
         )
-        states = optimise(self.sampler, problems, objective, settings)
-        made = self.followed(Solutions(problems), states, settings.optimiser.steps, pictures)
+        made = self.optimised(problems, objective, settings, pictures)
         return _Changed(made, objective.name, inversion.psnr.tolist())
 
     def row(self, change: Change, made: Made) -> dict[str, Any]:

@@ -183,8 +183,6 @@ class Activator(GuidedWorker):
     def changed(self, tasks: Sequence[NeuronTask]) -> tuple[list[str], list[Made], str | None]:
         """Real images: as `shown`."""
         from whylens.guidance.neurons import neuron_problems
-        from whylens.guidance.optimiser import optimise
-        from whylens.guidance.solutions import Solutions
 
         ids = [str(task.image_id) for task in tasks]
         loaded = self.real.load(ids)
@@ -204,13 +202,8 @@ class Activator(GuidedWorker):
                 inversion=self.inversions.of([ids[place] for place in fit], images, own),
             )
             name = objective.name
-            states = optimise(self.sampler, problems, objective, self.spec.changing)
-            made = self.followed(
-                Solutions(problems),
-                states,
-                self.spec.changing.optimiser.steps,
-                [Picture(image) for image in images],
-            )
+            pictures = [Picture(image) for image in images]
+            made = self.optimised(problems, objective, self.spec.changing, pictures)
         return after, list(loaded.everyone(made)), name
 
     def prompts(

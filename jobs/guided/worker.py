@@ -123,15 +123,19 @@ class GuidedWorker:
         return [Picture(image) for image in images]
 
     def optimised(
-        self, problems: Problems, objective: Objective, settings: GuidanceSettings
+        self,
+        problems: Problems,
+        objective: Objective,
+        settings: GuidanceSettings,
+        before: Sequence[Picture] | None = None,
     ) -> list[Made]:
-        """The images of problems, from plain ones to the best that were found."""
+        """The best images of problems; `before` are the real ones, else those before any step."""
         from whylens.guidance import optimiser
         from whylens.guidance.solutions import Solutions
 
         logger.info("%d images: %s", len(problems), objective.description)
         states = optimiser.optimise(self.sampler, problems, objective, settings)
-        return self.followed(Solutions(problems), states, settings.optimiser.steps)
+        return self.followed(Solutions(problems), states, settings.optimiser.steps, before)
 
     def followed(
         self,
