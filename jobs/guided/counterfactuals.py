@@ -284,14 +284,13 @@ def unnamed(changes: Sequence[Change], spec: CounterfactualSpec) -> str | None:
     )
 
 
-class Changer(GuidedWorker):
+class Changer(GuidedWorker[CounterfactualSpec]):
     """A worker: changes one unit's images, writes its part."""
 
     def __init__(
         self, run: Run, lineage: Lineage, models: Models, spec: CounterfactualSpec
     ) -> None:
-        super().__init__(run, lineage, models)
-        self.spec = spec
+        super().__init__(run, lineage, models, spec)
         self.real = RealImages(lineage, self.sampler)
         device = models.placement.device
         self.method = (

@@ -279,13 +279,7 @@ def scouted(run: Run, units: Sequence[str]) -> dict[str, list[Plain]]:
     return found
 
 
-class _Worker(GuidedWorker):
-    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: DisagreementSpec) -> None:
-        super().__init__(run, lineage, models)
-        self.spec = spec
-
-
-class Scout(_Worker):
+class Scout(GuidedWorker[DisagreementSpec]):
     """A worker: makes plain images of a class's prompts, asks every classifier, writes its part."""
 
     def __call__(self, unit: ScoutUnit) -> int:
@@ -311,7 +305,7 @@ class Scout(_Worker):
         return len(starts)
 
 
-class Divider(_Worker):
+class Divider(GuidedWorker[DisagreementSpec]):
     """A worker: makes one unit's images, writes its part."""
 
     def __call__(self, unit: Batch[DisagreementTask]) -> int:
@@ -319,7 +313,6 @@ class Divider(_Worker):
         import torch
 
         from whylens.guidance.objectives import Disagreement
-        from whylens.guidance.problems import Problems
 
         tasks, device = unit.tasks, self.sampler.device
         objective = Disagreement(
@@ -328,10 +321,8 @@ class Divider(_Worker):
             torch.tensor([task.class_a for task in tasks], device=device),
             torch.tensor([task.class_b for task in tasks], device=device),
         )
-        problems = Problems.from_prompts(
-            self.sampler, [task.prompt for task in tasks], [task.seed for task in tasks]
-        )
-        made = self.optimised(problems, objective, self.spec.guidance)
+        prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
+        made = self.from_prompts(prompts, seeds, objective, self.spec.guidance)
         rows = [
             {**self.row(task, one), **self.columns(one, objective.name, [task.class_name])}
             for task, one in zip(tasks, made, strict=True)

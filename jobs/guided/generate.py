@@ -117,19 +117,14 @@ def generate(
     work_through(run, TABLE, units, Generator, (run, lineage, models, spec), models.placement)
 
 
-class Generator(GuidedWorker):
+class Generator(GuidedWorker[GenerateSpec]):
     """A worker: makes one unit's images, writes its part."""
-
-    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: GenerateSpec) -> None:
-        super().__init__(run, lineage, models)
-        self.spec = spec
 
     def __call__(self, unit: Batch[GenerateTask]) -> int:
         """Make the unit's images; how many."""
         import torch
 
         from whylens.guidance.objectives import ComponentObjective
-        from whylens.guidance.problems import Problems
 
         tasks, device = unit.tasks, self.sampler.device
         objective = ComponentObjective(
@@ -141,10 +136,8 @@ class Generator(GuidedWorker):
             weight_log_p=self.spec.weight_log_p,
             classes=torch.tensor([task.class_index for task in tasks], device=device),
         )
-        problems = Problems.from_prompts(
-            self.sampler, [task.prompt for task in tasks], [task.seed for task in tasks]
-        )
-        made = self.optimised(problems, objective, self.spec.guidance)
+        prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
+        made = self.from_prompts(prompts, seeds, objective, self.spec.guidance)
         rows = [
             {**self.row(task, one), **self.columns(one, objective.name, [self.name_of(task)])}
             for task, one in zip(tasks, made, strict=True)

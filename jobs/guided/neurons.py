@@ -114,12 +114,8 @@ def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> Non
     work_through(run, TABLE, units, Activator, (run, lineage, models, spec), models.placement)
 
 
-class WordTrier(GuidedWorker):
+class WordTrier(GuidedWorker[NeuronSpec]):
     """A worker: makes plain images of a neuron's words, writes its part."""
-
-    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: NeuronSpec) -> None:
-        super().__init__(run, lineage, models)
-        self.spec = spec
 
     def __call__(self, unit: WordsUnit) -> int:
         """Try the unit's words; how many."""
@@ -147,12 +143,11 @@ class WordTrier(GuidedWorker):
         return self.write(WORDS, unit.name, WORDS_SCHEMA, rows)
 
 
-class Activator(GuidedWorker):
+class Activator(GuidedWorker[NeuronSpec]):
     """A worker: optimises one unit's images for their neurons, writes its part."""
 
     def __init__(self, run: Run, lineage: Lineage, models: Models, spec: NeuronSpec) -> None:
-        super().__init__(run, lineage, models)
-        self.spec = spec
+        super().__init__(run, lineage, models, spec)
         self.real = RealImages(lineage, self.sampler)
         self.inversions = Inversions(run, lineage, self.sampler, spec.changing)
 
@@ -173,12 +168,10 @@ class Activator(GuidedWorker):
 
     def shown(self, tasks: Sequence[NeuronTask]) -> tuple[list[str], list[Made], str]:
         """Images from words: their prompts, what became of them, and by which objective."""
-        from whylens.guidance.problems import Problems
-
-        prompts = [task.prompt or "" for task in tasks]
-        problems = Problems.from_prompts(self.sampler, prompts, [task.seed for task in tasks])
+        prompts, seeds = [task.prompt or "" for task in tasks], [task.seed for task in tasks]
         objective = self.objective(tasks, self.spec.weight_log_p)
-        return prompts, self.optimised(problems, objective, self.spec.guidance), objective.name
+        made = self.from_prompts(prompts, seeds, objective, self.spec.guidance)
+        return prompts, made, objective.name
 
     def changed(self, tasks: Sequence[NeuronTask]) -> tuple[list[str], list[Made], str | None]:
         """Real images: as `shown`."""

@@ -35,10 +35,6 @@ class Loaded:
         """The places of those that can be changed."""
         return [place for place, reason in enumerate(self.failed) if reason is None]
 
-    def pictures(self) -> list[Picture]:
-        """The images as they are stored."""
-        return [Picture(image) for image in self.images]
-
     def everyone(self, made: Sequence[Made]) -> Iterator[Made]:
         """What became of every image, where `made` is what became of those that are fit."""
         from whylens.guidance.solutions import Solution

@@ -131,7 +131,7 @@ def starts(
     return {(r["class_index"], r["component"]): r["prompt"] for r in rows if r["chosen"]}
 
 
-class Chooser(GuidedWorker):
+class Chooser(GuidedWorker[StartSettings]):
     """A worker: tries one finding's prompts, writes its part."""
 
     def __init__(
@@ -142,8 +142,8 @@ class Chooser(GuidedWorker):
         settings: StartSettings,
         chain: ChainSettings,
     ) -> None:
-        super().__init__(run, lineage, models)
-        self.settings, self.chain = settings, chain
+        super().__init__(run, lineage, models, settings)
+        self.chain = chain
 
     def __call__(self, unit: StartUnit) -> int:
         """Try the unit's prompts; how many."""
@@ -166,7 +166,7 @@ class Chooser(GuidedWorker):
 
     def score(self, unit: StartUnit, prompt: str) -> tuple[float, float]:
         """Mean alpha and mean probability of the class over plain images of a prompt."""
-        seeds = [self.settings.seed + place for place in range(self.settings.images)]
+        seeds = [self.spec.seed + place for place in range(self.spec.images)]
         pictures = self.plain([prompt] * len(seeds), seeds, self.chain)
         features = np.stack([picture.features(self.classifier) for picture in pictures])
         alphas = features @ unit.direction - unit.offset

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 
@@ -53,6 +53,7 @@ SHARED = [
     ("probabilities", pa.list_(OPINION)),
     closest.FIELD,
 ]
+SpecT = TypeVar("SpecT")
 
 
 class Picture:
@@ -92,12 +93,12 @@ class Made:
     trajectory: Sequence[tuple[int, bytes]] = ()
 
 
-class GuidedWorker:
-    """A worker: holds sampler and classifiers."""
+class GuidedWorker(Generic[SpecT]):
+    """A worker: holds sampler, classifiers, and the settings of its stage."""
 
-    def __init__(self, run: Run, lineage: Lineage, models: Models) -> None:
+    def __init__(self, run: Run, lineage: Lineage, models: Models, spec: SpecT) -> None:
         """Load sampler and classifiers by name onto the device."""
-        self.run, self.lineage = run, lineage
+        self.run, self.lineage, self.spec = run, lineage, spec
         self.sampler = models.load_sampler()
         self.classifiers = models.load_classifiers()
         self.classifier = self.classifiers[models.classifier]
@@ -121,6 +122,19 @@ class GuidedWorker:
             guidance_scale=chain.guidance_scale,
         )  # fmt: skip
         return [Picture(image) for image in images]
+
+    def from_prompts(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        objective: Objective,
+        settings: GuidanceSettings,
+    ) -> list[Made]:
+        """The best images of prompts, from noise of the seeds."""
+        from whylens.guidance.problems import Problems
+
+        problems = Problems.from_prompts(self.sampler, prompts, seeds)
+        return self.optimised(problems, objective, settings)
 
     def optimised(
         self,
