@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from whylens.settings import Settings
 
 
-class Placement(BaseModel):
+class Placement(Settings):
     """Resources of a pool of workers."""
-
-    model_config = ConfigDict(extra="forbid")
 
     workers: tuple[int, int] = Field(
         (1, 8), description="Fewest and most workers; as many as the cluster has room for."

@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
-
-
-class Settings(BaseModel):
-    """A spec, or a part of one: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid")
+from whylens.settings import Settings
 
 
 class JobSpec(Settings):

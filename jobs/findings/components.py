@@ -22,10 +22,11 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec, Settings
+from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
 from whylens.runs import Run
+from whylens.settings import Settings
 
 
 class ComponentSettings(Settings):

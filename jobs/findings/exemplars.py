@@ -19,10 +19,11 @@ from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec, Settings
+from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
+from whylens.settings import Settings
 
 FINDINGS = "findings"
 SCHEMA = pa.schema(

@@ -20,8 +20,9 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec, Settings
+from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.runs import Run

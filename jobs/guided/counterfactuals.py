@@ -30,10 +30,11 @@ from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import Settings, onto
+from whylens.jobs.spec import onto
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.jobs.words import plain_name
 from whylens.runs import Run
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     import torch

@@ -29,9 +29,9 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import Settings
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.runs import Run
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

@@ -15,7 +15,7 @@ from whylens.guidance.baselines.settings import (
     SvceSettings,
     steps_left,
 )
-from whylens.jobs.spec import Settings
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

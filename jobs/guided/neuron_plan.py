@@ -20,8 +20,9 @@ from whylens.jobs.guided.prompts import (
     prompt_for,
 )
 from whylens.jobs.images.embedded import Embedded, labels_used
-from whylens.jobs.spec import Settings, onto
+from whylens.jobs.spec import onto
 from whylens.jobs.stage import Batch, in_batches
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

@@ -24,8 +24,8 @@ from whylens.jobs.guided.prompts import (
 from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
 from whylens.jobs.lineage import Lineage
-from whylens.jobs.spec import Settings
 from whylens.jobs.stage import work_through
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.guidance.settings import ChainSettings

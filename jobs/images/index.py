@@ -21,7 +21,7 @@ from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_em
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec, Settings
+from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
@@ -33,6 +33,7 @@ from whylens.neural_pca.index import (
     unpack_index,
 )
 from whylens.runs import Run
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

@@ -32,11 +32,11 @@ from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar,
 from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.standing import Knowledge
 from whylens.jobs.people.waterfall import figure
-from whylens.jobs.spec import Settings
 from whylens.jobs.words import listed
 from whylens.neural_pca import ClassComponents, spufix
 from whylens.runs import Run
 from whylens.runs.storage import Storage
+from whylens.settings import Settings
 
 # Classes whose probability is shown before and after SpuFix.
 MOST_CLASSES = 4

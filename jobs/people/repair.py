@@ -27,9 +27,9 @@ from whylens.jobs.images.embedded import (
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import spurious_components
-from whylens.jobs.spec import Settings
 from whylens.neural_pca import refit, spufix, transfer
 from whylens.runs import Run
+from whylens.settings import Settings
 
 
 class RepairSpec(Settings):

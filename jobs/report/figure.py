@@ -7,23 +7,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Pair, RunData, parts
 from whylens.runs.storage import Storage
+from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 
-class FigureSpec(BaseModel):
+class FigureSpec(Settings):
     """What `whylens figure` takes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     runs: list[str] = Field(
         min_length=1, description="Run folders; the first that has images of a use shows it."

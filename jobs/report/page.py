@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from whylens.jobs.registry import jobs, named
 from whylens.jobs.report import words
@@ -22,6 +22,7 @@ from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Part, RunData, limited, parts
 from whylens.jobs.words import percent
 from whylens.runs import Run
+from whylens.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,8 @@ logger = logging.getLogger(__name__)
 SHOWN_PIXELS = 256
 
 
-class ReportSpec(BaseModel):
+class ReportSpec(Settings):
     """What `whylens report` takes."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run: str = Field(description="Run folder: a path, or an s3:// or gs:// URI.")
     limits: dict[str, int] = Field(

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import jobs, named
 from whylens.jobs.report.classes import ClassSummary
 from whylens.jobs.spec import make_spec
+from whylens.settings import Settings
 
 Row = TypeVar("Row")
 
@@ -129,7 +130,7 @@ def limits() -> type[BaseModel]:
         for part in parts()
         for one in part.limits
     }
-    return create_model("Limits", __config__=ConfigDict(extra="forbid"), **found)
+    return create_model("Limits", __base__=Settings, **found)
 
 
 def parts() -> list[Part[Any]]:

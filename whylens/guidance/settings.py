@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from whylens.settings import Settings
 
 
-class ChainSettings(BaseModel):
+class ChainSettings(Settings):
     """The chain from noise to image."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(10, ge=1, le=1000, description="Steps of the chain (Turbo models: 1 to 4).")
     guidance_scale: float = Field(
@@ -31,10 +31,8 @@ class ChainSettings(BaseModel):
     )
 
 
-class OptimiserSettings(BaseModel):
+class OptimiserSettings(Settings):
     """Adam, on what steers the chain."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(20, ge=0, description="Optimisation steps an image.")
     learning_rate: float = Field(0.02, gt=0, description="Adam's learning rate.")
@@ -57,10 +55,8 @@ class OptimiserSettings(BaseModel):
     )
 
 
-class ViewSettings(BaseModel):
+class ViewSettings(Settings):
     """What the classifier gets to see of an image."""
-
-    model_config = ConfigDict(extra="forbid")
 
     predictions: int = Field(
         1, ge=1, description="The loss is taken on this many last x0 predictions, later ones more."
@@ -72,10 +68,8 @@ class ViewSettings(BaseModel):
     noise: float = Field(0.02, ge=0, description="Sd of the noise on each crop.")
 
 
-class RegulariserSettings(BaseModel):
+class RegulariserSettings(Settings):
     """What holds an image where it began."""
-
-    model_config = ConfigDict(extra="forbid")
 
     pixels: float = Field(
         4.0, ge=0, description="Real images: weight of the mean squared distance to the image."
@@ -94,10 +88,8 @@ class RegulariserSettings(BaseModel):
     )
 
 
-class EditingSettings(BaseModel):
+class EditingSettings(Settings):
     """How real images are inverted, and where and when they may change."""
-
-    model_config = ConfigDict(extra="forbid")
 
     inversion: Literal["direct", "null_text"] = Field(
         "direct",
@@ -141,32 +133,28 @@ class EditingSettings(BaseModel):
     )
 
 
-class GuidanceSettings(BaseModel):
+class GuidanceSettings(Settings):
     """Settings of the chain, of the optimiser, and of the views that the classifier gets.
 
     Defaults are DiG-IN's where a laptop can afford them (methods.md, section 3); its T = 20 and
     three last predictions are one setting away.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
-    chain: ChainSettings = Field(
-        default_factory=ChainSettings.model_construct, description="The chain from noise to image."
-    )
+    chain: ChainSettings = Field(ChainSettings(), description="The chain from noise to image.")
     optimiser: OptimiserSettings = Field(
-        default_factory=OptimiserSettings.model_construct,
+        OptimiserSettings(),
         description="Adam, on what steers the chain.",
     )
     views: ViewSettings = Field(
-        default_factory=ViewSettings.model_construct,
+        ViewSettings(),
         description="What the classifier gets to see of an image.",
     )
     regularisers: RegulariserSettings = Field(
-        default_factory=RegulariserSettings.model_construct,
+        RegulariserSettings(),
         description="What holds an image where it began.",
     )
     editing: EditingSettings = Field(
-        default_factory=EditingSettings.model_construct,
+        EditingSettings(),
         description="How real images are inverted, and where and when they may change.",
     )
 

@@ -1,12 +1,12 @@
 """Settings of the baselines, without torch, so that specs hold them at no cost."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from whylens.settings import Settings
 
 
-class SvceSettings(BaseModel):
+class SvceSettings(Settings):
     """Settings of SVCE. Defaults: radius 12 at 3 x 224 x 224 (ECCV 2020, section 5), by size."""
-
-    model_config = ConfigDict(extra="forbid")
 
     optimisation_steps: int = Field(100, ge=1, description="Gradients taken.")
     radius: float = Field(
@@ -17,10 +17,8 @@ class SvceSettings(BaseModel):
     )
 
 
-class DvceSettings(BaseModel):
+class DvceSettings(Settings):
     """Settings of DVCE; defaults are the paper's."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(200, ge=2, le=1000, description="Denoising steps of the whole chain.")
     start: float = Field(
@@ -37,10 +35,8 @@ class DvceSettings(BaseModel):
     )
 
 
-class LdceSettings(BaseModel):
+class LdceSettings(Settings):
     """Settings of LDCE; defaults are the paper's for ImageNet, with half its DDIM steps."""
-
-    model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(250, ge=2, le=1000, description="DDIM steps of the whole chain.")
     start: float = Field(
