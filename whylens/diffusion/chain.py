@@ -22,6 +22,7 @@ gradients, 5.7 with k = 6, 6.4 with k = 4, 8.7 with k = 2, in 17, 12, 10 and 9 s
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -206,7 +207,7 @@ def last_predictions(states: Iterable[ChainState], count: int) -> list[Tensor]:
 
     After the last step the latents are x0 with its correction.
     """
-    *before, end = list(states)[-count:]
+    *before, end = deque(states, maxlen=count)
     return [*(state.x0 for state in before), end.latents]
 
 

@@ -9,8 +9,9 @@ import torch
 
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
+from whylens.planted.networks import WEIGHTS
 
-PLANTED = Path(__file__).parent.parent / "planted" / "weights" / "pipeline"
+PLANTED = WEIGHTS / "pipeline"
 
 DTYPES = {
     "float32": torch.float32,

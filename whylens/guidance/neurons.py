@@ -96,7 +96,7 @@ def neuron_problems(
 def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:
     """Raw masks [B, 1, S, S] in [0, 1] of where falling neurons see what they respond to.
 
-    The neuron's heat map (`whylens.neural_pca.component_heatmap`), squashed between its 5th and
+    The neuron's heat map (`whylens.classifiers.heatmap`), squashed between its 5th and
     95th percentile. A rising neuron has seen nothing yet: its image may change anywhere.
     """
     neurons = F.one_hot(objective.features, objective.classifier.feature_size)

@@ -11,6 +11,7 @@ from whylens.batch import Batch
 from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
+from whylens.guidance.checking import as_many
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Problems(Batch):
         ValueError
             If prompts and seeds are not as many.
         """
-        if len(prompts) != len(seeds):
-            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        as_many(prompts, seeds=seeds)
         return cls(
             sampler.initial_latents(seeds),
             condition(sampler, list(prompts)),
@@ -76,10 +76,7 @@ class Problems(Batch):
         ValueError
             If prompts or seeds are not as many as the images.
         """
-        if not len(prompts) == len(seeds) == len(inversion):
-            raise ValueError(
-                f"{len(prompts)} prompts and {len(seeds)} seeds for {len(inversion)} images"
-            )
+        as_many(inversion, prompts=prompts, seeds=seeds)
         conditioning = inversion.onto(condition(sampler, list(prompts)))
         return cls(inversion.noise, conditioning, torch.tensor(list(seeds)), inversion.latents)
 
