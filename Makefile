@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test dashboard check lint types fast lock clean
+.PHONY: help demo quick test dashboard check lint types all fast lock clean
 
 # make RUN=runs/mine dashboard;  make PYTEST_ARGS="tests/kernels -x" test
 RUN ?= out/demo
@@ -33,13 +33,18 @@ dashboard: $(READY)
 	@echo "==> The dashboard on $(RUN); stop it with Ctrl-C"
 	$(BIN)/whylens dashboard $(RUN)
 
-test: check
+# mypy has a cache, and takes a minute of one core where that is empty: the tests don't wait for it.
+BESIDE := --no-print-directory -j2 --output-sync=line types
+
+test: lint
+	@$(MAKE) $(BESIDE) all
+
+quick: lint
+	@$(MAKE) $(BESIDE) fast
+
+all: $(READY)
 	@echo "==> pytest, in two processes"
 	$(PYTEST) --durations 15 $(PYTEST_ARGS)
-
-# mypy has a cache, and takes a minute of one core where that is empty.
-quick: lint
-	@$(MAKE) --no-print-directory -j2 --output-sync=line types fast
 
 fast: $(READY)
 	@echo "==> pytest, without what is slow (tests/conftest.py)"

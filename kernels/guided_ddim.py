@@ -362,7 +362,7 @@ def guided_ddim_step(
     whatever the scale.
     guidance_scale: a number, or one for each sample, [B]; 1 means the conditional prediction.
     alpha_bar, alpha_bar_prev: the schedule's cumulative signal shares at this step and the next, in
-    [0, 1]. Going up in guided (alpha_bar_prev < alpha_bar) is DDIM inversion.
+    [0, 1]. Going up in noise (alpha_bar_prev < alpha_bar) is DDIM inversion.
     Returns (prev_latents, x0), both [B, ...] in the dtype of latents. The equations and their
     sources are in the module's docstring. Raises ValueError or TypeError for other shapes, ranges
     and dtypes.

@@ -1,4 +1,4 @@
-"""What imports what in this repository, for tests/test_layout.py and tests/draw_architecture.py.
+"""What imports what in this repository, for tests/test_layout.py and tests/architecture_plan.py.
 
 Every import counts: inside of functions, for type checkers only, and by a name that is given to
 `import_module`. What a package's `__init__` re-exports counts as imported from the module that has

@@ -25,8 +25,9 @@ def shape(planned):
 
 
 def test_the_drawing_is_of_this_code():
-    assert shape(drawn()) == shape(plan()), AGAIN
-    before, now = (sum(f["lines"] for f in p["floors"]) for p in (drawn(), plan()))
+    drawing, code = drawn(), plan()
+    assert shape(drawing) == shape(code), AGAIN
+    before, now = (sum(f["lines"] for f in p["floors"]) for p in (drawing, code))
     assert before == pytest.approx(now, rel=0.1), AGAIN
 
 

@@ -16,7 +16,7 @@ places, between_places, cycles = house["places"], house["between_places"], house
 # From the ground up: a package may import those above it in this list, and itself.
 ORDER = (
     "whylens.kernels",
-    "whylens",  # errors, lazy
+    "whylens",  # errors, lazy, settings, batch
     "whylens.runs",
     "whylens.planted.drawing",
     "whylens.planted.networks",

@@ -25,30 +25,30 @@ class PatchMeans(Classifier):
 
 
 @pytest.fixture(scope="module")
-def planted():
+def biased():
     return load_classifier("planted:biased")
 
 
-def test_the_mean_of_an_exact_map_is_the_inner_product_with_the_features(planted):
+def test_the_mean_of_an_exact_map_is_the_inner_product_with_the_features(biased):
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 64, 64, generator=generator)
-    directions = torch.randn(3, planted.feature_size, generator=generator)
-    heat = component_heatmap(planted, images, directions)
+    directions = torch.randn(3, biased.feature_size, generator=generator)
+    heat = component_heatmap(biased, images, directions)
     assert heat.shape == (3, 64, 64)
-    expected = (planted.features(images) * directions).sum(1)
+    expected = (biased.features(images) * directions).sum(1)
     torch.testing.assert_close(heat.mean((1, 2)), expected, rtol=1e-4, atol=1e-5)
-    one = component_heatmap(planted, images, directions[1])
+    one = component_heatmap(biased, images, directions[1])
     torch.testing.assert_close(one[1], heat[1])
     assert not torch.allclose(one[0], heat[0])
 
 
-def test_an_exact_map_is_hot_where_the_feature_is(planted):
+def test_an_exact_map_is_hot_where_the_feature_is(biased):
     image = torch.full((1, 3, 64, 64), 0.5)
     changed = image.clone()
     changed[..., 40:56, 8:24] = torch.tensor([1.0, 0.1, 0.1])[:, None, None]
-    direction = planted.features(changed)[0] - planted.features(image)[0]
-    heat = component_heatmap(planted, changed, direction)[0]
-    heat = heat - component_heatmap(planted, image, direction)[0]
+    direction = biased.features(changed)[0] - biased.features(image)[0]
+    heat = component_heatmap(biased, changed, direction)[0]
+    heat = heat - component_heatmap(biased, image, direction)[0]
     row, column = divmod(int(heat.argmax()), 64)
     assert 32 <= row < 64
     assert 0 <= column < 32
@@ -70,13 +70,13 @@ def test_without_a_feature_map_the_gradient_says_where():
     assert heat[:, 17:, 17:].abs().max() > 0
 
 
-def test_a_heat_map_leaves_classifier_and_images_without_gradients(planted):
+def test_a_heat_map_leaves_classifier_and_images_without_gradients(biased):
     images = torch.rand(1, 3, 64, 64)
-    for classifier, size in ((planted, planted.feature_size), (PatchMeans(), 4)):
+    for classifier, size in ((biased, biased.feature_size), (PatchMeans(), 4)):
         heat = component_heatmap(classifier, images, torch.ones(size))
         assert not heat.requires_grad
     assert not images.requires_grad
-    assert all(parameter.grad is None for parameter in planted.parameters())
+    assert all(parameter.grad is None for parameter in biased.parameters())
 
 
 def test_an_overlay_is_brightest_where_the_heat_is_and_shows_the_picture_elsewhere():

@@ -123,6 +123,10 @@ def test_inverted_and_fresh_starts_may_share_a_batch(sampler, classifier):
         together, alone(sampler, problems, objective, settings), strict=True
     ):
         assert_same(found, expected)
+    # Those of noise have no offsets where none of their batch has.
+    fresh = alone(sampler, problems_of(sampler, 3), objective, settings)
+    for row in (0, 2):
+        assert_same(together[row], fresh[row])
     plain = condition(sampler, [PROMPTS[1]])
     with torch.no_grad():
         start = result(

@@ -17,10 +17,13 @@ def test_the_defaults_go_together():
         ({"chain": {"segment": 0}}, "segment"),
         (
             {"chain": {"gradient_steps": 2}, "views": {"predictions": 3}},
-            "predictions is 3.*last 2 steps",
+            r"views\.predictions is 3.*last 2 steps",
         ),
         ({"views": {"smallest": 1.5}}, "smallest"),
-        ({"chain": {"steps": 2}, "views": {"predictions": 3}}, "predictions is 3.*has 2 steps"),
+        (
+            {"chain": {"steps": 2}, "views": {"predictions": 3}},
+            r"views\.predictions is 3.*has 2 steps",
+        ),
         (
             {"optimiser": {"latents_factor": 0, "text_factor": 0, "null_factor": 0}},
             "nothing is left to optimise",

@@ -69,14 +69,6 @@ def embedded(folder, classifier):
     return run, features.astype(np.float64), labels, found
 
 
-def in_process(run, stage, units, make, arguments, placement):
-    """`work_through` without Ray: one unit after the other."""
-    todo = [unit for unit in units if not run.table(stage).done(unit.name)]
-    worker = make(*arguments) if todo else None
-    for unit in todo:
-        worker(unit)
-
-
 def indexed(source, folder, **settings):
     """An index run of an embed run."""
     spec = IndexSpec(source=source.folder, out=str(folder / "index"), index=settings)

@@ -1,6 +1,5 @@
 """A new job is one file: toy.py, found by the command, the report and the dashboard."""
 
-import logging
 import shutil
 import sys
 from pathlib import Path
@@ -21,12 +20,8 @@ def toy(tmp_path, monkeypatch):
     folder.mkdir()
     shutil.copy(Path(__file__).parent / "toy.py", folder)
     monkeypatch.setattr(whylens.jobs, "__path__", [*whylens.jobs.__path__, str(folder)])
-    package = logging.getLogger("whylens")
-    handlers, level = list(logging.getLogger().handlers), package.level
     yield
     sys.modules.pop("whylens.jobs.toy", None)
-    logging.getLogger().handlers[:] = handlers
-    package.setLevel(level)
 
 
 def said(capsys, *words):

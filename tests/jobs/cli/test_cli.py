@@ -1,7 +1,6 @@
 """The whylens command: one clear message for what is wrong, quick help, no traceback."""
 
 import errno
-import logging
 import os
 import re
 import shutil
@@ -22,17 +21,6 @@ from whylens.runs import Run
 
 IMAGES = "planted:linked?count=4"
 CLASSIFIER = "planted:biased"
-
-
-@pytest.fixture(autouse=True)
-def _own_logging():
-    """The command sets up logging for its process: here it is a guest in pytest's."""
-    root, package = logging.getLogger(), logging.getLogger("whylens")
-    handlers, levels = list(root.handlers), (root.level, package.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    package.setLevel(levels[1])
 
 
 @pytest.fixture

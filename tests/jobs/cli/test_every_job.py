@@ -1,6 +1,5 @@
 """Every job of the registry, through the command, on a planted run as small as it gets."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -97,17 +96,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         patch.setattr("whylens.cluster.session.start", lambda: None)
         patch.setattr("whylens.cluster.pool.WorkerPool", InProcess)
         yield Runs(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _own_logging():
-    """The command sets up logging for its process: here it is a guest in pytest's."""
-    root, package = logging.getLogger(), logging.getLogger("whylens")
-    handlers, levels = list(root.handlers), (root.level, package.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    package.setLevel(levels[1])
 
 
 def test_every_job_is_tried():

@@ -64,16 +64,8 @@ def write(run, seen, rows, part):
     run.table("images").write(part, pa.table(columns))
 
 
-def in_process(run, stage, units, make, arguments, placement):
-    """`work_through` without Ray."""
-    missing = [unit for unit in units if not run.table(stage).done(unit.name)]
-    worker = make(*arguments) if missing else None
-    for unit in missing:
-        worker(unit)
-
-
 @pytest.fixture
-def start(tmp_path, monkeypatch):
+def start(tmp_path, monkeypatch, in_process):
     monkeypatch.setattr(job, "work_through", in_process)
 
     def started(second=None):

@@ -131,15 +131,8 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: Any) -> Run:
     """A run with findings and images; units are worked through in this process."""
-
-    def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: Any) -> None:
-        worker = make(*arguments)
-        for unit in units:
-            if not run.table(stage).done(unit.name):
-                worker(unit)
-
     for module in (generate, counterfactuals, disagreements):
         monkeypatch.setattr(module, "work_through", in_process)
     spec = {"images": str(tmp_path / "images"), "classifier": "a"}

@@ -109,7 +109,7 @@ def test_images_to_lower_activate_most_and_images_to_raise_least() -> None:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+def done(tmp_path_factory: pytest.TempPathFactory, in_process: Any) -> tuple[Run, Run]:
     """An embed run of planted drawings, and a neurons run on it, worked through in this process."""
     images = "planted:linked?count=30&seed=4"
     folder = tmp_path_factory.mktemp("neurons")
@@ -153,13 +153,6 @@ SPEC = NeuronSpec(
         editing={"mask": "attention"},
     ),
 )
-
-
-def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: Any) -> None:
-    worker = make(*arguments)
-    for unit in units:
-        if not run.table(stage).done(unit.name):
-            worker(unit)
 
 
 def work(run: Run) -> None:
@@ -223,7 +216,7 @@ def test_rows_tell_of_their_own_pictures(done: tuple[Run, Run]) -> None:
 
 
 def test_what_is_done_is_not_done_again(
-    done: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    done: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch, in_process: Any
 ) -> None:
     run, made = done[1], list[str]()
     monkeypatch.setattr(neurons, "work_through", in_process)

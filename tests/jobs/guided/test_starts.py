@@ -71,7 +71,12 @@ def test_captions_that_name_the_feature_alone_are_tried_too() -> None:
     ],
 )
 def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
-    plain: float, bias: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain: float,
+    bias: float,
+    chosen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: Any,
 ) -> None:
     brightness = {"a photo of flag": 0.2, "a photo of a flag": plain, "a Flag on sand": 0.8}
 
@@ -83,11 +88,6 @@ def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
         head=Head(torch.tensor([[0.0] * 3, [1.0] * 3]), torch.tensor([0.0, bias])),
         features=lambda images: images.mean((2, 3)),
     )
-
-    def in_process(run: Run, stage: str, units: Any, make: Any, arguments: Any, _: Any) -> None:
-        worker = make(*arguments)
-        for unit in units:
-            worker(unit)
 
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda *_: classifier)
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: None)

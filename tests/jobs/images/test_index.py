@@ -28,9 +28,9 @@ def source(tmp_path, classifier):
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch):
+def _here(monkeypatch, in_process):
     """Workers in this process."""
-    monkeypatch.setattr("whylens.jobs.images.index.work_through", made["in_process"])
+    monkeypatch.setattr("whylens.jobs.images.index.work_through", in_process)
 
 
 def test_shards_are_whole_parts_of_one_collection(source):

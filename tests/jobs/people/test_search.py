@@ -27,9 +27,9 @@ def source(tmp_path, classifier):
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch):
+def _here(monkeypatch, in_process):
     """Workers in this process."""
-    monkeypatch.setattr("whylens.jobs.images.index.work_through", made["in_process"])
+    monkeypatch.setattr("whylens.jobs.images.index.work_through", in_process)
 
 
 @pytest.mark.parametrize("indexed", [False, True])
