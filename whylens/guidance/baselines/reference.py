@@ -1,0 +1,169 @@
+"""The loop that whylens replaces: one image at a time, as the papers' own code does it.
+
+float32, batch 1, a checkpoint at every step of the chain, cutouts one by one at random places, the
+loss on the last predictions, plain Adam ("DiG-IN", section 3, and its published code). It is here
+to be measured against: `whylens bench` and tests/benchmarks/guided.py run it with equal settings.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from whylens.classifiers import Classifier
+from whylens.diffusion.chain import Step, schedule
+from whylens.diffusion.conditioning import condition
+from whylens.diffusion.sampler import Sampler
+from whylens.guidance.objectives.classes import check_targets
+from whylens.guidance.settings import GuidanceSettings
+from whylens.kernels import guided_ddim
+
+
+@dataclass
+class ReferenceRun:
+    """What the loop came to.
+
+    losses
+        Cross-entropy of each image of the trajectory, without cutouts; the start's first.
+    seconds
+        Of each optimisation step; the image after the last step is made outside of them.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """That of the best image, which is the result."""
+        return min(self.losses)
+
+
+def reference_loop(
+    sampler: Sampler,
+    classifier: Classifier,
+    prompt: str,
+    target: int,
+    seed: int,
+    settings: GuidanceSettings,
+) -> ReferenceRun:
+    """Lead the image of a prompt to a class that the classifier is to say, -log p.
+
+    It begins at the same latents as `Problems.from_prompts` with this seed. It takes
+    `chain.steps`, `chain.guidance_scale`, `optimiser` (but `stop_below`) and `views` from the
+    settings: backward computes every step again, and there are no regularisers. The sampler should
+    be float32, its networks as diffusers has them.
+
+    Raises
+    ------
+    UsageError
+        If the classifier lacks the target, or the schedule has fewer steps.
+    """
+    chain, optimiser, device = settings.chain, settings.optimiser, sampler.device
+    wanted = torch.tensor([target], device=device)
+    check_targets(classifier, wanted)
+    steps, conditioning = schedule(sampler, chain.steps), condition(sampler, [prompt])
+    # The variables, and Adam's rates for them.
+    latents = sampler.initial_latents([seed])
+    norm = latents.norm()
+    text_deltas = conditioning.text.new_zeros(chain.steps, *conditioning.text.shape)
+    null_deltas = torch.zeros_like(text_deltas)
+    factors = (optimiser.latents_factor, optimiser.text_factor, optimiser.null_factor)
+    moved = list(zip((latents, text_deltas, null_deltas), factors, strict=True))
+    groups = [{"params": [variable.requires_grad_()], "factor": f} for variable, f in moved]
+    adam = torch.optim.Adam(groups, lr=optimiser.learning_rate)
+    # Places are drawn on the CPU, as there; noise where the images are.
+    places = torch.Generator().manual_seed(seed)
+    noise = torch.Generator(device).manual_seed(seed)
+
+    def step(z: Tensor, at: Step, text: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
+        pooled, null_pooled = conditioning.pooled, conditioning.null_pooled
+        guided = chain.guidance_scale > 1
+        if not guided:
+            with_text, without = sampler.predict(z, at.time, text, pooled), None
+        else:
+            if pooled is not None and null_pooled is not None:
+                pooled = torch.cat([pooled, null_pooled])
+            both = sampler.predict(torch.cat([z, z]), at.time, torch.cat([text, null]), pooled)
+            with_text, without = both.chunk(2)
+        return guided_ddim.reference(
+            z,
+            with_text,
+            without,
+            guidance_scale=chain.guidance_scale,
+            alpha_bar=at.alpha_bar,
+            alpha_bar_prev=at.alpha_bar_after,
+            prediction=sampler.prediction,
+        )
+
+    def predictions() -> list[Tensor]:
+        z, found = latents, []
+        for index, at in enumerate(steps):
+            text = conditioning.text + text_deltas[index]
+            null = conditioning.null + null_deltas[index]
+            z, x0 = checkpoint(step, z, at, text, null, use_reentrant=False)
+            found.append(x0)
+        return found[-settings.views.predictions :]
+
+    run = ReferenceRun()
+    for index in range(optimiser.steps):
+        began = _now(device)
+        images = [sampler.decode(x0) for x0 in predictions()]
+        with torch.no_grad():
+            plain = F.cross_entropy(classifier.logits(images[-1]), wanted)
+        loss = torch.zeros((), device=device)
+        for place, image in enumerate(images, start=1):
+            seen = cutouts(image, classifier.image_size, settings, places, noise)
+            value = F.cross_entropy(classifier.logits(seen), wanted.expand(len(seen)))
+            loss = loss + place / sum(range(len(images) + 1)) * value
+        loss.backward()  # type: ignore[no-untyped-call]
+        cosine = (1 + math.cos(math.pi * index / optimiser.steps)) / 2 if optimiser.cosine else 1
+        for group in adam.param_groups:
+            group["lr"] = optimiser.learning_rate * cosine * group["factor"]
+            if optimiser.clip is not None:
+                torch.nn.utils.clip_grad_value_(group["params"], optimiser.clip)
+        adam.step()
+        adam.zero_grad()
+        with torch.no_grad():
+            latents.mul_(norm / latents.norm())
+        run.losses.append(float(plain))
+        run.seconds.append(_now(device) - began)
+    with torch.no_grad():
+        image = sampler.decode(predictions()[-1])
+        run.losses.append(float(F.cross_entropy(classifier.logits(image), wanted)))
+    return run
+
+
+def cutouts(
+    image: Tensor,
+    size: int,
+    settings: GuidanceSettings,
+    places: torch.Generator,
+    noise: torch.Generator,
+) -> Tensor:
+    """Random squares of an image [1, 3, S, S], pooled to [n, 3, size, size], with noise.
+
+    The image itself where there are to be none. `places` is on the CPU, `noise` on the device.
+    """
+    views, whole = settings.views, image.shape[-1]
+    if views.cutouts == 0:
+        return image
+    found = []
+    for _ in range(views.cutouts):
+        share = torch.rand((), generator=places).item()
+        side = round(whole * (views.smallest + (1 - views.smallest) * share))
+        row, column = torch.randint(whole - side + 1, (2,), generator=places).tolist()
+        crop = image[..., row : row + side, column : column + side]
+        found.append(F.adaptive_avg_pool2d(crop, size))
+    seen = torch.cat(found)
+    drawn = torch.randn(seen.shape, generator=noise, device=seen.device, dtype=seen.dtype)
+    return seen + views.noise * drawn
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
