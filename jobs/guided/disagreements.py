@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.settings import DisagreementForm, GuidanceSettings
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.columns import columns
@@ -83,6 +83,12 @@ class DisagreementSpec(Settings):
         4, ge=1, description="Take at most this many classes (with every: of each pair)."
     )
     images: int = Field(3, ge=1, description="Images a class.")
+    form: DisagreementForm = Field(
+        "probability",
+        description="What is lowered, with p of the one that says the class, q of the other: "
+        "probability: -p + q; log: -log p - log(1 - q); log_ratio: -log p + log q; margin: margins "
+        "of logits.",
+    )
     batch: int = Field(6, ge=1, description="Images that are optimised together.")
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a class's first image; the next adds one.")
@@ -320,6 +326,7 @@ class Divider(GuidedWorker[DisagreementSpec]):
             self.classifiers[tasks[0].b],
             torch.tensor([task.class_a for task in tasks], device=device),
             torch.tensor([task.class_b for task in tasks], device=device),
+            self.spec.form,
         )
         prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
         made = self.from_prompts(prompts, seeds, objective, self.spec.guidance)

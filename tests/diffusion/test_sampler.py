@@ -159,6 +159,7 @@ def test_the_size_of_its_images_can_be_chosen(one_of):
     ("options", "said"),
     [
         ("dtype=int8", "unknown dtype 'int8'; there are float32, bfloat16"),
+        ("set_alpha_to_one=yes", "set_alpha_to_one is true or false, not 'yes'"),
         ("size=24", "unknown option 'size'; dtype and image_size"),
         ("image_size=large", "image_size is a number of pixels, not 'large'"),
         ("image_size=17", "can't make images of 17 px: .* a multiple of 2"),

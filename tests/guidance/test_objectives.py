@@ -82,8 +82,10 @@ def every_objective(classifiers):
         "avoided": AvoidClass(a, TARGETS),
         "avoided probability": AvoidClass(a, TARGETS, "probability"),
         "avoided margin": AvoidClass(a, TARGETS, "margin"),
+        "avoided log": AvoidClass(a, TARGETS, "log_probability"),
         "disagreement": Disagreement(a, b, TARGETS, TARGETS.flip(0)),
         "log disagreement": Disagreement(a, b, TARGETS, TARGETS.flip(0), "log"),
+        "log ratio": Disagreement(a, b, TARGETS, TARGETS.flip(0), "log_ratio"),
         "margin disagreement": Disagreement(a, b, TARGETS, TARGETS.flip(0), "margin"),
         "disagreement of three": disagreement_among(
             [Vote(a, TARGETS)], [Vote(b, TARGETS), Vote(b, TARGETS.flip(0))], "log"
@@ -104,7 +106,8 @@ def every_objective(classifiers):
 
 NAMES = (
     "cross-entropy", "probability", "target margin", "avoided", "avoided probability",
-    "avoided margin", "disagreement", "log disagreement", "margin disagreement",
+    "avoided margin", "avoided log", "disagreement", "log disagreement", "log ratio",
+    "margin disagreement",
     "disagreement of three", "neuron", "component", "component and log p", "distance",
     "masked distance", "absolute distance", "feature distance", "elsewhere", "sum",
 )  # fmt: skip
@@ -294,6 +297,8 @@ def test_log_disagreement_and_avoided_classes_are_logs_of_p(double_classifiers, 
     np.testing.assert_allclose(values, p_a, rtol=1e-10)
     values, _ = Disagreement(a, b, TARGETS, TARGETS, "log").value_and_gradient(images)
     np.testing.assert_allclose(values, -np.log(p_a) - np.log1p(-p_b), rtol=1e-8)
+    values, _ = Disagreement(a, b, TARGETS, TARGETS, "log_ratio").value_and_gradient(images)
+    np.testing.assert_allclose(values, -np.log(p_a) + np.log(p_b), rtol=1e-8)
 
 
 def test_an_ensemble_disagrees_by_the_means_of_both_sides(double_classifiers, images):
@@ -303,7 +308,7 @@ def test_an_ensemble_disagrees_by_the_means_of_both_sides(double_classifiers, im
     values, _ = three.value_and_gradient(images)
     other = probabilities(a, images)[range(3), TARGETS.flip(0)]
     np.testing.assert_allclose(values, -p_a + (p_b + other) / 2, rtol=1e-10)
-    for form in ("probability", "log", "margin"):
+    for form in ("probability", "log", "log_ratio", "margin"):
         pair = disagreement_among([Vote(a, TARGETS)], [Vote(b, TARGETS)], form)
         both = Disagreement(a, b, TARGETS, TARGETS, form)
         for one, two in zip(

@@ -24,6 +24,8 @@ def test_the_defaults_go_together():
             {"chain": {"steps": 2}, "views": {"predictions": 3}},
             r"views\.predictions is 3.*has 2 steps",
         ),
+        ({"optimiser": {"cosine_floor": 0.1}}, "set optimiser.cosine"),
+        ({"optimiser": {"clipping": "rescale"}}, "set clip"),
         (
             {"optimiser": {"latents_factor": 0, "text_factor": 0, "null_factor": 0}},
             "nothing is left to optimise",

@@ -19,7 +19,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-OPTIONS = ("dtype", "image_size")
+OPTIONS = ("dtype", "image_size", "set_alpha_to_one")
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
@@ -41,6 +41,9 @@ def load_sampler(
         May end with options: NAME?dtype=bfloat16&image_size=512. `dtype` is that of the U-Net and
         the text encoders (see `Sampler`; half is for GPUs, a CPU is slower at it). `image_size` is
         the side of the images in pixels, where it isn't to be the pipeline's own.
+        `set_alpha_to_one`, true or false, is the DDIM schedule's option of that name, where it
+        isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
+        does), false (Stable Diffusion 1.x) short of it, at latents with 0.03 of the noise left.
     dtype
         As the option, which it overrides; float32 where neither is given.
 
@@ -54,7 +57,13 @@ def load_sampler(
     if dtype is None:
         dtype = DTYPES[options.get("dtype", "float32")]
     size = int(options["image_size"]) if "image_size" in options else None
-    return Sampler(name, _load(name, path, dtype).to(device), image_size=size)
+    one = options.get("set_alpha_to_one")
+    return Sampler(
+        name,
+        _load(name, path, dtype).to(device),
+        image_size=size,
+        set_alpha_to_one=None if one is None else one == "true",
+    )
 
 
 def _options(name: str, query: str) -> dict[str, str]:
@@ -70,6 +79,10 @@ def _options(name: str, query: str) -> dict[str, str]:
         )
     if not options.get("image_size", "1").isdecimal():
         raise UsageError(f"{name}: image_size is a number of pixels, not {options['image_size']!r}")
+    if options.get("set_alpha_to_one", "true") not in ("true", "false"):
+        raise UsageError(
+            f"{name}: set_alpha_to_one is true or false, not {options['set_alpha_to_one']!r}"
+        )
     return options
 
 

@@ -39,7 +39,14 @@ class Sampler:
         Side of its square images in pixels.
     """
 
-    def __init__(self, name: str, pipeline: Any, *, image_size: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipeline: Any,
+        *,
+        image_size: int | None = None,
+        set_alpha_to_one: bool | None = None,
+    ) -> None:
         diffusers = importlib.import_module("diffusers")
         self.name = name
         self.unet, self.vae = pipeline.unet, pipeline.vae
@@ -49,15 +56,17 @@ class Sampler:
             diffusers.EulerDiscreteScheduler | diffusers.EulerAncestralDiscreteScheduler,
         )
         kind = diffusers.EulerDiscreteScheduler if euler else diffusers.DDIMScheduler
-        self.scheduler = kind.from_config(pipeline.scheduler.config)
+        # Euler schedules end at x0 in any case.
+        own = {} if euler or set_alpha_to_one is None else {"set_alpha_to_one": set_alpha_to_one}
+        self.scheduler = kind.from_config(pipeline.scheduler.config, **own)
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False)
                 module.eval()
         attention.install(self.unet)
         factor = int(pipeline.vae_scale_factor)
-        own = int(self.unet.config.sample_size) * factor
-        self.image_size = own if image_size is None else image_size
+        native = int(self.unet.config.sample_size) * factor
+        self.image_size = native if image_size is None else image_size
         if self.image_size < factor or self.image_size % factor:
             raise UsageError(
                 f"the sampler {name!r} can't make images of {self.image_size} px: the side has to "

@@ -1,21 +1,21 @@
 """The hot path: a batch of independent problems, optimised through the whole chain.
 
 One step, top to bottom: chain -> image -> the objective's gradient at the image -> backward through
-decoder and chain -> one Adam step a problem. The classifier's graph is gone before the chain's
-backward begins. ("DiG-IN", section 3; the reference does one image at a time.)
+decoder and chain -> one step of each problem's optimiser (`Descent`). The classifier's graph is
+gone before the chain's backward begins. ("DiG-IN", section 3; the reference does one image at a
+time.)
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from whylens.diffusion.adam import Adam
 from whylens.diffusion.chain import denoise, last_predictions
 from whylens.diffusion.sampler import Sampler
+from whylens.guidance.descent import Descent
 from whylens.guidance.objectives import Objective
 from whylens.guidance.problems import Problems
 from whylens.guidance.regularisers import Regularisers
@@ -23,9 +23,6 @@ from whylens.guidance.settings import GuidanceSettings, OptimiserSettings
 from whylens.guidance.views import Views
 
 logger = logging.getLogger(__name__)
-
-# Of Adam, so that a batch is optimised as its problems alone are.
-RELATIVE_EPSILON = 0.03
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def _optimise(
     rows = list(range(len(problems)))
     norms = problems.latents.flatten(1).norm(dim=1)
     regularisers = Regularisers(problems.variables(), problems.reference, settings.regularisers)
-    adam = Adam(epsilon=1e-20, relative_epsilon=RELATIVE_EPSILON)
+    descent = Descent(settings.optimiser, moved)
     views = Views(
         problems.seeds.tolist(),
         cutouts=settings.views.cutouts,
@@ -151,21 +148,14 @@ def _optimise(
         reason = f"the gradient was not finite at step {step}"
         failed |= _reasons(rows, sound | ~going, reason)
         going = going & sound
-        # One step of Adam for each problem.
-        rate = _learning_rate(step, settings.optimiser)
-        if (most := settings.optimiser.clip) is not None:
-            slopes = {name: slope.clamp(-most, most) for name, slope in slopes.items()}
-        variables = {
-            name: variables[name].detach() - rate * moved[name] * direction
-            for name, direction in adam.directions(slopes).items()
-        }
-        problems = problems.moved_to(variables)
+        # One step of each problem's own optimiser.
+        problems = problems.moved_to(descent.moved(step, variables, slopes))
         problems = replace(problems, latents=_with_norm(problems.latents, norms))
         if not going.all():
             left = going.nonzero()[:, 0]
             rows = _chosen(rows, left)
             problems, objective, norms = problems.select(left), objective.select(left), norms[left]
-            adam.select(left)
+            descent.select(left)
             regularisers.select(left)
         if not rows:
             yield State(step + 1, [], shown[-1][:0], losses[:0], failed)
@@ -199,12 +189,6 @@ def _finished(losses: Tensor, settings: OptimiserSettings) -> Tensor:
     if settings.stop_below is None:
         return torch.zeros_like(losses, dtype=torch.bool)
     return losses < settings.stop_below
-
-
-def _learning_rate(step: int, settings: OptimiserSettings) -> float:
-    if not settings.cosine:
-        return settings.learning_rate
-    return settings.learning_rate * (1 + math.cos(math.pi * step / max(settings.steps, 1))) / 2
 
 
 def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:

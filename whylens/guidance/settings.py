@@ -6,6 +6,10 @@ from pydantic import Field, model_validator
 
 from whylens.settings import Settings
 
+# Of two classifiers, one that says a class and one that does not: -p + p, -log p - log(1 - p),
+# -log p + log p, or margins of logits.
+DisagreementForm = Literal["probability", "log", "log_ratio", "margin"]
+
 
 class ChainSettings(Settings):
     """The chain from noise to image."""
@@ -32,10 +36,15 @@ class ChainSettings(Settings):
 
 
 class OptimiserSettings(Settings):
-    """Adam, on what steers the chain."""
+    """The optimiser of what steers the chain."""
 
     steps: int = Field(20, ge=0, description="Optimisation steps an image.")
-    learning_rate: float = Field(0.02, gt=0, description="Adam's learning rate.")
+    kind: Literal["adam", "adamw", "sgd"] = Field(
+        "adam",
+        description="adam; adamw: with a weight decay of 0.01; sgd: with a momentum of 0.9, whose "
+        "learning rate is that of the gradients as they are.",
+    )
+    learning_rate: float = Field(0.02, gt=0, description="The learning rate.")
     latents_factor: float = Field(
         0.5, ge=0, description="Learning rate of the initial latents, as a factor; 0 keeps them."
     )
@@ -45,8 +54,31 @@ class OptimiserSettings(Settings):
     null_factor: float = Field(
         1.0, ge=0, description="Learning rate of the null text at each step, as a factor."
     )
-    cosine: bool = Field(False, description="Let the learning rate fall along a cosine.")
-    clip: float | None = Field(None, gt=0, description="Clip gradients to this infinity norm.")
+    relative_epsilon: float = Field(
+        0.03,
+        ge=0,
+        description="Adam's epsilon as a part of the image's own root mean square gradient, so "
+        "that rounding makes no steps; 0: plain Adam, with 1e-8.",
+    )
+    cosine: bool = Field(False, description="Let learning rates fall along a cosine.")
+    cosine_floor: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Where the cosine ends, as a part of learning_rate, for all that moves "
+        "(DiG-IN: 0.1); a rate that is lower from the start stays as it is.",
+    )
+    clip: float | None = Field(
+        None, gt=0, description="Clip the gradient of each variable to this infinity norm."
+    )
+    clipping: Literal["clamp", "rescale"] = Field(
+        "clamp",
+        description="How: entry by entry, which turns the gradient; or all of it by one factor, "
+        "which keeps its direction.",
+    )
+    normalise: bool = Field(
+        False, description="Divide the gradient of each variable by its length, after clipping."
+    )
     stop_below: float | None = Field(
         None,
         description="An image is finished once its loss is below this (a counterfactual's is about "
@@ -143,7 +175,7 @@ class GuidanceSettings(Settings):
     chain: ChainSettings = Field(ChainSettings(), description="The chain from noise to image.")
     optimiser: OptimiserSettings = Field(
         OptimiserSettings(),
-        description="Adam, on what steers the chain.",
+        description="The optimiser of what steers the chain.",
     )
     views: ViewSettings = Field(
         ViewSettings(),
@@ -217,6 +249,10 @@ class GuidanceSettings(Settings):
                 f"views.predictions is {predictions}, but only the last "
                 f"{chain.gradient_steps} steps are differentiated (chain.gradient_steps)"
             )
+        if optimiser.cosine_floor and not optimiser.cosine:
+            raise ValueError("optimiser.cosine_floor is where a cosine ends: set optimiser.cosine")
+        if optimiser.clipping == "rescale" and optimiser.clip is None:
+            raise ValueError("optimiser.clipping says how to clip, but not to what: set clip")
         null_factor = optimiser.null_factor if chain.guidance_scale > 1 else 0.0
         if optimiser.steps and not (
             optimiser.latents_factor or optimiser.text_factor or null_factor

@@ -12,6 +12,7 @@ from whylens.errors import UsageError
 from whylens.guidance.objectives.base import LocalObjective, Objective
 
 Form = Literal["cross_entropy", "probability", "margin"]
+AvoidForm = Literal[Form, "log_probability"]
 
 
 class Told(NamedTuple):
@@ -26,9 +27,10 @@ SAID: dict[Form, Told] = {
     "probability": Told("-p", "minus the probability"),
     "margin": Told("-margin", "minus the margin of logits"),
 }
-AVOIDED: dict[Form, Told] = {
+AVOIDED: dict[AvoidForm, Told] = {
     "cross_entropy": Told("-log(1 - p)", "the cross-entropy to all but the class, -log(1 - p),"),
     "probability": Told("p", "the probability"),
+    "log_probability": Told("log p", "the log probability"),
     "margin": Told("margin", "the margin of logits"),
 }
 
@@ -72,13 +74,13 @@ class TargetClass(LocalObjective):
 
 
 class AvoidClass(LocalObjective):
-    """A class that is not to be said: -log(1 - p_k), p_k itself, or f_k - max_{j != k} f_j.
+    """A class that is not to be said: -log(1 - p_k), p_k, log p_k, or f_k - max_{j != k} f_j.
 
     targets [B] and errors as for `TargetClass`.
     """
 
     def __init__(
-        self, classifier: Classifier, targets: Tensor, form: Form = "cross_entropy"
+        self, classifier: Classifier, targets: Tensor, form: AvoidForm = "cross_entropy"
     ) -> None:
         check_targets(classifier, targets)
         self.classifier, self.targets, self.form = classifier, targets, form
@@ -97,6 +99,8 @@ class AvoidClass(LocalObjective):
             return minus_log_of_others(logits, self.targets)
         if self.form == "margin":
             return margin(logits, self.targets)
+        if self.form == "log_probability":
+            return -F.cross_entropy(logits, self.targets, reduction="none")
         return probability(logits, self.targets)
 
     def select(self, rows: Tensor) -> Objective:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,20 +15,29 @@ from whylens.guidance.objectives.classes import (
     AVOIDED,
     SAID,
     AvoidClass,
+    AvoidForm,
     Form,
     TargetClass,
     check_targets,
     margin,
     minus_log_of_others,
 )
+from whylens.guidance.settings import DisagreementForm
 from whylens.kernels import disagreement
 
-# Of the two classifiers' parts: -p + p, -log p - log(1 - p), or margins of logits.
-DisagreementForm = Literal["probability", "log", "margin"]
-FORMS: dict[DisagreementForm, Form] = {
-    "probability": "probability",
-    "log": "cross_entropy",
-    "margin": "margin",
+
+class Sides(NamedTuple):
+    """A form's losses: of a classifier that says the class, and of one that does not."""
+
+    said: Form
+    avoided: AvoidForm
+
+
+FORMS: dict[DisagreementForm, Sides] = {
+    "probability": Sides("probability", "probability"),
+    "log": Sides("cross_entropy", "cross_entropy"),
+    "log_ratio": Sides("cross_entropy", "log_probability"),
+    "margin": Sides("margin", "margin"),
 }
 
 
@@ -36,8 +45,10 @@ class Disagreement(LocalObjective):
     """Classifier A says the class and classifier B does not.
 
     -p_k of A + p_k of B by default; form "log": -log p_k of A - log(1 - p_k) of B, which still
-    pulls where a classifier is sure of the wrong answer; form "margin": A's and B's
-    max_{j != k} f_j - f_k and its opposite, which pulls however sure they are.
+    pulls where a classifier is sure of the wrong answer; form "log_ratio": log p_k of B in place
+    of that, as DiG-IN's code has it, which goes on pulling at B where its p_k is as good as zero;
+    form "margin": A's and B's max_{j != k} f_j - f_k and its opposite, which pulls however sure
+    they are.
     targets [B] are the class as each classifier numbers it.
 
     Raises
@@ -61,7 +72,8 @@ class Disagreement(LocalObjective):
 
     @property
     def name(self) -> str:
-        said, avoided = SAID[FORMS[self.form]].symbol, AVOIDED[FORMS[self.form]].symbol
+        sides = FORMS[self.form]
+        said, avoided = SAID[sides.said].symbol, AVOIDED[sides.avoided].symbol
         return f"{said} of {self.a.name} + {avoided} of {self.b.name}"
 
     @property
@@ -70,8 +82,10 @@ class Disagreement(LocalObjective):
 
     def loss(self, images: Tensor) -> Tensor:
         a, b = self.a.logits(images), self.b.logits(images)
-        if self.form == "log":
+        if self.form in ("log", "log_ratio"):
             said = F.cross_entropy(a, self.targets_a, reduction="none")
+            if self.form == "log_ratio":
+                return said - F.cross_entropy(b, self.targets_b, reduction="none")
             return said + minus_log_of_others(b, self.targets_b)
         if self.form == "margin":
             return margin(b, self.targets_b) - margin(a, self.targets_a)
@@ -106,11 +120,12 @@ def disagreement_among(
         raise UsageError(
             "a disagreement needs a classifier that says the class, and one that does not"
         )
+    sides = FORMS[form]
     parts = [
-        (1 / len(says)) * TargetClass(vote.classifier, vote.targets, FORMS[form]) for vote in says
+        (1 / len(says)) * TargetClass(vote.classifier, vote.targets, sides.said) for vote in says
     ]
     parts += [
-        (1 / len(denies)) * AvoidClass(vote.classifier, vote.targets, FORMS[form])
+        (1 / len(denies)) * AvoidClass(vote.classifier, vote.targets, sides.avoided)
         for vote in denies
     ]
     return reduce(add, parts)
