@@ -173,7 +173,7 @@ class _Preparing:
             return _prepared(row, failed=error)
         except Exception as error:
             logger.exception("a unit could not be prepared")
-            return _prepared(row, failed=UnitFailed(f"{type(error).__name__}: {error}"))
+            return _prepared(row, failed=UnitFailed.by(error))
         return _prepared(row, table)
 
 

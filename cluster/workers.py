@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from traceback import format_exc
 from typing import Any, Protocol
 
 from whylens.cluster.placement import Placement
@@ -23,9 +25,16 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class UnitFailed:
-    """Why a unit has no part."""
+    """Why a unit has no part; where that was seen, and how the code got there."""
 
     reason: str
+    host: str = field(default="", compare=False)
+    traceback: str = field(default="", compare=False)
+
+    @classmethod
+    def by(cls, error: Exception) -> "UnitFailed":
+        """Of the error that is being handled, on this host."""
+        return cls(f"{type(error).__name__}: {error}", socket.gethostname(), format_exc())
 
 
 class Host:
@@ -57,7 +66,7 @@ class Host:
             return error
         except Exception as error:
             logger.exception("a unit failed")
-            return UnitFailed(f"{type(error).__name__}: {error}")
+            return UnitFailed.by(error)
 
 
 class Crew:

@@ -109,40 +109,39 @@ def run(spec: InvestigateSpec) -> Run:
     from whylens.jobs.report.page import run as report
 
     check(spec)
-    run = JOB.start(spec)
-    lineage = Lineage(run)
-    placement = spec.placement
-    others = [spec.against] if spec.against else []
-    models = Models(spec.sampler, spec.classifier, others, placement)
-    if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
-        run.warn(
-            "The planted sampler was trained on drawings, not on photographs: what it generates "
-            "and changes shows how the tool works, not what the classifier relies on. Name a "
-            "Stable Diffusion pipeline with --sampler"
-        )
-    with session():
-        embed(run, spec, placement)
-        components(run, lineage, spec.components, placement)
-        exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)
-        findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
-        arrows = directions(lineage, findings)
-        prompts = {}
-        if drawing := spec.generate or (spec.disagreements if spec.against else None):
-            chain = drawing.guidance.chain
-            prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
-        if spec.generate:
-            generate(run, lineage, spec.generate, models, findings, arrows, prompts)
-        if spec.counterfactuals:
-            counterfactuals(run, lineage, spec.counterfactuals, models)
-        named = spec.disagreements.classes if spec.disagreements else []
-        if spec.disagreements and spec.against and (findings or named):
-            try:
-                disagreements(run, lineage, spec.disagreements, models, findings, prompts)
-            except UsageError as error:
-                if named:
-                    raise
-                run.warn(f"disagreements: {error}")
-    run.finish()
+    with JOB.working(spec) as run:
+        lineage = Lineage(run)
+        placement = spec.placement
+        others = [spec.against] if spec.against else []
+        models = Models(spec.sampler, spec.classifier, others, placement)
+        if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
+            run.warn(
+                "The planted sampler was trained on drawings, not on photographs: what it "
+                "generates and changes shows how the tool works, not what the classifier relies "
+                "on. Name a Stable Diffusion pipeline with --sampler"
+            )
+        with session():
+            embed(run, spec, placement)
+            components(run, lineage, spec.components, placement)
+            exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)
+            findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
+            arrows = directions(lineage, findings)
+            prompts = {}
+            if drawing := spec.generate or (spec.disagreements if spec.against else None):
+                chain = drawing.guidance.chain
+                prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+            if spec.generate:
+                generate(run, lineage, spec.generate, models, findings, arrows, prompts)
+            if spec.counterfactuals:
+                counterfactuals(run, lineage, spec.counterfactuals, models)
+            named = spec.disagreements.classes if spec.disagreements else []
+            if spec.disagreements and spec.against and (findings or named):
+                try:
+                    disagreements(run, lineage, spec.disagreements, models, findings, prompts)
+                except UsageError as error:
+                    if named:
+                        raise
+                    run.warn(f"disagreements: {error}")
     report(ReportSpec(run=spec.out, limits=spec.report))
     return run
 

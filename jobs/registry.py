@@ -10,6 +10,7 @@ import ast
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -53,8 +54,9 @@ class Job:
     part: str | None = None
     page: str | None = None
 
-    def start(self, spec: JobSpec) -> Run:
-        """The run of a spec, begun or gone on with.
+    @contextmanager
+    def working(self, spec: JobSpec) -> Iterator[Run]:
+        """The run of a spec, begun or gone on with, whose record says how the work inside ends.
 
         Raises
         ------
@@ -66,7 +68,9 @@ class Job:
         source = getattr(spec, "source", None)
         if source is not None:
             Run.open(source)
-        return Run.start(spec.out, self.name, spec.model_dump(mode="json"))
+        run = Run.start(spec.out, self.name, spec.model_dump(mode="json"), type(spec).deciding)
+        with run.working():
+            yield run
 
 
 @dataclass(frozen=True)

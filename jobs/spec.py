@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
@@ -20,6 +21,30 @@ class JobSpec(Settings):
     placement: Placement = Field(
         default_factory=Placement, description="How many workers, with which resources."
     )
+    retries: int = Field(
+        2, ge=0, description="How often a unit of work that failed is tried again."
+    )
+    tolerate: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of a stage's units that may fail; the run is then incomplete (exit code "
+        "3). Above it, the run has failed.",
+    )
+
+    # What decides no result: a run is gone on with whatever they are.
+    FREE: ClassVar[tuple[str, ...]] = ("out", "placement", "retries", "tolerate")
+
+    @classmethod
+    def deciding(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a run's settings decides its results.
+
+        Settings that came with a later version have their defaults; settings that this version
+        refuses are returned as they are, to be told apart by whoever compares.
+        """
+        with suppress(ValidationError):
+            settings = cls.model_validate(settings).model_dump(mode="json")
+        return {name: value for name, value in settings.items() if name not in cls.FREE}
 
 
 def onto(own: Mapping[str, Any]) -> BeforeValidator:

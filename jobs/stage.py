@@ -1,20 +1,39 @@
-"""Working through a stage's units with a pool of workers that write their own parts."""
+"""Working through a stage's units with a pool of workers that write their own parts.
+
+A unit that fails is tried again, then piece by piece. Every failed attempt is a row of the table
+`failures`; what stays undone ends the job, unless its spec tolerates that.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import pyarrow as pa
 from pydantic import BaseModel
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.workers import Named, UnitFailed
+from whylens.errors import UnfinishedError
+from whylens.jobs.columns import columns
+from whylens.jobs.words import amount
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
 
+FAILURES = "failures"
+FAILURES_SCHEMA = pa.schema(
+    [
+        *columns(pa.string(), "stage", "unit"),
+        # 1 is the first; of the run's present start.
+        ("attempt", pa.int32()),
+        *columns(pa.string(), "host", "reason", "traceback", "time"),
+    ]
+)
 
 Unit = TypeVar("Unit", bound=Named)
 Task = TypeVar("Task")
@@ -25,6 +44,11 @@ class Batch(NamedTuple, Generic[Task]):
 
     name: str
     tasks: tuple[Task, ...]
+
+    @property
+    def pieces(self) -> list[Batch[Task]]:
+        """Each task as a unit of its own, with a part of its own."""
+        return [Batch(f"{self.name}-{place:03d}", (task,)) for place, task in enumerate(self.tasks)]
 
 
 def in_batches(tasks: Sequence[Task], size: int, spec: BaseModel) -> list[Batch[Task]]:
@@ -50,7 +74,10 @@ def work_through(
 ) -> None:
     """Have workers `make(*arguments)` do the units of the table `stage` that have no part yet.
 
-    A unit that fails is a warning in run.json and is tried again when the run is started again.
+    Raises
+    ------
+    UnfinishedError
+        As `do_missing`.
     """
     from whylens.cluster.pool import WorkerPool
 
@@ -63,16 +90,94 @@ def do_missing(
     units: Sequence[Unit],
     do: Callable[[Sequence[Unit]], Iterator[tuple[Unit, Any]]],
 ) -> None:
-    """Have `do` (of a pool, or of a stream) do the units that have no part yet."""
+    """Have `do` (of a pool, or of a stream) do the units that have no part yet.
+
+    A unit that fails is tried again as often as the run's spec says (`retries`), then, where it
+    holds several tasks, each of them alone, so that one bad task does not lose the others.
+
+    Raises
+    ------
+    UnfinishedError
+        If more of the units stay undone than the spec tolerates (`tolerate`).
+    """
     from whylens.cluster.progress import progress
 
+    spec = run.record()["spec"]
     there = set(run.table(stage).units())
-    missing = [unit for unit in units if unit.name not in there]
+    missing = [piece for unit in units for piece in _undone(unit, there)]
+    done, total = len(units) - len(missing), len(units)
     with run.stage(stage):
         if not missing:
-            logger.info("%s: all %d units were done before", stage, len(units))
+            logger.info("%s: all %d units were done before", stage, total)
+            run.note_undone(stage, 0, total)
             return
-        done = len(units) - len(missing)
-        for unit, result in progress(do(missing), stage=stage, total=len(units), done=done):
-            if isinstance(result, UnitFailed):
-                run.warn(f"{stage}: the unit {unit.name} failed: {result.reason}")
+        results = progress(do(missing), stage=stage, total=total, done=done)
+        failed = _failures(run, stage, 1, results)
+        attempts = 1 + spec.get("retries", 0)
+        for attempt in range(2, attempts + 1):
+            if failed:
+                logger.warning("%s: %s tried again", stage, amount(len(failed), "unit"))
+                again = [unit for unit, _ in failed]
+                failed = _failures(run, stage, attempt, do(again))
+        if pieces := [piece for unit, _ in failed for piece in _pieces(unit)]:
+            logger.warning("%s: %s tried one by one", stage, amount(len(pieces), "task"))
+            whole = [(unit, failure) for unit, failure in failed if not _pieces(unit)]
+            total += len(pieces) - (len(failed) - len(whole))
+            failed = whole + _failures(run, stage, attempts + 1, do(pieces))
+        _settle(run, stage, failed, total, spec.get("tolerate", 0.0))
+
+
+def _pieces(unit: Unit) -> list[Unit]:
+    """The tasks of a unit as units of their own; none of a unit that is one task."""
+    pieces: list[Unit] = getattr(unit, "pieces", [])
+    return pieces if len(pieces) > 1 else []
+
+
+def _undone(unit: Unit, there: set[str]) -> list[Unit]:
+    """What of a unit has no part yet: nothing, its other pieces where some have one, or all."""
+    if unit.name in there:
+        return []
+    left = [piece for piece in _pieces(unit) if piece.name not in there]
+    return [unit] if len(left) == len(_pieces(unit)) else left
+
+
+def _failures(
+    run: Run, stage: str, attempt: int, results: Iterable[tuple[Unit, Any]]
+) -> list[tuple[Unit, UnitFailed]]:
+    """The units that failed, each noted in the table of failures as soon as it is known."""
+    failed = []
+    for unit, result in results:
+        if not isinstance(result, UnitFailed):
+            continue
+        failed.append((unit, result))
+        logger.warning("%s: the unit %s failed: %s", stage, unit.name, result.reason)
+        row = {
+            "stage": stage,
+            "unit": unit.name,
+            "attempt": attempt,
+            "host": result.host,
+            "reason": result.reason,
+            "traceback": result.traceback,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        part = f"{stage}-{unit.name}-{time.time_ns()}"
+        run.table(FAILURES).write(part, pa.Table.from_pylist([row], schema=FAILURES_SCHEMA))
+    return failed
+
+
+def _settle(
+    run: Run, stage: str, failed: Sequence[tuple[Unit, UnitFailed]], total: int, tolerate: float
+) -> None:
+    """Keep in run.json what stays undone of a stage; end the job where that is too much."""
+    if not failed:
+        run.note_undone(stage, 0, total)
+        return
+    ((reason, times),) = Counter(failure.reason for _, failure in failed).most_common(1)
+    run.note_undone(stage, len(failed), total, reason)
+    if len(failed) > tolerate * total:
+        raise UnfinishedError(
+            f"{stage}: {len(failed)} of {total} units failed, {times} of them with: {reason}. "
+            f"The table {FAILURES} in {run.folder} holds every attempt. Mend it and start the same "
+            "command again, which does only what is missing; --set tolerate=SHARE goes on without "
+            "such units"
+        )

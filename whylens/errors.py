@@ -7,3 +7,7 @@ class WhylensError(Exception):
 
 class UsageError(WhylensError):
     """What the user asked for can't be done as asked: a name, a path, a setting (exit code 2)."""
+
+
+class UnfinishedError(WhylensError):
+    """Units of a stage failed, more than the job tolerates; the message says how many and why."""

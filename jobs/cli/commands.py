@@ -15,6 +15,7 @@ from whylens.jobs.cli.labels import app as labels
 from whylens.jobs.cli.planted import app as planted
 from whylens.jobs.cli.running import argument, command, options_of, signed
 from whylens.jobs.registry import Listed, find, jobs
+from whylens.runs.run import TERMINATED
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -222,7 +223,11 @@ def _global(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; exit code 0, 1 (a job can't go on), or 2 (asked for wrongly)."""
+    """Run the command.
+
+    Exit codes: 0; 1, a job failed; 2, asked for wrongly; 3, a run is incomplete, within what its
+    spec tolerates; 130 and 143, stopped by Ctrl-C or SIGTERM.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words
     # --debug is understood wherever it stands.
@@ -248,7 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(STOPPED)
     except SystemExit as end:
         # What typer makes of Ctrl-C once a command runs.
-        if end.code == STOPPED:
+        if end.code in (STOPPED, TERMINATED):
             _say_stopped()
         raise
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from whylens.runs import Run
 
+# The exit code of a job that did all but what its spec tolerates.
+INCOMPLETE = 3
 SIMPLE = (str, int, float, bool, str | None, list[str])
 
 
@@ -30,6 +32,7 @@ def command(job: Job, given: Mapping[str, Any]) -> Callable[..., None]:
         file, assignments = options.pop("spec"), options.pop("assignments")
         done = job.run(_spec(job, given, file, options, assignments or []))
         _show(job, done)
+        _tell_undone(done)
 
     listed = options_of(job.spec, given)
     simple = {parameter.name for parameter in listed}
@@ -149,6 +152,25 @@ def _show(job: Job, run: Run) -> None:
     if os.path.exists(os.path.join(run.folder, "report.html")):
         report = escape(os.path.join(run.folder, "report.html"))
         console.print(f"Look at {report}, or: whylens dashboard {folder}", soft_wrap=True)
+
+
+def _tell_undone(run: Run) -> None:
+    """Say what a run that is incomplete lacks.
+
+    Raises
+    ------
+    typer.Exit
+        With the exit code of an incomplete run.
+    """
+    undone = run.record().get("undone", {})
+    for stage, lack in undone.items():
+        typer.echo(
+            f"whylens: incomplete: {stage} lacks {lack['units']} of {lack['of']} units, most of "
+            f"them for: {lack['reason']}. Start the same command again to try them again",
+            err=True,
+        )
+    if undone:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _tally(run: Run, tables: Sequence[str]) -> str:

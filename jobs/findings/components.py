@@ -113,10 +113,8 @@ def components(
 
 def run(spec: ComponentsSpec) -> Run:
     """Find and judge the components of a run's classes."""
-    run = JOB.start(spec)
-    with session():
+    with JOB.working(spec) as run, session():
         components(run, Lineage(run), spec.components, spec.placement)
-    run.finish()
     return run
 
 

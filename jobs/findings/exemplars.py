@@ -159,10 +159,8 @@ def ranked(
 
 def run(spec: ExemplarsSpec) -> Run:
     """Find, show and rank the findings of a run's components."""
-    run = JOB.start(spec)
-    with session():
+    with JOB.working(spec) as run, session():
         exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, spec.placement)
-    run.finish()
     return run
 
 

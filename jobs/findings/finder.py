@@ -67,6 +67,11 @@ class GroupUnit:
     name: str
     classes: tuple[int, ...]
 
+    @property
+    def pieces(self) -> list[GroupUnit]:
+        """Each class alone."""
+        return [GroupUnit(unit_name(k), (k,)) for k in self.classes]
+
 
 def unit_name(class_index: int) -> str:
     """The name of a class's part."""

@@ -137,20 +137,19 @@ class Visualiser:
 
 def run(spec: VisualisationsJobSpec) -> Run:
     """Visualise the findings of a run."""
-    run = JOB.start(spec)
-    lineage = Lineage(run)
-    findings = lineage.table("findings").read().to_pylist()
-    findings.sort(key=lambda row: row["rank"])
-    with session():
-        visualisations(
-            run,
-            spec.visualisations,
-            findings,
-            directions(lineage, findings),
-            classifier=str(lineage.setting("classifier")),
-            placement=spec.placement,
-        )
-    run.finish()
+    with JOB.working(spec) as run:
+        lineage = Lineage(run)
+        findings = lineage.table("findings").read().to_pylist()
+        findings.sort(key=lambda row: row["rank"])
+        with session():
+            visualisations(
+                run,
+                spec.visualisations,
+                findings,
+                directions(lineage, findings),
+                classifier=str(lineage.setting("classifier")),
+                placement=spec.placement,
+            )
     return run
 
 

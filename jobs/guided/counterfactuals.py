@@ -445,11 +445,10 @@ def run(spec: CounterfactualsJobSpec) -> Run:
     source = Lineage(Run.open(spec.source))
     classifier = str(source.setting("classifier"))
     planned(source, classifier, spec.counterfactuals)
-    run = JOB.start(spec)
-    models = Models(spec.sampler, classifier, spec.against, spec.placement)
-    with session():
-        counterfactuals(run, Lineage(run), spec.counterfactuals, models)
-    run.finish()
+    with JOB.working(spec) as run:
+        models = Models(spec.sampler, classifier, spec.against, spec.placement)
+        with session():
+            counterfactuals(run, Lineage(run), spec.counterfactuals, models)
     return run
 
 

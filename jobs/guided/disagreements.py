@@ -373,14 +373,13 @@ def run(spec: DisagreementsJobSpec) -> Run:
                 f"the findings in {spec.source} are of {explained}, not of {spec.classifier}: "
                 f"give --classifier {explained}, or another source"
             )
-    run = JOB.start(spec)
-    lineage = Lineage(run)
-    findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
-    arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
-    with session():
-        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
-        disagreements(run, lineage, spec.disagreements, models, findings, prompts)
-    run.finish()
+    with JOB.working(spec) as run:
+        lineage = Lineage(run)
+        findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
+        arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
+        with session():
+            prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+            disagreements(run, lineage, spec.disagreements, models, findings, prompts)
     return run
 
 

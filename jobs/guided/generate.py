@@ -173,15 +173,16 @@ class Generator(GuidedWorker[GenerateSpec]):
 def run(spec: GenerateJobSpec) -> Run:
     """Make images of a run's findings."""
     check_names(classifiers=spec.against, sampler=spec.sampler)
-    run = JOB.start(spec)
-    lineage = Lineage(run)
-    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
-    findings = lineage.table("findings").read().to_pylist()
-    arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
-    with session():
-        prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
-        generate(run, lineage, spec.generate, models, findings, arrows, prompts)
-    run.finish()
+    with JOB.working(spec) as run:
+        lineage = Lineage(run)
+        models = Models(
+            spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement
+        )
+        findings = lineage.table("findings").read().to_pylist()
+        arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
+        with session():
+            prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
+            generate(run, lineage, spec.generate, models, findings, arrows, prompts)
     return run
 
 

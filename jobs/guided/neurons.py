@@ -279,10 +279,8 @@ def run(spec: NeuronsJobSpec) -> Run:
     models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
     (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
     check(spec.neurons, explained)
-    run = JOB.start(spec)
-    with session():
+    with JOB.working(spec) as run, session():
         neurons(run, Lineage(run), spec.neurons, models)
-    run.finish()
     return run
 
 

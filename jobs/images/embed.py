@@ -116,10 +116,8 @@ def _classes(
 def run(spec: EmbedSpec) -> Run:
     """Embed the collections that a spec names."""
     check_names(classifiers=[spec.classifier], collections=[spec.images, spec.second])
-    run = JOB.start(spec)
-    with session():
+    with JOB.working(spec) as run, session():
         embed(run, spec, spec.placement)
-    run.finish()
     return run
 
 

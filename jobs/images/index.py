@@ -292,10 +292,8 @@ def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
 
 def run(spec: IndexSpec) -> Run:
     """Index the features of a run."""
-    run = JOB.start(spec)
-    with session():
+    with JOB.working(spec) as run, session():
         index(run, Lineage(run), spec.index, spec.placement)
-    run.finish()
     return run
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.session import session
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
@@ -77,8 +77,8 @@ def run(spec: EvaluateSpec) -> Run:
     UsageError
         If a run has no counterfactuals, or a classifier or file is none, before anything is
         written.
-    WhylensError
-        If no run could be measured.
+    UnfinishedError
+        If a run could not be measured; the others are.
     """
     from whylens.jobs.measuring import evaluation_report
 
@@ -91,33 +91,41 @@ def run(spec: EvaluateSpec) -> Run:
         from whylens.guidance.objectives import load_perceptual
 
         load_perceptual(spec.vgg, spec.lpips)
-    out = JOB.start(spec)
-    took_part = {str(lineage.setting("classifier")) for lineage in lineages}
-    for name in sorted(took_part & {spec.independent, *spec.judges}):
-        out.warn(f"{name} took part in making the images that it is to measure")
-    done = set(out.table(TABLE).units())
-    todo = {
-        place: [EvaluateUnit(f"{place:04d}-{part}", place, part) for part in parts[place]]
-        for place in range(len(lineages))
-        if f"{place:04d}" not in done
-    }
-    with session():
-        units = [unit for of_run in todo.values() for unit in of_run]
-        work_through(out, MEASURED, units, Measurer, (out, lineages, spec), spec.placement)
-    with out.stage(TABLE):
-        measured = out.table(MEASURED)
-        there = set(measured.units())
-        for place, of_run in todo.items():
-            names = [unit.name for unit in of_run]
-            if not there.issuperset(names):
-                out.warn(f"{spec.runs[place]} is left out: not all its images could be measured")
-                continue
-            row = evaluated(lineages[place], spec.independent, spec.judges, measured, names)
-            out.table(TABLE).write(f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA))
-        if not out.table(TABLE).units():
-            raise WhylensError("no run could be measured: run.json's warnings say why")
-    evaluation_report.write(out)
-    out.finish()
+    with JOB.working(spec) as out:
+        took_part = {str(lineage.setting("classifier")) for lineage in lineages}
+        for name in sorted(took_part & {spec.independent, *spec.judges}):
+            out.warn(f"{name} took part in making the images that it is to measure")
+        done = set(out.table(TABLE).units())
+        todo = {
+            place: [EvaluateUnit(f"{place:04d}-{part}", place, part) for part in parts[place]]
+            for place in range(len(lineages))
+            if f"{place:04d}" not in done
+        }
+        unfinished = None  # A run that can't be measured does not lose the others' figures.
+        try:
+            with session():
+                units = [unit for of_run in todo.values() for unit in of_run]
+                work_through(out, MEASURED, units, Measurer, (out, lineages, spec), spec.placement)
+        except UnfinishedError as error:
+            unfinished = error
+        with out.stage(TABLE):
+            measured = out.table(MEASURED)
+            there = set(measured.units())
+            for place, of_run in todo.items():
+                names = [unit.name for unit in of_run]
+                if not there.issuperset(names):
+                    out.warn(
+                        f"{spec.runs[place]} is left out: not all its images could be measured"
+                    )
+                    continue
+                row = evaluated(lineages[place], spec.independent, spec.judges, measured, names)
+                out.table(TABLE).write(f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA))
+        if measurable := out.table(TABLE).units():
+            evaluation_report.write(out)
+        if unfinished:
+            raise unfinished
+        if not measurable:
+            raise WhylensError("no run could be measured: the table failures says why")
     return out
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from whylens.cluster.session import session
+from whylens.errors import UnfinishedError, WhylensError
 from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.spurious import open_spurious
 from whylens.jobs.images.embedding import REJECTED, write_rejected
@@ -74,8 +75,8 @@ def run(spec: ScoreSpec) -> Run:
     ------
     UsageError
         For a name that means nothing, before anything is written.
-    WhylensError
-        If no classifier could be scored.
+    UnfinishedError
+        If a classifier could not be scored; the others are.
     """
     from whylens.jobs.measuring import score_report
 
@@ -83,32 +84,40 @@ def run(spec: ScoreSpec) -> Run:
     spurious = open_spurious(spec.spurious, spec.spurious_column)
     space, contenders = contend(spec.classifiers)
     sides, remarks = make_sides(collection, spurious, space, contenders)
-    run = JOB.start(spec)
-    for remark in remarks:
-        run.warn(remark)
-    for side, listed in zip(sides, (collection, spurious.images), strict=True):
-        write_rejected(run, f"{side.name}-listing", listed.rejected, side.name)
-    todo = [
-        ScoreUnit(f"{c:03d}-{side.name}-{name}", c, s, part.start, part.stop)
-        for c in range(len(contenders))
-        for s, side in enumerate(sides)
-        for name, part in units(len(side), spec.unit)
-    ]
-    with session():
-        work_through(
-            run,
-            PREDICTIONS,
-            todo,
-            Predictor,
-            (run, sides, contenders, spec.placement.device, spec.batch),
-            spec.placement,
-        )
-    with run.stage(SCORES):
+    with JOB.working(spec) as run:
+        for remark in remarks:
+            run.warn(remark)
+        for side, listed in zip(sides, (collection, spurious.images), strict=True):
+            write_rejected(run, f"{side.name}-listing", listed.rejected, side.name)
+        todo = [
+            ScoreUnit(f"{c:03d}-{side.name}-{name}", c, s, part.start, part.stop)
+            for c in range(len(contenders))
+            for s, side in enumerate(sides)
+            for name, part in units(len(side), spec.unit)
+        ]
+        unfinished = None  # A classifier that fails does not lose the others' scores.
+        try:
+            with session():
+                work_through(
+                    run,
+                    PREDICTIONS,
+                    todo,
+                    Predictor,
+                    (run, sides, contenders, spec.placement.device, spec.batch),
+                    spec.placement,
+                )
+        except UnfinishedError as error:
+            unfinished = error
         done = set(run.table(PREDICTIONS).units())
         failed = {unit.contender for unit in todo if unit.name not in done}
-        tabulate(run, contenders, space, failed)
-    score_report.write(run)
-    run.finish()
+        if len(failed) < len(contenders):
+            with run.stage(SCORES):
+                tabulate(run, contenders, space, failed)
+            score_report.write(run)
+        if unfinished:
+            raise unfinished
+        if len(failed) == len(contenders):
+            raise WhylensError("no classifier could be scored: the table failures says why")
     return run
 
 

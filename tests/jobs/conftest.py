@@ -4,6 +4,10 @@ import logging
 
 import pytest
 
+from whylens.cluster.workers import UnitFailed
+from whylens.errors import WhylensError
+from whylens.jobs.stage import do_missing
+
 
 @pytest.fixture(autouse=True)
 def _own_logging():
@@ -21,9 +25,17 @@ def in_process():
     """`work_through` without Ray: one unit after the other."""
 
     def work_through(run, stage, units, make, arguments, placement):
-        missing = [unit for unit in units if not run.table(stage).done(unit.name)]
-        worker = make(*arguments) if missing else None
-        for unit in missing:
-            worker(unit)
+        def do(missing):
+            worker = make(*arguments)
+            for unit in missing:
+                try:
+                    result = worker(unit)
+                except WhylensError:
+                    raise
+                except Exception as error:
+                    result = UnitFailed.by(error)
+                yield unit, result
+
+        do_missing(run, stage, units, do)
 
     return work_through

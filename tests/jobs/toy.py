@@ -23,10 +23,9 @@ class ToySpec(JobSpec):
 
 def run(spec: ToySpec) -> Run:
     """Measure the words of a spec."""
-    run = JOB.start(spec)
-    rows = [{"word": word, "letters": len(word)} for word in spec.words]
-    run.table("toys").write("all", pa.Table.from_pylist(rows))
-    run.finish()
+    with JOB.working(spec) as run:
+        rows = [{"word": word, "letters": len(word)} for word in spec.words]
+        run.table("toys").write("all", pa.Table.from_pylist(rows))
     return run
 
 

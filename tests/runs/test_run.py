@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import pickle
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,23 +210,75 @@ def test_a_stage_is_timed_and_times_add_up_over_restarts(folder: str) -> None:
     assert written(folder)["state"] == "running"
 
 
-def test_a_stage_that_fails_marks_the_run_which_can_then_go_on(folder: str) -> None:
+def test_work_that_fails_marks_the_run_which_can_then_go_on(folder: str) -> None:
     run = Run.start(folder, "embed", SPEC)
-    with pytest.raises(ZeroDivisionError), run.stage("embed"):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), run.working(), run.stage("embed"):  # noqa: PT012
         run.table("images").write("0", pa.table({"k": [1]}))
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by zero")
     assert written(folder)["state"] == "failed"
+    assert written(folder)["error"] == "ZeroDivisionError: by zero"
     assert written(folder)["timings"] == {}
     again = Run.start(folder, "embed", SPEC)
     assert written(folder)["state"] == "running"
     assert again.table("images").done("0")
+    with again.working():
+        assert written(folder)["error"] is None
+    assert written(folder)["state"] == "finished"
 
 
-def test_an_interrupted_stage_is_not_a_failure(folder: str) -> None:
+def test_an_error_between_stages_is_a_failure_and_an_interruption_is_none(folder: str) -> None:
     run = Run.start(folder, "embed", SPEC)
-    with pytest.raises(KeyboardInterrupt), run.stage("embed"):
+    with pytest.raises(ZeroDivisionError), run.working():
+        raise ZeroDivisionError
+    assert written(folder)["state"] == "failed"
+    with pytest.raises(KeyboardInterrupt), run.working(), run.stage("embed"):
         raise KeyboardInterrupt
-    assert written(folder)["state"] == "running"
+    assert written(folder)["state"] == "stopped"
+
+
+def test_sigterm_stops_a_run(folder: str) -> None:
+    run = Run.start(folder, "embed", SPEC)
+    with pytest.raises(SystemExit) as end, run.working():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert end.value.code == 143
+    assert written(folder)["state"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_with_undone_units_is_incomplete_until_they_are_done(folder: str) -> None:
+    run = Run.start(folder, "embed", SPEC)
+    with run.working():
+        run.note_undone("images", 2, 40, "OSError: no such host")
+    assert written(folder)["state"] == "incomplete"
+    assert written(folder)["undone"] == {
+        "images": {"units": 2, "of": 40, "reason": "OSError: no such host"}
+    }
+    with run.working():
+        run.note_undone("images", 0, 40)
+    assert written(folder)["state"] == "finished"
+
+
+def test_a_second_driver_is_refused_while_the_first_one_lives(folder: str) -> None:
+    run = Run.start(folder, "embed", SPEC)
+    with run.working():
+        while "heartbeat" not in written(folder):
+            time.sleep(0.01)
+        Run.start(folder, "embed", SPEC)  # its own process may
+        for driver, alive in [
+            ({"host": "elsewhere", "pid": 7}, True),
+            ({"host": socket.gethostname(), "pid": os.getppid()}, True),
+            ({"host": socket.gethostname(), "pid": 2**22 + 1}, False),
+        ]:
+            run._update(driver=driver)
+            if alive:
+                told = f"process {driver['pid']} on {driver['host']} works on"
+                with pytest.raises(UsageError, match=told):
+                    Run.start(folder, "embed", SPEC)
+            else:
+                Run.start(folder, "embed", SPEC)
+        run._update(driver={"host": "elsewhere", "pid": 7}, heartbeat=time.time() - 61)
+        Run.start(folder, "embed", SPEC)
 
 
 def full(_: int) -> None:
@@ -238,7 +292,7 @@ def test_a_stage_that_fails_on_a_full_disk_says_so_and_nothing_else(
     run = Run.start(str(tmp_path), "embed", SPEC)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(WhylensError, match="is full: make room"), run.stage("embed"):
+        with pytest.raises(WhylensError, match="is full: make room"), run.working():
             run.table("images").write("0", pa.table({"k": [1]}))
     assert Run.start(str(tmp_path), "embed", SPEC).table("images").units() == []
 
@@ -247,11 +301,10 @@ def test_a_mistake_in_a_stage_is_not_hidden_by_a_record_that_can_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run.start(str(tmp_path), "embed", SPEC)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(ZeroDivisionError), run.stage("embed"):
-            raise ZeroDivisionError
-    assert "could not be marked as failed" in caplog.text
+    with pytest.raises(ZeroDivisionError), run.working():  # noqa: PT012
+        monkeypatch.setattr(os, "fsync", full)
+        raise ZeroDivisionError
+    assert "could not be marked as ended" in caplog.text
 
 
 def test_a_run_travels_to_workers_by_its_folder_alone(folder: str) -> None:

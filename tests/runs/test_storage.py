@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,22 @@ def test_a_disk_that_fills_up_while_writing_is_said_to_be_full(
     assert every_file(tmp_path) == []
 
 
+def test_a_failure_that_passes_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, waits = [OSError(errno.EIO, "Input/output error")] * 3, list[float]()
+    monkeypatch.setattr(os, "fsync", lambda _: left and _raise(left.pop()))
+    monkeypatch.setattr(time, "sleep", waits.append)
+    Storage(str(tmp_path)).write("t/0", b"x")
+    assert Storage(str(tmp_path)).read("t/0") == b"x"
+    assert waits == [0.5, 2.0, 8.0]
+    assert every_file(tmp_path) == ["t/0"]
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def test_any_other_failure_is_passed_on_with_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +254,7 @@ def test_any_other_failure_is_passed_on_with_where_it_was(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(WhylensError, match=f"writing to {tmp_path} failed: .*Input/output error"):
         Storage(str(tmp_path)).write("t/0", b"x")
     assert every_file(tmp_path) == []

@@ -3,8 +3,12 @@
 import io
 import json
 import logging
+import os
+import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
@@ -18,6 +22,12 @@ from whylens.runs.storage import Storage
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# Seconds between heartbeats, and after the last one until a driver is taken for dead.
+BEAT, DEAD_AFTER = 15.0, 60.0
+# The exit code after SIGTERM.
+TERMINATED = 143
+# Heartbeats are written beside what the job writes into run.json.
+_UPDATING = threading.RLock()
 _REPORTED = ("whylens", "torch", "diffusers", "transformers", "timm", "faiss-cpu", "ray", "pyarrow")
 
 
@@ -82,14 +92,22 @@ class Run:
         self.storage = Storage(folder)
 
     @classmethod
-    def start(cls, folder: str, job: str, spec: Mapping[str, Any]) -> "Run":
+    def start(
+        cls,
+        folder: str,
+        job: str,
+        spec: Mapping[str, Any],
+        deciding: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    ) -> "Run":
         """Create a run, or go on with the one that is there if its spec is the same.
+
+        `deciding` leaves of a spec what decides results: the rest may be another than it was.
 
         Raises
         ------
         UsageError
-            If the folder holds another job or another spec (the first difference is named), or
-            can't be written to.
+            If the folder holds another job or another spec (the first difference is named), can't
+            be written to, or a driver that is alive works on it.
         """
         run = cls(folder)
         wanted = json.loads(json.dumps(spec))
@@ -100,14 +118,19 @@ class Run:
                     f"{folder} holds a run of the job {record['job']!r}, not {job!r}: "
                     "name another folder with --out"
                 )
-            difference = _first_difference(record["spec"], wanted)
+            if told := at_work(record):
+                raise UsageError(
+                    f"{told} works on {folder}: wait for it or stop it, or name another folder "
+                    "with --out"
+                )
+            difference = _first_difference(deciding(record["spec"]), deciding(wanted))
             if difference:
                 raise UsageError(
                     f"{folder} holds a run with another spec: {difference}. "
                     "Name another folder with --out, or use the run's own settings"
                 )
             run.storage.sweep()
-            run._update(state="running", versions=_versions())
+            run._update(state="running", spec=wanted, versions=_versions())
             logger.info("going on with the run in %s", folder)
         else:
             record = {
@@ -164,35 +187,123 @@ class Run:
     def warn(self, message: str) -> None:
         """Log a warning and keep it in run.json, once."""
         logger.warning(message)
-        warnings = self.record()["warnings"]
-        if message not in warnings:
-            self._update(warnings=[*warnings, message])
+        with _UPDATING:
+            warnings = self.record()["warnings"]
+            if message not in warnings:
+                self._update(warnings=[*warnings, message])
+
+    def note_undone(self, stage: str, units: int, total: int, reason: str = "") -> None:
+        """Keep in run.json how many of a stage's units have no part, and why most of them."""
+        undone = dict(self.record().get("undone", {}))
+        if units:
+            undone[stage] = {"units": units, "of": total, "reason": reason}
+        elif stage not in undone:
+            return
+        else:
+            del undone[stage]
+        self._update(undone=undone)
 
     def finish(self) -> None:
-        """Mark the run as finished."""
-        self._update(state="finished")
+        """Mark the run as finished, or as incomplete where units have no part."""
+        self._update(state="incomplete" if self.record().get("undone") else "finished")
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep the state true while a job works on the run, and at its end.
+
+        At the end it is finished or incomplete; failed after an error, with its message; stopped
+        after Ctrl-C or SIGTERM. A heartbeat tells others that this process is alive.
+        """
+        self._update(driver={"host": socket.gethostname(), "pid": os.getpid()}, error=None)
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(done,), daemon=True)
+        beating.start()
+        try:
+            with _terminable():
+                yield
+        except BaseException as error:
+            failed = isinstance(error, Exception)
+            try:
+                self._update(
+                    state="failed" if failed else "stopped",
+                    error=f"{type(error).__name__}: {error}" if failed else None,
+                )
+            except WhylensError as second:  # a full disk, say: not to hide what went wrong first
+                logger.warning("the run could not be marked as ended: %s", second)
+            raise
+        else:
+            self.finish()
+        finally:
+            done.set()
+            beating.join()
+
+    def _beat(self, done: threading.Event) -> None:
+        while True:
+            try:
+                self._update(heartbeat=time.time())
+            except WhylensError as error:
+                logger.warning("no heartbeat: %s", error)
+            if done.wait(BEAT):
+                return
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; if it raises, the run is marked as failed and can be started again."""
+        """Time a stage that comes to its end."""
         began = time.monotonic()
-        try:
-            yield
-        except Exception:
-            try:
-                self._update(state="failed")
-            except WhylensError as error:  # a full disk, say: not to hide what went wrong first
-                logger.warning("the run could not be marked as failed: %s", error)
-            raise
+        yield
         timings = self.record()["timings"]
         spent = timings.get(name, 0.0) + time.monotonic() - began
         self._update(timings={**timings, name: round(spent, 2)})
 
     def _update(self, **values: Any) -> None:
-        self._write({**self.record(), **values})
+        with _UPDATING:
+            self._write({**self.record(), **values})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self.storage.write("run.json", (json.dumps(record, indent=2) + "\n").encode())
+
+
+def at_work(record: Mapping[str, Any]) -> str | None:
+    """Who works on a run, by its record: another process with a heartbeat; None if there is none.
+
+    A process of this host that is gone works on nothing, whatever it said last.
+    """
+    driver, last = record.get("driver"), record.get("heartbeat")
+    if record["state"] != "running" or not driver or not last:
+        return None
+    if time.time() - last > DEAD_AFTER:
+        return None
+    pid, host = driver["pid"], driver["host"]
+    if host == socket.gethostname() and (pid == os.getpid() or not _alive(pid)):
+        return None
+    return f"process {pid} on {host}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the process as Ctrl-C does: by an exception, with exit code 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _versions() -> dict[str, str]:

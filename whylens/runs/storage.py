@@ -1,12 +1,22 @@
 """Files that are either whole or not there, on any fsspec filesystem."""
 
+import errno
+import logging
 import os
+import time
 import uuid
 from typing import Any
 
 from whylens.errors import UsageError, WhylensError
 
+logger = logging.getLogger(__name__)
+
 ASIDE = ".aside-"
+# Seconds before a write that failed is tried again; a full or read-only disk does not get better.
+WAITS = (0.5, 2.0, 8.0)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LASTING = (*_REFUSED, *_FULL)
 
 
 class Storage:
@@ -67,8 +77,19 @@ class Storage:
         UsageError
             If the folder can't be written to.
         WhylensError
-            If the disk is full, or another error of the filesystem.
+            If the disk is full, or another error of the filesystem that does not pass.
         """
+        for wait in (*WAITS, None):
+            try:
+                self._write(name, content)
+                return
+            except OSError as error:
+                if wait is None or error.errno in _LASTING:
+                    raise _explain(error, self.url) from error
+                logger.warning("writing to %s failed, and is tried again: %s", self.url, error)
+                time.sleep(wait)
+
+    def _write(self, name: str, content: bytes) -> None:
         system, root = self._open()
         target = f"{root}/{name}"
         folder, _, file = target.rpartition("/")
@@ -84,10 +105,10 @@ class Storage:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(aside, target)
-        except OSError as error:
+        except OSError:
             if self.local and os.path.exists(aside):
                 os.unlink(aside)
-            raise _explain(error, self.url) from error
+            raise
 
     def sweep(self) -> None:
         """Remove what interrupted writes left aside."""
@@ -101,14 +122,12 @@ class Storage:
 
 
 def _explain(error: OSError, url: str) -> WhylensError:
-    import errno
-
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+    if error.errno in _REFUSED:
         return UsageError(
             f"the output folder {url} can't be written to ({error.strerror}): "
             "name another with --out"
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         return WhylensError(
             f"the disk of the output folder {url} is full: make room and start the same command "
             "again; what is finished is kept"

@@ -98,7 +98,10 @@ def test_a_folder_without_images_tells_what_was_expected(refused, tmp_path):
             "'counterfactuals.guidance.held_steps' is called "
             "'counterfactuals.guidance.chain.segment' now",
         ),
-        ("zebra: 1", "unknown setting 'zebra'; there are: out, placement, images"),
+        (
+            "zebra: 1",
+            "unknown setting 'zebra'; there are: out, placement, retries, tolerate",
+        ),
         ("report: {findigs: 3}", "unknown setting 'findigs': do you mean 'findings'?"),
         ("unit: many", "unit: Input should be a valid integer"),
         ("unit: 0", "greater than or equal to 1, not 0"),

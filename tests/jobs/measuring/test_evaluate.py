@@ -17,7 +17,7 @@ from rich.console import Console
 
 from whylens.classifiers import load_classifier
 from whylens.cluster.workers import UnitFailed
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.guidance import measures
 from whylens.guidance.baselines import SvceSettings
 from whylens.images import RejectedImageError, open_collection
@@ -296,14 +296,25 @@ def test_a_run_of_which_a_part_fails_is_left_out_until_it_does_not(
         out=str(tmp_path / "out"), runs=[runs[0].folder, str(broken)],
         independent="planted:judge_object",
     )  # fmt: skip
-    out = evaluate.run(spec)
+    with pytest.raises(UnfinishedError, match=r"measured: 1 of 2 units failed.*not an image"):
+        evaluate.run(spec)
+    out = Run.open(spec.out)
+    assert out.record()["state"] == "failed"
     assert out.table("evaluation").units() == ["0000"]
-    failed, left_out = out.record()["warnings"]
-    assert f"the unit 0001-{part} failed: not an image" in failed
+    tried = out.table("failures").read().to_pylist()
+    assert [(row["unit"], row["attempt"]) for row in tried] == [
+        (f"0001-{part}", attempt) for attempt in (1, 2, 3)
+    ]
+    assert all("not an image" in row["reason"] for row in tried)
+    (left_out,) = out.record()["warnings"]
     assert f"{broken} is left out" in left_out
+    tolerant = spec.model_copy(update={"tolerate": 1.0, "retries": 0})
+    assert evaluate.run(tolerant).record()["state"] == "incomplete"
     alone = spec.model_copy(update={"out": str(tmp_path / "alone"), "runs": [str(broken)]})
-    with pytest.raises(WhylensError, match="no run could be measured"):
+    with pytest.raises(UnfinishedError, match="1 of 1 units failed"):
         evaluate.run(alone)
+    with pytest.raises(WhylensError, match="no run could be measured"):
+        evaluate.run(alone.model_copy(update={"tolerate": 1.0}))
     assert Run.open(alone.out).record()["state"] == "failed"
     table.write(part, whole)
     worked.clear()

@@ -1,0 +1,109 @@
+"""A stage tries again what fails, keeps why, and ends a job only as its spec says."""
+
+import re
+
+import pyarrow as pa
+import pytest
+import typer
+
+from whylens.cluster.workers import UnitFailed
+from whylens.errors import UnfinishedError
+from whylens.jobs.cli.running import INCOMPLETE, _tell_undone
+from whylens.jobs.stage import FAILURES, Batch, do_missing
+from whylens.runs import Run
+
+
+def begun(folder, **spec):
+    return Run.start(str(folder), "toy", spec, lambda _: {})
+
+
+class Doing:
+    """Does units whose tasks are said to fail so many times; notes what it was given."""
+
+    def __init__(self, run, **failing):
+        self.run, self.failing, self.given = run, failing, []
+
+    def __call__(self, units):
+        self.given.append([unit.name for unit in units])
+        for unit in units:
+            bad = [task for task in unit.tasks if self.failing.get(task, 0) > 0]
+            for task in bad:
+                self.failing[task] -= 1
+            if bad:
+                yield unit, UnitFailed(f"ValueError: {bad[0]} is odd", "host-7", "Traceback ...")
+                continue
+            rows = pa.Table.from_pylist([{"task": task} for task in unit.tasks])
+            self.run.table("toys").write(unit.name, rows)
+            yield unit, len(rows)
+
+
+def tasks(run):
+    return sorted(row["task"] for row in run.table("toys").read().to_pylist())
+
+
+UNITS = [Batch("u-0", ("a", "b")), Batch("u-1", ("c",)), Batch("u-2", ("d", "e", "f"))]
+
+
+def test_a_unit_that_fails_now_and_then_is_done_in_the_end(tmp_path):
+    run = begun(tmp_path, retries=2)
+    do = Doing(run, b=1, c=2)
+    do_missing(run, "toys", UNITS, do)
+    assert do.given == [["u-0", "u-1", "u-2"], ["u-0", "u-1"], ["u-1"]]
+    assert tasks(run) == ["a", "b", "c", "d", "e", "f"]
+    noted = run.table(FAILURES).read().to_pylist()
+    assert [(row["unit"], row["attempt"], row["reason"]) for row in noted] == [
+        ("u-0", 1, "ValueError: b is odd"),
+        ("u-1", 1, "ValueError: c is odd"),
+        ("u-1", 2, "ValueError: c is odd"),
+    ]
+    assert {(row["stage"], row["host"], row["traceback"]) for row in noted} == {
+        ("toys", "host-7", "Traceback ...")
+    }
+    assert "undone" not in run.record()
+
+
+def test_one_bad_task_loses_itself_alone_and_is_told(tmp_path):
+    run = begun(tmp_path, retries=1)
+    do = Doing(run, e=99)
+    with pytest.raises(UnfinishedError, match=r"toys: 1 of 5 units failed, 1 of them with: .* e "):
+        do_missing(run, "toys", UNITS, do)
+    assert do.given[1:] == [["u-2"], ["u-2-000", "u-2-001", "u-2-002"]]
+    assert tasks(run) == ["a", "b", "c", "d", "f"]
+    assert run.record()["undone"] == {
+        "toys": {"units": 1, "of": 5, "reason": "ValueError: e is odd"}
+    }
+    # Started again, the one piece is tried, and nothing is done twice.
+    again = Doing(run)
+    do_missing(run, "toys", UNITS, again)
+    assert again.given == [["u-2-001"]]
+    assert tasks(run) == ["a", "b", "c", "d", "e", "f"]
+    assert run.record()["undone"] == {}
+    again = Doing(run)
+    do_missing(run, "toys", UNITS, again)
+    assert again.given == []
+
+
+def test_what_is_tolerated_makes_a_run_incomplete_with_its_own_exit_code(tmp_path, capsys):
+    run = begun(tmp_path, tolerate=0.2)
+    with run.working():
+        do_missing(run, "toys", UNITS, Doing(run, e=99))
+    assert run.record()["state"] == "incomplete"
+    with pytest.raises(typer.Exit) as end:
+        _tell_undone(run)
+    assert end.value.exit_code == INCOMPLETE == 3
+    said = capsys.readouterr().err
+    assert re.search(r"toys lacks 1 of 5 units, most of them for: ValueError: e is odd", said)
+    with run.working():
+        do_missing(run, "toys", UNITS, Doing(run))
+    assert run.record()["state"] == "finished"
+    _tell_undone(run)
+
+
+def test_a_job_whose_units_all_fail_has_failed(tmp_path):
+    run = begun(tmp_path, retries=2)
+    do = Doing(run, **dict.fromkeys("abcdef", 99))
+    with pytest.raises(UnfinishedError, match="6 of 6 units failed"), run.working():
+        do_missing(run, "toys", UNITS, do)
+    assert run.record()["state"] == "failed"
+    assert "6 of 6 units failed" in run.record()["error"]
+    assert len(run.table(FAILURES).units()) == 3 * 3 + 5
