@@ -14,6 +14,9 @@ from whylens.jobs.report.classes import ClassSummary
 from whylens.jobs.spec import make_spec
 from whylens.settings import Settings
 
+# The part that every job has.
+FAILURES = "whylens.jobs.report.parts.failures:FAILURES"
+
 Row = TypeVar("Row")
 
 
@@ -134,7 +137,7 @@ def limits() -> type[BaseModel]:
 
 
 def parts() -> list[Part[Any]]:
-    """The parts of all jobs, in the order of the page."""
-    names = dict.fromkeys(job.part for job in jobs().values() if job.part)
+    """The parts of all jobs and that of what failed, in the order of the page."""
+    names = dict.fromkeys([FAILURES, *(job.part for job in jobs().values() if job.part)])
     found: list[Part[Any]] = [named(name) for name in names]
     return sorted(found, key=lambda part: part.place)

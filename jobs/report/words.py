@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from whylens.jobs.report.part import RunData, parts
 from whylens.jobs.words import amount
+from whylens.runs.run import DEAD_AFTER
 
 
 def headline(data: RunData) -> str:
@@ -33,9 +35,30 @@ def facts(data: RunData) -> list[tuple[str, str]]:
         ("Sampler", spec.get("sampler")),
         ("Begun", str(manifest.get("created", ""))[:10]),
         ("Seeds", _seeds(spec)),
-        ("State", manifest.get("state") if manifest.get("state") != "finished" else None),
+        ("State", standing(manifest)),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
+
+
+def standing(manifest: Mapping[str, Any]) -> str | None:
+    """How a run that is not finished stands."""
+    state = manifest.get("state")
+    if state == "finished":
+        return None
+    if state == "failed" and manifest.get("error"):
+        return f"failed: {manifest['error']}"
+    if state == "incomplete":
+        lacks = [
+            f"{stage} lacks {lack['units']} of {lack['of']} units, most of them for: "
+            f"{lack['reason']}"
+            for stage, lack in manifest.get("undone", {}).items()
+        ]
+        return "; ".join(["incomplete", *lacks])
+    last = manifest.get("heartbeat")
+    if state == "running" and last and time.time() - last > DEAD_AFTER:
+        since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last))
+        return f"not finished; its process was last alive at {since}: start the command again"
+    return None if state is None else str(state)
 
 
 def _listed_names(value: Any) -> str | None:
