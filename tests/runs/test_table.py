@@ -3,15 +3,17 @@
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whylens.errors import UsageError
+from whylens.errors import UsageError, WhylensError
 from whylens.runs import Run, Storage, Table
 from whylens.runs.storage import ASIDE
 
@@ -123,3 +125,53 @@ def test_a_foreign_file_among_the_parts_is_no_unit(tmp_path: Path) -> None:
     (tmp_path / "run" / "tables" / "images" / "notes.txt").write_text("mine")
     assert run.table("images").units() == ["0"]
     assert run.table("images").read()["k"].to_pylist() == [1]
+
+
+class Counting:
+    """A file that counts the bytes that are read of it."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.count = file, 0
+
+    def read(self, *size: int) -> bytes:
+        content: bytes = self.file.read(*size)
+        self.count += len(content)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "Counting":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def test_no_more_of_a_part_is_read_than_the_columns_that_are_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = [np.random.default_rng(i).bytes(50_000) for i in range(20)]
+    run.table("images").write("0", pa.table({"k": list(range(20)), "blob": blobs}))
+    opened: list[Counting] = []
+    whole = Storage.open
+
+    def counted(self: Storage, name: str) -> Any:
+        opened.append(Counting(whole(self, name)))
+        return opened[-1]
+
+    monkeypatch.setattr(Storage, "open", counted)
+    assert run.table("images").read_part("0", ["k"])["k"].to_pylist() == list(range(20))
+    assert run.table("images").read_part("0")["blob"].to_pylist() == blobs
+    few, all_of_it = (file.count for file in opened)
+    assert few < 80_000  # 64 kB of it is how pyarrow looks for the footer
+    assert all_of_it > 1_000_000
+
+
+@pytest.mark.parametrize("left", [0, 3, 200])
+def test_a_damaged_part_is_named(run: Run, left: int) -> None:
+    run.table("images").write("0", rows(1, 2))
+    content = run.storage.read("tables/images/0.parquet")
+    run.storage.write("tables/images/0.parquet", content[:left])
+    with pytest.raises(WhylensError, match=r"tables/images/0\.parquet is damaged .*: remove it"):
+        run.table("images").read()

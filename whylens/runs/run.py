@@ -76,9 +76,32 @@ class Table:
         return pa.concat_tables(parts, promote_options="permissive")
 
     def read_part(self, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part, of the columns named: tables larger than the memory are read part by part."""
+        """One part, and no more of its file than the columns named.
+
+        Tables larger than the memory are read part by part.
+
+        Raises
+        ------
+        WhylensError
+            If the file is no whole Parquet file.
+        """
         wanted = None if columns is None else list(columns)
-        return pq.read_table(io.BytesIO(self._storage.read(self._part(unit))), columns=wanted)
+        with self._storage.open(self._part(unit)) as file:
+            try:
+                return pq.read_table(file, columns=wanted)
+            except pa.ArrowInvalid:
+                self._check(unit, file)
+                raise
+
+    def _check(self, unit: str, file: Any) -> None:
+        file.seek(0)
+        try:
+            pq.ParquetFile(file)
+        except pa.ArrowInvalid as error:
+            raise WhylensError(
+                f"{self._storage.path(self._part(unit))} is damaged ({error}): remove it, and "
+                "start the run's command again, which makes it anew"
+            ) from error
 
     def _part(self, unit: str) -> str:
         return f"tables/{self.name}/{unit}.parquet"

@@ -31,7 +31,7 @@ class Storage:
         remote = "://" in self.url or "::" in self.url
         self._place = self.url if remote else os.path.abspath(self.url)
 
-    def _open(self) -> tuple[Any, str]:
+    def _system(self) -> tuple[Any, str]:
         import fsspec
 
         system, root = fsspec.core.url_to_fs(self._place)
@@ -40,7 +40,7 @@ class Storage:
     @property
     def local(self) -> bool:
         """Whether the folder is on this machine's own filesystem."""
-        system, _ = self._open()
+        system, _ = self._system()
         return "file" in (
             system.protocol if isinstance(system.protocol, tuple) else (system.protocol,)
         )
@@ -50,12 +50,13 @@ class Storage:
         return f"{self._place}/{name}"
 
     def exists(self, name: str) -> bool:
-        system, root = self._open()
+        system, root = self._system()
+        system.invalidate_cache()  # Another process may have written it since the last listing.
         return bool(system.exists(f"{root}/{name}"))
 
     def names(self, folder: str) -> list[str]:
         """Names of the finished files in a folder, sorted; none where it isn't there."""
-        system, root = self._open()
+        system, root = self._system()
         system.invalidate_cache()
         try:
             found = system.ls(f"{root}/{folder}", detail=False)
@@ -64,8 +65,13 @@ class Storage:
         names = (str(path).rsplit("/", 1)[-1] for path in found)
         return sorted(n for n in names if not n.startswith(ASIDE))
 
+    def open(self, name: str) -> Any:
+        """A file to read from at any place, which has to be closed."""
+        system, root = self._system()
+        return system.open(f"{root}/{name}", "rb")
+
     def read(self, name: str) -> bytes:
-        system, root = self._open()
+        system, root = self._system()
         content: bytes = system.cat_file(f"{root}/{name}")
         return content
 
@@ -90,7 +96,7 @@ class Storage:
                 time.sleep(wait)
 
     def _write(self, name: str, content: bytes) -> None:
-        system, root = self._open()
+        system, root = self._system()
         target = f"{root}/{name}"
         folder, _, file = target.rpartition("/")
         aside = f"{folder}/{ASIDE}{uuid.uuid4().hex}-{file}"
@@ -114,7 +120,7 @@ class Storage:
         """Remove what interrupted writes left aside."""
         if not self.local:
             return
-        _, root = self._open()
+        _, root = self._system()
         for folder, _, files in os.walk(root):
             for file in files:
                 if file.startswith(ASIDE):
