@@ -88,7 +88,7 @@ class Exhibitor:
         if not ids:
             return []
         k = found.class_index
-        records = {record.id: record for record in collection.records}
+        records = collection.records.with_ids(ids)
         side = max(self.classifier.image_size, 160)
         pictures = [square(collection.load(records[name]), side) for name in ids]
         images = torch.stack([to_tensor(picture) for picture in pictures])

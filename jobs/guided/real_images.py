@@ -54,7 +54,6 @@ class RealImages:
         from whylens.images import open_collection
 
         self.collection = open_collection(str(lineage.setting("images")))
-        self.records = {record.id: record for record in self.collection.records}
         self.sampler = sampler
 
     def load(self, image_ids: Sequence[str]) -> Loaded:
@@ -64,7 +63,8 @@ class RealImages:
         from whylens.images.tensors import to_tensor, too_small
 
         size = self.sampler.image_size
-        records = [self.records[image_id] for image_id in image_ids]
+        known = self.collection.records.with_ids(image_ids)
+        records = [known[image_id] for image_id in image_ids]
         pixels = [self.collection.load(record) for record in records]
         images = torch.stack([to_tensor(one, size) for one in pixels]).to(self.sampler.device)
         return Loaded(records, pixels, images, [too_small(one, size) for one in pixels])

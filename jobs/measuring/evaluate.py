@@ -225,9 +225,9 @@ class Measurer:
             self.collections[images] = open_collection(images)
         collection = self.collections[images]
         return {
-            record.id: torch.from_numpy(square_mask(mask, size))
-            for record in collection.records
-            if record.id in ids and (mask := collection.object_mask(record)) is not None
+            name: torch.from_numpy(square_mask(mask, size))
+            for name, record in collection.records.with_ids(ids).items()
+            if (mask := collection.object_mask(record)) is not None
         }
 
 

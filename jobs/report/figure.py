@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from whylens.errors import UsageError
+from whylens.images.decoding import decode
 from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Pair, RunData, parts
@@ -109,7 +109,7 @@ def _draw_row(strip: SubFigure, row: Row, width: float) -> None:
         side, gap = (PAIR - 0.18) / 2 / width, 0.03 / width
         for shift, content in ((0.0, pair.before), (side + gap, pair.after)):
             axes: Axes = strip.add_axes((left + shift, 0.2, side, 0.6))
-            axes.imshow(_pixels(content), interpolation="lanczos")
+            axes.imshow(decode(content), interpolation="lanczos")
             axes.axis("off")
         middle = left + side + gap / 2
         strip.text(middle, 0.83, _short(pair.title), fontsize=8, color=INK, ha="center")
@@ -118,11 +118,3 @@ def _draw_row(strip: SubFigure, row: Row, width: float) -> None:
 
 def _short(title: str, longest: int = 26) -> str:
     return title if len(title) <= longest else title[: longest - 1] + "…"
-
-
-def _pixels(content: bytes) -> Any:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as opened:
-        return np.asarray(opened.convert("RGB"))

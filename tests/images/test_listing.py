@@ -40,6 +40,8 @@ def test_records_are_a_sequence_like_any_other(rows: list, start: int, stop: int
     assert list(pickle.loads(pickle.dumps(records[start:stop]))) == plain[start:stop]
     assert records.class_names() == {r.class_name for r in plain} - {None}
     assert list(records.sorted()) == sorted(plain, key=lambda r: r.id)
+    some = [r.id for r in plain[::2]]
+    assert records.with_ids([*some, "nobody's"]) == {r.id: r for r in plain if r.id in some}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class Classifier(nn.Module, ABC):
         """
         if isinstance(name, int):
             return self._numbered(name)
-        wanted, known = fold(name), synonyms(self.class_names)
+        wanted, known = fold(name), self._synonyms
         if wanted in known:
             return known[wanted]
         if name.isdecimal():
@@ -130,6 +131,10 @@ class Classifier(nn.Module, ABC):
         near = difflib.get_close_matches(wanted, known, n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise UsageError(f"{self.name} has no class {name!r}{hint}")
+
+    @cached_property
+    def _synonyms(self) -> dict[str, int]:
+        return synonyms(self.class_names)
 
     def _numbered(self, index: int) -> int:
         last = len(self.class_names) - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -113,6 +113,12 @@ class Records(Sequence[ImageRecord]):
             return set()
         names = pc.unique(self._table["class_name"]).to_pylist()
         return {str(name) for name in names if name is not None}
+
+    def with_ids(self, ids: Collection[str]) -> dict[str, ImageRecord]:
+        """The records that have one of these ids, by id."""
+        wanted = pa.array(sorted(set(ids)), self._table["id"].type)
+        found = self._table.filter(pc.is_in(self._table["id"], value_set=wanted))
+        return {record.id: record for record in self._made(found)}
 
     def sorted(self) -> Records:
         """By id."""
