@@ -61,10 +61,10 @@ SCHEMA = pa.schema(
         *columns(pa.float32(), "l1", "l2"),
         ("flipped", pa.bool_()),
         *columns(pa.string(), "prompt_before", "prompt_after"),
-        # Where the image could change, as PNG; steps that kept the image's cross-attention, and the
-        # step from which on latents outside of the mask were its own.
+        # Where the image could change, as PNG; steps that kept the image's cross-attention, and
+        # the steps after which latents outside of the mask were its own, first and end.
         ("mask", pa.binary()),
-        *columns(pa.int32(), "attention_steps", "blend_start"),
+        *columns(pa.int32(), "attention_steps", "blend_start", "blend_end"),
         # Between the image and what the chain led back to from its inversion, in dB.
         ("inversion_psnr", pa.float32()),
         *SHARED,
@@ -398,6 +398,7 @@ class Changer(GuidedWorker[CounterfactualSpec]):
             "mask": mask_png(solution.mask),
             "attention_steps": solution.attention_steps,
             "blend_start": solution.blend_start,
+            "blend_end": solution.blend_end,
             **self.probabilities(change, made.before, "before"),
         }
         if made.after is None:

@@ -160,6 +160,17 @@ def test_tokens_behind_a_longer_word_move():
     assert [index[place] for place in (0, 1, 4, 5)] == [0, 1, 3, 4]
 
 
+def test_a_swapped_word_may_look_where_the_word_before_it_looked():
+    before, after = [0, 5, 7, 8, 1, 1], [0, 5, 9, 9, 8, 1]
+    assert align(before, after, "source") == ([0, 1, 2, 2, 3, 4], [1.0] * 6)
+    # A word of one token for one of two; and words that are added keep their own.
+    assert align([0, 6, 7, 8, 1], [0, 9, 8, 1, 1], "source") == ([0, 1, 3, 4, 4], [1, 1, 1, 1, 0])
+    # Where both are as long, every token has the place of the one that it stands for.
+    index, weights = align([0, 5, 7, 1], [0, 5, 9, 1], "source")
+    assert (index, weights) == ([0, 1, 2, 3], [1.0] * 4)
+    assert align([0, 5, 7, 1], [0, 5, 9, 1])[1] == [1.0, 1.0, 0.0, 1.0]
+
+
 def test_a_words_map_is_the_scaled_mean_of_its_tokens_at_the_nearest_size():
     fine = torch.rand(1, 2, 256, 4, generator=torch.Generator().manual_seed(0))
     attention = AttentionMaps(injected_steps=0, word_steps=1)

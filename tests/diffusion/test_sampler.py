@@ -90,6 +90,43 @@ def test_initial_latents_are_standard_normal_and_each_seeds_own(pipeline):
     assert not torch.equal(many[0], many[1])
 
 
+@pytest.mark.parametrize("family", ["epsilon", "xl"])
+def test_guidance_leads_away_from_a_negative_prompt_as_in_diffusers(one_of, family):
+    tiny = one_of(family)
+    sampler = load_sampler(f"{tiny.folder}?negative_prompt=a moon on grass")
+    images = sample(sampler, ["a fish"], [3], steps=4)
+    own = tiny.reference(
+        prompt="a fish",
+        negative_prompt="a moon on grass",
+        generator=torch.Generator().manual_seed(3),
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(images.clone(), own, rtol=0, atol=1e-5)
+    assert (images - sample(tiny.sampler, ["a fish"], [3], steps=4)).abs().max() > 1e-3
+
+
+def test_a_chain_may_end_at_its_last_prediction(one_of):
+    """Stable Diffusion 1.x has set_alpha_to_one: false, and ends with some noise in its latents."""
+    tiny = one_of("epsilon")
+    assert not tiny.reference.scheduler.config.set_alpha_to_one
+    sampler = load_sampler(f"{tiny.folder}?set_alpha_to_one=true", dtype=torch.float64)
+    conditioning = condition(sampler, ["a fish"])
+    latents, scheduler = sampler.initial_latents([3]), tiny.reference.scheduler
+    states = list(denoise(sampler, latents, conditioning, steps=5, guidance_scale=1.0))
+    scheduler.set_timesteps(5)
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            noise = sampler.unet(latents, time, conditioning.text).sample
+            stepped = scheduler.step(noise, time, latents)
+            latents = stepped.prev_sample
+    torch.testing.assert_close(states[-1].latents, stepped.pred_original_sample)
+    assert (states[-1].latents - latents).abs().max() > 1e-3
+    same = load_sampler(f"{tiny.folder}?set_alpha_to_one=false", dtype=torch.float64)
+    assert same.scheduler.config == tiny.double.scheduler.config
+
+
 @pytest.mark.parametrize("family", ["v_prediction", "xl"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_of_the_networks_only(one_of, family, dtype):

@@ -1,11 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from whylens.diffusion.chain import denoise, result
-from whylens.diffusion.conditioning import condition
+from whylens.diffusion.chain import chain_step, denoise, result, schedule
+from whylens.diffusion.conditioning import Blend, condition
 from whylens.diffusion.inversion import ddim_trajectory
-from whylens.guidance.counterfactuals import counterfactual
+from whylens.guidance.counterfactuals import counterfactual, counterfactual_problems
+from whylens.guidance.edit_schedules import with_best_schedules
+from whylens.guidance.masks import with_margin
+from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.solutions import solve
 
 BEFORE = ["a photo of a boat on grass", "a photo of a moon"]
 AFTER = ["a photo of a fish on grass", "a photo of a ring"]
@@ -174,6 +180,68 @@ def test_the_schedule_that_is_taken_is_the_best_of_all_for_each_image(sampler, c
         assert together == pytest.approx(min(alone), abs=1e-5)
     assert {steps for _, steps, _ in alone} == {1, 2, 4}
     assert {blend for *_, blend in alone} == {2, 4}
+
+
+def test_latents_outside_are_the_images_own_in_the_first_part_of_the_chain(sampler):
+    """As prompt-to-prompt has it: before the steps i with i / T < 0.3, at the start too."""
+    steps = 10
+    conditioning = condition(sampler, AFTER)
+    noise = sampler.initial_latents([0, 1])
+    trajectory = torch.randn(2, steps + 1, *noise.shape[1:])
+    mask = torch.zeros(2, 1, *noise.shape[2:])
+    mask[:, :, 2:5, 2:5] = 1
+    settings = GuidanceSettings(
+        chain={"steps": steps},
+        editing={"mask": "given", "thresholds": [], "blends": [0.3], "blended": "before"},
+    )
+    never = torch.full((2,), steps)
+    problems = Problems(
+        noise,
+        replace(conditioning, blend=Blend(trajectory, mask, never, never)),
+        torch.arange(2),
+    )
+    found = with_best_schedules(sampler, problems, None, settings)
+    states = denoise(sampler, noise, found.conditioning, steps=steps, guidance_scale=3.0)
+    with torch.no_grad():
+        led = [state.latents for state in states]
+    # The same by hand: what is before a step is blended, then the step is taken.
+    latents, plain = noise, replace(conditioning, blend=None)
+    embeddings = plain.at_each_step(steps)
+    with torch.no_grad():
+        for index, step in enumerate(schedule(sampler, steps)):
+            if index / steps < 0.3:
+                latents = mask * latents + (1 - mask) * trajectory[:, index]
+            latents = chain_step(sampler, latents, step, embeddings[index], 3.0).latents
+            if (index + 1) / steps >= 0.3:
+                torch.testing.assert_close(led[index], latents)
+
+
+def test_what_is_outside_may_be_held_by_regularisers_alone(sampler, classifier, images):
+    masks = torch.zeros(2, 1, 16, 16)
+    masks[:, :, 4:12, 4:12] = 1
+    settings = settings_of(
+        optimiser={"steps": 0},
+        regularisers={"pixels": 250.0, "latents": 25.0},
+        editing={"mask": "given", "thresholds": [], "outside": "held", "blends": [None]},
+    )
+    arguments = (sampler, images, BEFORE, AFTER, TARGETS, classifier, settings)
+    problems, objective = counterfactual_problems(*arguments, masks=masks)
+    assert problems.paste is None
+    solutions = solve(sampler, problems, objective, settings)
+    outside = 1 - with_margin(masks, settings.editing.margin)
+    shown = torch.stack([solution.image for solution in solutions])
+    p = classifier.probabilities(shown)[range(2), TARGETS]
+    with torch.no_grad():
+        end = result(
+            denoise(sampler, problems.latents, problems.conditioning, steps=3, guidance_scale=3.0)
+        )
+    pixels = (outside * (shown - images).square()).mean((1, 2, 3))
+    at_latents = torch.nn.functional.avg_pool2d(outside, 2)
+    latents = (at_latents * (end - sampler.encode(images)).square()).mean((1, 2, 3))
+    expected = -p.log() + 250 * pixels + 25 * latents
+    assert latents.min() > 1e-5
+    for solution, loss in zip(solutions, expected, strict=True):
+        assert solution.loss_trajectory == pytest.approx([float(loss)], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -34,6 +34,22 @@ def test_gradients_are_those_of_the_values():
     torch.testing.assert_close(fewer, expected[rows].detach())
 
 
+def test_absolute_distances_of_the_background_are_weighed_by_its_mask():
+    generator = torch.Generator().manual_seed(0)
+    kept, latents = (torch.randn(3, 2, 4, 4, generator=generator).double() for _ in range(2))
+    weights = torch.rand(3, 1, 4, 4, generator=generator).double()
+    penalty = Regularisers({}, kept, RegulariserSettings(latents=0.7, power=1), weights)
+    latents.requires_grad_(True)
+    expected = 0.7 * (weights * (latents - kept).abs()).mean((1, 2, 3))
+    torch.testing.assert_close(penalty.values(latents.detach(), {}), expected.detach())
+    (slope,) = torch.autograd.grad(expected.sum(), latents)
+    torch.testing.assert_close(penalty.at_latents(latents.detach()), slope)
+    rows = torch.tensor([2, 0])
+    penalty.select(rows)
+    fewer = penalty.values(latents[rows].detach(), {})
+    torch.testing.assert_close(fewer, expected[rows].detach())
+
+
 def test_without_a_reference_the_first_result_is_it():
     settings = RegulariserSettings(latents=1.0)
     first = torch.full((2, 1, 2, 2), 3.0)

@@ -25,6 +25,7 @@ def test_the_defaults_go_together():
             r"views\.predictions is 3.*has 2 steps",
         ),
         ({"optimiser": {"cosine_floor": 0.1}}, "set optimiser.cosine"),
+        ({"editing": {"outside": "held", "mask": "none"}}, "there is no outside"),
         ({"optimiser": {"clipping": "rescale"}}, "set clip"),
         (
             {"optimiser": {"latents_factor": 0, "text_factor": 0, "null_factor": 0}},

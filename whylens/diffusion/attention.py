@@ -10,7 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -208,16 +208,20 @@ def install(unet: Any) -> None:
     )
 
 
-def align(before: Sequence[int], after: Sequence[int]) -> tuple[list[int], list[float]]:
+def align(
+    before: Sequence[int], after: Sequence[int], swapped: Literal["own", "source"] = "own"
+) -> tuple[list[int], list[float]]:
     """(tokens, weights) of `Injected` for token ids of two prompts, each padded to the length L.
 
     Tokens that both prompts have, in order, take the source's maps; those that are new keep their
-    own. Where a word of two tokens replaces one of three, all behind it move.
+    own, or take those of the tokens that they replace (`swapped`), the last one's where they are
+    more. Where a word of two tokens replaces one of three, all behind it move.
     """
     tokens, weights = list(range(len(after))), [0.0] * len(after)
     matcher = difflib.SequenceMatcher(None, list(before), list(after), autojunk=False)
-    for start, other, size in matcher.get_matching_blocks():
-        for offset in range(size):
-            tokens[other + offset] = start + offset
-            weights[other + offset] = 1.0
+    for tag, start, stop, other, end in matcher.get_opcodes():
+        if tag == "equal" or (tag == "replace" and swapped == "source"):
+            for offset in range(end - other):
+                tokens[other + offset] = min(start + offset, stop - 1)
+                weights[other + offset] = 1.0
     return tokens, weights

@@ -158,6 +158,8 @@ def denoise(
     times = schedule(sampler, steps)
     embeddings = conditioning.at_each_step(steps)
     injection = conditioning.injection
+    if conditioning.blend is not None:
+        latents = conditioning.blend.after(-1, latents)
     constant = 0 if gradient_steps is None else max(steps - gradient_steps, 0)
 
     def walk(first: int, last: int, latents: Tensor) -> list[ChainState]:

@@ -27,17 +27,19 @@ class Blend(Batch):
     """Latents of an image's own trajectory, put in place of the chain's outside of a mask.
 
     trajectory [B, T + 1, c, h, w] are the latents before each step and after the last, mask
-    [B, 1, h, w] is 1 where the chain's own stay, start [B] the first step after which a problem is
-    blended.
+    [B, 1, h, w] is 1 where the chain's own stay. A problem is blended after its steps start [B] to
+    end [B] - 1; after step -1 is before the first.
     """
 
     trajectory: Tensor
     mask: Tensor
     start: Tensor
+    end: Tensor
 
     def after(self, step: int, latents: Tensor) -> Tensor:
-        """Latents [B, c, h, w] after a step, blended where the problem's time has come."""
-        outside = (1 - self.mask) * (self.start <= step).view(-1, 1, 1, 1)
+        """Latents [B, c, h, w] after a step, blended where it is the problem's time."""
+        now = (self.start <= step) & (step < self.end)
+        outside = (1 - self.mask) * now.view(-1, 1, 1, 1)
         return latents + outside * (self.trajectory[:, step + 1] - latents)
 
 

@@ -19,7 +19,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-OPTIONS = ("dtype", "image_size", "set_alpha_to_one")
+OPTIONS = ("dtype", "image_size", "set_alpha_to_one", "negative_prompt")
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
@@ -44,6 +44,7 @@ def load_sampler(
         `set_alpha_to_one`, true or false, is the DDIM schedule's option of that name, where it
         isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
         does), false (Stable Diffusion 1.x) short of it, at latents with 0.03 of the noise left.
+        `negative_prompt` is what guidance leads away from, where it isn't to be the empty prompt.
     dtype
         As the option, which it overrides; float32 where neither is given.
 
@@ -63,6 +64,7 @@ def load_sampler(
         _load(name, path, dtype).to(device),
         image_size=size,
         set_alpha_to_one=None if one is None else one == "true",
+        negative_prompt=options.get("negative_prompt", ""),
     )
 
 

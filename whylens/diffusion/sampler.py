@@ -46,11 +46,12 @@ class Sampler:
         *,
         image_size: int | None = None,
         set_alpha_to_one: bool | None = None,
+        negative_prompt: str = "",
     ) -> None:
         diffusers = importlib.import_module("diffusers")
         self.name = name
         self.unet, self.vae = pipeline.unet, pipeline.vae
-        self._pipeline = pipeline
+        self._pipeline, self._negative_prompt = pipeline, negative_prompt
         euler = isinstance(
             pipeline.scheduler,
             diffusers.EulerDiscreteScheduler | diffusers.EulerAncestralDiscreteScheduler,
@@ -135,13 +136,15 @@ class Sampler:
     def embed_null(self) -> tuple[Tensor, Tensor | None]:
         """As `embed_prompts`, [1, L, C] and [1, P], of what guidance leads away from.
 
-        The empty prompt, or zeros where the pipeline's configuration says so (SDXL).
+        The negative prompt; without one the empty prompt, or zeros where the pipeline's
+        configuration says so (SDXL).
         """
         _, null, *pooled = self._pipeline.encode_prompt(
             prompt=[""],
             device=self.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
+            negative_prompt=[self._negative_prompt] if self._negative_prompt else None,
         )
         return null.to(self.dtype), pooled[1].to(self.dtype) if pooled else None
 

@@ -10,7 +10,7 @@ outside of it, to the pixel: what an autoencoder or a chain changes there is no 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -98,8 +98,8 @@ def counterfactual_problems(
         raise ValueError('masks are needed where settings.editing.mask is "given"')
     if inversion is None:
         inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
-    pixels = settings.regularisers.pixels
-    objective = TargetClass(classifier, targets) + pixels * PixelDistance(images)
+    said, held = TargetClass(classifier, targets), settings.regularisers
+    objective = said + held.pixels * PixelDistance(images, power=held.power)
     problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)
     if editing.mask == "none" and not editing.thresholds:
         return problems, objective
@@ -123,8 +123,15 @@ def counterfactual_problems(
         assert masks is not None
         paste = Paste(images, with_margin(masks.to(images), editing.margin))
         problems = _confined(problems, paste, trajectory, prompts_before, prompts_after)
+        if editing.outside == "held":
+            outside = 1 - paste.masks
+            background = F.adaptive_avg_pool2d(outside, problems.latents.shape[-1])
+            problems = replace(problems, paste=None, background=background)
+            objective = said + held.pixels * PixelDistance(images, outside, held.power)
     if editing.thresholds:
-        problems = _aligned(sampler, problems, attention, prompts_before, prompts_after)
+        problems = _aligned(
+            sampler, problems, attention, prompts_before, prompts_after, editing.swapped
+        )
     return with_best_schedules(sampler, problems, objective, settings), objective
 
 
@@ -144,7 +151,7 @@ def _confined(
     # At the size of latents: 1 wherever any of a place's pixels is inside.
     inside = F.adaptive_max_pool2d(paste.masks, problems.latents.shape[-2:])
     never = torch.full((len(problems),), trajectory.shape[1] - 1, device=inside.device)
-    conditioning = replace(problems.conditioning, blend=Blend(trajectory, inside, never))
+    conditioning = replace(problems.conditioning, blend=Blend(trajectory, inside, never, never))
     if conditioning.offsets is not None:
         other = [b != a for b, a in zip(prompts_before, prompts_after, strict=True)]
         freed = inside * torch.tensor(other, device=inside.device).view(-1, 1, 1, 1)
@@ -159,10 +166,11 @@ def _aligned(
     attention: AttentionMaps,
     prompts_before: Sequence[str],
     prompts_after: Sequence[str],
+    swapped: Literal["own", "source"],
 ) -> Problems:
-    """The problems, ready to take over their image's cross-attention in the words that stay."""
+    """The problems, ready to take over their image's cross-attention."""
     pairs = [
-        align(before, after)
+        align(before, after, swapped)
         for before, after in zip(
             sampler.tokens(prompts_before), sampler.tokens(prompts_after), strict=True
         )

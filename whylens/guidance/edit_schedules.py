@@ -6,8 +6,10 @@ then fixed.
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,28 +39,46 @@ def with_best_schedules(
         losses = _losses(sampler, problems, objective, settings, candidates)
         found = losses.nan_to_num(nan=torch.inf).T.tolist()
         best = [candidates[row.index(min(row))] for row in found]
-    until, start = torch.tensor(best, device=device).unbind(1)
-    return _scheduled(problems, until, start)
+    return _scheduled(problems, *torch.tensor(best, device=device).unbind(1))
 
 
-def _candidates(problems: Problems, settings: GuidanceSettings) -> list[tuple[int, int]]:
-    """Steps with the image's cross-attention, and the step from which on latents are blended."""
+class Schedule(NamedTuple):
+    """Steps with the image's cross-attention; latents are blended after steps start to end - 1."""
+
+    until: int
+    start: int
+    end: int
+
+
+def _candidates(problems: Problems, settings: GuidanceSettings) -> list[Schedule]:
     steps, editing = settings.chain.steps, settings.editing
     blends = editing.blends if problems.conditioning.blend is not None else [None]
     return [
-        (round(threshold * steps), steps if share is None else round(share * steps))
+        Schedule(round(threshold * steps), *_blended(share, steps, editing.blended))
         for threshold, share in itertools.product(editing.thresholds or [0.0], blends)
     ]
 
 
-def _scheduled(problems: Problems, until: Tensor, start: Tensor) -> Problems:
-    """The problems under a schedule each, [B] both."""
+def _blended(share: float | None, steps: int, side: Literal["after", "before"]) -> tuple[int, int]:
+    """`Blend`'s start and end, where `share` of the chain divides it; None: never."""
+    if share is None:
+        return steps, steps
+    if side == "after":
+        return round(share * steps), steps
+    # The steps i with i / T < share begin at blended latents.
+    return -1, math.ceil(share * steps - 1e-9) - 1
+
+
+def _scheduled(problems: Problems, until: Tensor, start: Tensor, end: Tensor) -> Problems:
+    """The problems under a schedule each, [B] all."""
     conditioning = problems.conditioning
     if conditioning.injection is not None:
         injection = replace(conditioning.injection, until=until)
         conditioning = replace(conditioning, injection=injection)
     if conditioning.blend is not None:
-        conditioning = replace(conditioning, blend=replace(conditioning.blend, start=start))
+        conditioning = replace(
+            conditioning, blend=replace(conditioning.blend, start=start, end=end)
+        )
     return replace(problems, conditioning=conditioning)
 
 
@@ -67,13 +87,13 @@ def _losses(
     problems: Problems,
     objective: Objective,
     settings: GuidanceSettings,
-    candidates: Sequence[tuple[int, int]],
+    candidates: Sequence[Schedule],
 ) -> Tensor:
     """[C, B] of the candidates; half of them at a time where memory is too small."""
     count, device = len(problems), problems.latents.device
     rows = torch.arange(count, device=device).repeat(len(candidates))
-    until, start = torch.tensor(candidates, device=device).repeat_interleave(count, 0).unbind(1)
-    tried = _scheduled(problems.select(rows), until, start)
+    schedules = torch.tensor(candidates, device=device).repeat_interleave(count, 0)
+    tried = _scheduled(problems.select(rows), *schedules.unbind(1))
     try:
         states = denoise(
             sampler, tried.latents, tried.conditioning, steps=settings.chain.steps,

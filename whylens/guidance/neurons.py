@@ -87,10 +87,11 @@ def neuron_problems(
     if inversion is None:
         inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
     problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)
+    held = settings.regularisers
     if editing.mask == "attention":
         masks = with_margin(looked_at(objective, images), editing.margin)
         problems = replace(problems, paste=Paste(images, masks))
-    return problems, objective + settings.regularisers.pixels * PixelDistance(images)
+    return problems, objective + held.pixels * PixelDistance(images, power=held.power)
 
 
 def looked_at(objective: FeatureObjective, images: Tensor) -> Tensor:

@@ -90,7 +90,9 @@ def _optimise(
     moved = moved_variables(problems, settings.optimiser)
     rows = list(range(len(problems)))
     norms = problems.latents.flatten(1).norm(dim=1)
-    regularisers = Regularisers(problems.variables(), problems.reference, settings.regularisers)
+    regularisers = Regularisers(
+        problems.variables(), problems.reference, settings.regularisers, problems.background
+    )
     descent = Descent(settings.optimiser, moved)
     views = Views(
         problems.seeds.tolist(),

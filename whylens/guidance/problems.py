@@ -39,6 +39,8 @@ class Problems(Batch):
     reference
         Latents [B, c, h, w] that `regularisers.latents` holds results to; None: those of the first
         image.
+    background
+        [B, 1, h, w] in [0, 1]: how much `regularisers.latents` counts of each place; None: all.
     paste
         What the images show outside of masks, to the pixel; None: they may change anywhere.
     """
@@ -47,6 +49,7 @@ class Problems(Batch):
     conditioning: Conditioning
     seeds: Tensor
     reference: Tensor | None = None
+    background: Tensor | None = None
     paste: Paste | None = None
 
     @classmethod

@@ -14,8 +14,9 @@ from whylens.guidance.settings import RegulariserSettings
 class Regularisers:
     """Penalties of a batch of problems.
 
-    The distance is the mean square between the chain's result and the reference latents
-    [B, c, h, w]; the size is that of what was added to the deltas [B, T, L, C] since the start.
+    The distance is the mean square, or absolute mean, between the chain's result and the reference
+    latents [B, c, h, w], weighed by `weights` [B, 1, h, w] where there are any; the size is that of
+    what was added to the deltas [B, T, L, C] since the start.
     """
 
     def __init__(
@@ -23,9 +24,10 @@ class Regularisers:
         variables: Mapping[str, Tensor],
         reference: Tensor | None,
         settings: RegulariserSettings,
+        weights: Tensor | None = None,
     ) -> None:
         """`variables` as they start; without a reference the first result is it."""
-        self.settings, self.reference = settings, reference
+        self.settings, self.reference, self.weights = settings, reference, weights
         self.starts = {
             name: start.detach().clone()
             for name, start in variables.items()
@@ -36,7 +38,9 @@ class Regularisers:
         """The penalty [B] of each problem, where the chain's result is `latents`."""
         total = latents.new_zeros(len(latents))
         if self.settings.latents:
-            total += self.settings.latents * self._gap(latents).square().flatten(1).mean(1)
+            gap = self._gap(latents)
+            sizes = self._weighed(gap.square() if self.settings.power == 2 else gap.abs())
+            total += self.settings.latents * sizes.flatten(1).mean(1)
         for name, start in self.starts.items():
             moved = variables[name].detach() - start
             total += self.settings.deltas * moved.square().flatten(1).mean(1)
@@ -46,7 +50,9 @@ class Regularisers:
         """The gradient of `values` at the chain's result; None where nothing pulls there."""
         if not self.settings.latents:
             return None
-        return 2 * self.settings.latents / latents[0].numel() * self._gap(latents)
+        gap = self._gap(latents)
+        slope = self._weighed(2 * gap if self.settings.power == 2 else gap.sign())
+        return self.settings.latents / latents[0].numel() * slope
 
     def at_variables(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of `values` at the deltas."""
@@ -59,7 +65,12 @@ class Regularisers:
         """Keep some problems of the batch."""
         if self.reference is not None:
             self.reference = self.reference[rows]
+        if self.weights is not None:
+            self.weights = self.weights[rows]
         self.starts = {name: start[rows] for name, start in self.starts.items()}
+
+    def _weighed(self, sizes: Tensor) -> Tensor:
+        return sizes if self.weights is None else sizes * self.weights
 
     def _gap(self, latents: Tensor) -> Tensor:
         latents = latents.detach()

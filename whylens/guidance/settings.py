@@ -103,13 +103,17 @@ class ViewSettings(Settings):
 class RegulariserSettings(Settings):
     """What holds an image where it began."""
 
+    power: Literal[1, 2] = Field(
+        2,
+        description="2: mean squared distances; 1: mean absolute ones, in pixels and in latents.",
+    )
     pixels: float = Field(
-        4.0, ge=0, description="Real images: weight of the mean squared distance to the image."
+        4.0, ge=0, description="Real images: weight of the mean distance to the image."
     )
     latents: float = Field(
         0.0,
         ge=0,
-        description="Weight of the mean squared distance in latents: to the real image's, or, of a "
+        description="Weight of the mean distance in latents: to the real image's, or, of a "
         "generated image, to the start's.",
     )
     deltas: float = Field(
@@ -144,6 +148,12 @@ class EditingSettings(Settings):
         "for the class word, or a neuron that is to fall for what it sees, with a margin; given "
         "(counterfactuals): in the collection's masks.",
     )
+    outside: Literal["image", "held"] = Field(
+        "image",
+        description="Counterfactuals: what is shown outside of a mask. image: the image itself, to "
+        "the pixel; held: what the chain makes there, held by regularisers.pixels and latents, "
+        "which then count what is outside alone (DiG-IN: 250 and 25).",
+    )
     margin: float = Field(
         0.0625,
         ge=0,
@@ -157,11 +167,21 @@ class EditingSettings(Settings):
         "keep the image's cross-attention (prompt-to-prompt); the best of them is taken (DiG-IN: "
         "0.3, 0.4, 0.5). Empty: none is kept.",
     )
+    swapped: Literal["own", "source"] = Field(
+        "own",
+        description="The word that is swapped, in that part of the chain: looks where it will; or "
+        "source: where the image's own word looked (DiG-IN).",
+    )
     blends: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(
         default_factory=lambda: [None, 0.3],
         min_length=1,
-        description="Counterfactuals with a mask: the part of the chain from which on latents "
+        description="Counterfactuals with a mask: the part of the chain after which latents "
         "outside of it are the image's own; null: never. The best is taken, with every threshold.",
+    )
+    blended: Literal["after", "before"] = Field(
+        "after",
+        description="Whether latents are the image's own after that part of the chain, or before "
+        "its end (DiG-IN: before 0.3).",
     )
 
 
@@ -239,6 +259,10 @@ class GuidanceSettings(Settings):
                 f"editing.inversion is null_text, but chain.guidance_scale is "
                 f"{chain.guidance_scale:g}: at 1 and below the null text has no effect; take "
                 "direct, which is exact at any scale"
+            )
+        if self.editing.outside == "held" and self.editing.mask == "none":
+            raise ValueError(
+                "editing.outside is held, but there is no outside: editing.mask is none"
             )
         if predictions > chain.steps:
             raise ValueError(

@@ -25,9 +25,10 @@ class Solution:
         Index of `image` in the trajectory.
     failed
         Why the problem ended early, None where it didn't.
-    mask, attention_steps, blend_start
+    mask, attention_steps, blend_start, blend_end
         Of a real image: where it could change, [1, S, S] in [0, 1]; how many steps kept the
-        image's cross-attention; from which step on latents outside of the mask were its own.
+        image's cross-attention; the first step after which latents outside of the mask were its
+        own, and the first after which they no longer were.
     """
 
     image: Tensor | None = None
@@ -38,6 +39,7 @@ class Solution:
     mask: Tensor | None = None
     attention_steps: int | None = None
     blend_start: int | None = None
+    blend_end: int | None = None
 
 
 class Solutions:
@@ -51,6 +53,7 @@ class Solutions:
                 mask=None if paste is None else paste.masks[row],
                 attention_steps=None if injection is None else int(injection.until[row]),
                 blend_start=None if blend is None else int(blend.start[row]),
+                blend_end=None if blend is None else int(blend.end[row]),
             )
             for row in range(len(problems))
         ]
