@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-__all__ = ["accumulation_dtype", "check_floating", "jit", "tl", "triton", "use_triton"]
+__all__ = [
+    "accumulation_dtype",
+    "check_floating",
+    "jit",
+    "on_device",
+    "tl",
+    "triton",
+    "use_triton",
+]
 
 # Triton comes with torch on Linux only; elsewhere the kernels are plain functions, never called.
 jit: Callable[[Any], Any]
@@ -43,6 +52,11 @@ def use_triton(*tensors: torch.Tensor | None) -> bool:
     if choice == "torch" or any(tensor.dtype == torch.float64 for tensor in present):
         return False
     return choice == "triton" or (triton is not None and all(t.is_cuda for t in present))
+
+
+def on_device(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Where kernels of a tensor have to be launched: Triton takes the current device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def accumulation_dtype(*tensors: torch.Tensor | None) -> torch.dtype:

@@ -13,7 +13,15 @@ from typing import Any
 
 import torch
 
-from whylens.kernels.backend import accumulation_dtype, check_floating, jit, tl, triton, use_triton
+from whylens.kernels.backend import (
+    accumulation_dtype,
+    check_floating,
+    jit,
+    on_device,
+    tl,
+    triton,
+    use_triton,
+)
 
 BLOCK = 1024
 
@@ -109,10 +117,11 @@ def triton_forward(
     a, b = _rows(logits_a), _rows(logits_b)
     values, log_sum_a, log_sum_b = torch.empty(3, len(a), device=a.device, dtype=torch.float32)
     if len(a):
-        _forward_kernel[(len(a),)](
-            a, b, targets_a.contiguous(), targets_b.contiguous(), values, log_sum_a, log_sum_b,
-            a.shape[1], b.shape[1], a.stride(0), b.stride(0), BLOCK=BLOCK,
-        )  # fmt: skip
+        with on_device(a):
+            _forward_kernel[(len(a),)](
+                a, b, targets_a.contiguous(), targets_b.contiguous(), values, log_sum_a, log_sum_b,
+                a.shape[1], b.shape[1], a.stride(0), b.stride(0), BLOCK=BLOCK,
+            )  # fmt: skip
     return values, log_sum_a, log_sum_b
 
 
@@ -132,12 +141,14 @@ def triton_backward(
     grad_b = torch.empty(b.shape, dtype=b.dtype, device=b.device) if want[1] else None
     widest = max(logits.shape[1] for logits, wanted in zip((a, b), want, strict=True) if wanted)
     if len(a):
-        _backward_kernel[(len(a), triton.cdiv(widest, BLOCK))](
-            grad.contiguous(), a, b, targets_a.contiguous(), targets_b.contiguous(),
-            log_sum_a, log_sum_b, a if grad_a is None else grad_a, b if grad_b is None else grad_b,
-            a.shape[1], b.shape[1], a.stride(0), b.stride(0),
-            WANT_A=want[0], WANT_B=want[1], BLOCK=BLOCK,
-        )  # fmt: skip
+        with on_device(a):
+            _backward_kernel[(len(a), triton.cdiv(widest, BLOCK))](
+                grad.contiguous(), a, b, targets_a.contiguous(), targets_b.contiguous(),
+                log_sum_a, log_sum_b,
+                a if grad_a is None else grad_a, b if grad_b is None else grad_b,
+                a.shape[1], b.shape[1], a.stride(0), b.stride(0),
+                WANT_A=want[0], WANT_B=want[1], BLOCK=BLOCK,
+            )  # fmt: skip
     return grad_a, grad_b
 
 

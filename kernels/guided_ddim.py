@@ -20,7 +20,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from whylens.kernels.backend import accumulation_dtype, check_floating, jit, tl, triton, use_triton
+from whylens.kernels.backend import (
+    accumulation_dtype,
+    check_floating,
+    jit,
+    on_device,
+    tl,
+    triton,
+    use_triton,
+)
 
 Prediction = Literal["epsilon", "v_prediction"]
 BLOCK = 1024
@@ -153,11 +161,12 @@ def triton_forward(
         return prev, x0
     scales = scale.float().contiguous() if isinstance(scale, torch.Tensor) else None
     size = latents[0].numel()
-    _forward_kernel[(triton.cdiv(size, BLOCK), len(latents))](
-        latents, with_text, uncond, latents if scales is None else scales, prev, x0,
-        scale if scales is None else 1.0, *step, size,
-        GUIDED=without_text is not None, PER_SAMPLE=scales is not None, BLOCK=BLOCK,
-    )  # fmt: skip
+    with on_device(latents):
+        _forward_kernel[(triton.cdiv(size, BLOCK), len(latents))](
+            latents, with_text, uncond, latents if scales is None else scales, prev, x0,
+            scale if scales is None else 1.0, *step, size,
+            GUIDED=without_text is not None, PER_SAMPLE=scales is not None, BLOCK=BLOCK,
+        )  # fmt: skip
     return prev, x0
 
 
@@ -192,16 +201,17 @@ def triton_backward(
         partial = torch.zeros(len(like), blocks, device=like.device, dtype=torch.float32)
     if like.numel():
         scales = scale.float().contiguous() if isinstance(scale, torch.Tensor) else None
-        _backward_kernel[(blocks, len(like))](
-            like if grad_prev is None else grad_prev, like if grad_x0 is None else grad_x0,
-            like if difference is None else difference,
-            like if scales is None else scales,
-            grad_latents, grad_cond, grad_cond if grad_uncond is None else grad_uncond,
-            grad_cond if partial is None else partial,
-            scale if scales is None else 1.0, *step, size,
-            GUIDED=guided, PER_SAMPLE=scales is not None, HAS_PREV=grad_prev is not None,
-            HAS_X0=grad_x0 is not None, SCALE_GRAD=partial is not None, BLOCK=BLOCK,
-        )  # fmt: skip
+        with on_device(like):
+            _backward_kernel[(blocks, len(like))](
+                like if grad_prev is None else grad_prev, like if grad_x0 is None else grad_x0,
+                like if difference is None else difference,
+                like if scales is None else scales,
+                grad_latents, grad_cond, grad_cond if grad_uncond is None else grad_uncond,
+                grad_cond if partial is None else partial,
+                scale if scales is None else 1.0, *step, size,
+                GUIDED=guided, PER_SAMPLE=scales is not None, HAS_PREV=grad_prev is not None,
+                HAS_X0=grad_x0 is not None, SCALE_GRAD=partial is not None, BLOCK=BLOCK,
+            )  # fmt: skip
     return grad_latents, grad_cond, grad_uncond, None if partial is None else partial.sum(1)
 
 

@@ -23,7 +23,8 @@ def test_the_triton_kernels_pass_the_same_tests():
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    files = [str(HERE / "test_guided_ddim.py"), str(HERE / "test_class_disagreement.py")]
+    names = ("guided_ddim", "class_disagreement", "group_norm_silu", "geglu")
+    files = [str(HERE / f"test_{name}.py") for name in names]
     result = subprocess.run(
         [*command, *files],
         env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False,

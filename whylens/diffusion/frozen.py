@@ -1,0 +1,80 @@
+"""A diffusers U-Net and autoencoder with layers that keep little for backward.
+
+What PyTorch keeps of a call of Stable Diffusion's U-Net is a third each GEGLU's projection (with
+what is made of it), inputs of convolutions with those of the SiLUs before them, and what attention
+and normalisation need; the first two go. diffusers' code stays as it is: layers get other classes,
+and an activation that went into the norm before it becomes an identity.
+"""
+
+from typing import Any
+
+from diffusers.models.activations import GEGLU
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from whylens.frozen import FrozenGroupNorm, FrozenGroupNormSilu, freeze_convolutions, is_frozen
+from whylens.kernels import geglu
+
+
+class FrozenGEGLU(GEGLU):  # type: ignore[misc]
+    """diffusers' GEGLU, which keeps its input and no projection (`whylens.kernels.geglu`)."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., C] -> [..., D]."""
+        return geglu(hidden_states, self.proj.weight, self.proj.bias)
+
+
+class ActivatedLinear(nn.Linear):
+    """SiLU, then a linear layer: a block's time embedding, whose SiLU was that of the norms."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, C] -> [B, D]."""
+        return F.linear(F.silu(input), self.weight, self.bias)
+
+
+def freeze_layers(network: nn.Module) -> None:
+    """Give a frozen U-Net or autoencoder layers that keep little; values stay what they were.
+
+    Layers whose weights train, and those of other kinds, stay as they are.
+    """
+    freeze_convolutions(network)
+    for block in network.modules():
+        if isinstance(block, ResnetBlock2D):
+            _fuse_block(block)
+        elif _fusable(getattr(block, "conv_norm_out", None)) and _is_silu(
+            getattr(block, "conv_act", None)
+        ):
+            block.conv_norm_out.__class__ = FrozenGroupNormSilu
+            block.conv_act = nn.Identity()
+    for layer in network.modules():
+        if _fusable(layer):
+            layer.__class__ = FrozenGroupNorm
+        elif type(layer) is GEGLU and is_frozen(layer):
+            layer.__class__ = FrozenGEGLU
+
+
+def _fuse_block(block: Any) -> None:
+    """Both norms of a block take over its SiLU, and its time embedding gets one of its own."""
+    embedding = block.time_emb_proj
+    if not (
+        _is_silu(block.nonlinearity)
+        and _fusable(block.norm1)
+        and _fusable(block.norm2)
+        # Which scales and shifts between norm and SiLU.
+        and block.time_embedding_norm != "scale_shift"
+        and (embedding is None or type(embedding) is nn.Linear)
+    ):
+        return
+    block.norm1.__class__ = block.norm2.__class__ = FrozenGroupNormSilu
+    block.nonlinearity = nn.Identity()
+    if embedding is not None and not block.skip_time_act:
+        embedding.__class__ = ActivatedLinear
+
+
+def _fusable(layer: Any) -> bool:
+    return type(layer) is nn.GroupNorm and layer.affine and is_frozen(layer)
+
+
+def _is_silu(layer: Any) -> bool:
+    return type(layer) is nn.SiLU
