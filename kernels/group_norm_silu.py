@@ -481,12 +481,13 @@ def reference(
 ) -> torch.Tensor:
     """The textbook form of `group_norm_silu` in plain autograd PyTorch, to compare with."""
     dtype = accumulation_dtype(x)
-    grouped = x.to(dtype).unflatten(1, (groups, -1)).flatten(2)
+    grouped = x.to(dtype).reshape(len(x), groups, x.shape[1] // groups * _places(x))
     variance, mean = torch.var_mean(grouped, dim=2, correction=0, keepdim=True)
     normal = ((grouped - mean) / (variance + eps).sqrt()).view(x.shape)
     shape = (-1, *(1,) * (x.ndim - 2))
     z = normal * weight.to(dtype).view(shape) + bias.to(dtype).view(shape)
-    return (z * z.sigmoid() if silu else z).to(x.dtype)
+    out: torch.Tensor = z * z.sigmoid() if silu else z
+    return out.to(x.dtype)
 
 
 # ---- the operation ----
@@ -572,7 +573,9 @@ class GroupNormSilu(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient of x alone."""
         run = _backward_operator if torch.compiler.is_compiling() else run_backward
-        return run(grad, *ctx.saved_tensors, ctx.groups, ctx.silu), None, None, None, None, None
+        x, mean, rstd, weight, bias = ctx.saved_tensors
+        by_x = run(grad, x, mean, rstd, weight, bias, ctx.groups, ctx.silu)
+        return by_x, None, None, None, None, None
 
 
 def group_norm_silu(

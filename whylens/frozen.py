@@ -14,13 +14,12 @@ class FrozenConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As torch.nn.Conv2d."""
-        height, width = self.padding
         return frozen_conv(
             input,
             self.weight,
             self.bias,
             stride=self.stride,
-            padding=(int(height), int(width)),
+            padding=[int(side) for side in self.padding],
             dilation=self.dilation,
             groups=self.groups,
         )

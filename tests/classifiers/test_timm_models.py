@@ -218,3 +218,16 @@ def test_a_head_without_a_bias_has_a_bias_of_zero(load: Callable[[str], Classifi
     images = torch.rand(1, 3, 160, 160)
     with torch.no_grad():
         assert torch.allclose(classifier.logits(images), model(images * 2 - 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", ["kernels=on", "kernels=on&channels_last=on"])
+def test_layers_that_keep_little_change_no_result(weights: str, options: str) -> None:
+    name = f"checkpoint:{weights}?arch=test_resnet"
+    plain, frozen = load_classifier(name), load_classifier(f"{name}&{options}")
+    assert frozen.fingerprint == plain.fingerprint
+    assert not any(type(layer) is torch.nn.Conv2d for layer in frozen.modules())
+    images = torch.rand(2, 3, 40, 40, requires_grad=True)
+    found, true = (classifier.logits(images) for classifier in (frozen, plain))
+    torch.testing.assert_close(found, true, rtol=1e-4, atol=1e-5)
+    slopes = [torch.autograd.grad(out.square().sum(), images)[0] for out in (found, true)]
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4 * float(slopes[1].abs().max()))

@@ -6,6 +6,9 @@ import torch
 
 from whylens.classifiers.classifier import Classifier
 from whylens.errors import UsageError
+from whylens.execution import OPTIONS as EXECUTION
+from whylens.execution import execution
+from whylens.frozen import freeze_convolutions
 
 # What may follow a name of each scheme after the question mark.
 SCHEMES: dict[str, tuple[str, ...]] = {
@@ -26,7 +29,9 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     name
         bundled:efficientnet_lite0 (1, 2), timm:NAME, open_clip:MODEL/PRETRAINED[?classes=FILE],
         checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME], whose
-        base is the classifier that was repaired, unless another of the same weights is named.
+        base is the classifier that was repaired, unless another of the same weights is named. All
+        take the options `kernels` and `channels_last`, each auto, on or off (see
+        `whylens.execution`).
 
     Raises
     ------
@@ -39,13 +44,22 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
         raise UsageError(f"unknown classifier {name!r}: a name starts with one of {known}")
     path, _, query = rest.partition("?")
     options = dict(parse_qsl(query))
-    unknown = sorted(set(options) - set(SCHEMES[scheme]))
+    unknown = sorted(set(options) - {*SCHEMES[scheme], *EXECUTION})
     if unknown:
         go = " and ".join(SCHEMES[scheme]) or "none"
-        raise UsageError(f"{name}: unknown option {unknown[0]!r}; {go} go with {scheme}:")
+        raise UsageError(
+            f"{name}: unknown option {unknown[0]!r}; {go} go with {scheme}:, "
+            f"{' and '.join(EXECUTION)} with all"
+        )
+    how = execution(name, options, device)
     classifier = _load(scheme, name, path, options)
     classifier.requires_grad_(False)
-    return classifier.eval().to(device=device, dtype=torch.float32)
+    classifier = classifier.eval().to(device=device, dtype=torch.float32)
+    if how.kernels:
+        freeze_convolutions(classifier)
+    if how.channels_last:
+        classifier.to(memory_format=torch.channels_last)
+    return classifier
 
 
 def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classifier:

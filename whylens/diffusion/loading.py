@@ -9,6 +9,8 @@ import torch
 
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
+from whylens.execution import OPTIONS as EXECUTION
+from whylens.execution import execution
 from whylens.planted.networks import WEIGHTS
 
 PLANTED = WEIGHTS / "pipeline"
@@ -19,7 +21,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-OPTIONS = ("dtype", "image_size", "set_alpha_to_one", "negative_prompt")
+OPTIONS = ("dtype", "image_size", "set_alpha_to_one", "negative_prompt", *EXECUTION)
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
@@ -45,6 +47,8 @@ def load_sampler(
         isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
         does), false (Stable Diffusion 1.x) short of it, at latents with 0.03 of the noise left.
         `negative_prompt` is what guidance leads away from, where it isn't to be the empty prompt.
+        `kernels` and `channels_last`, each auto, on or off, say how U-Net and autoencoder run (see
+        `whylens.execution`).
     dtype
         As the option, which it overrides; float32 where neither is given.
 
@@ -59,13 +63,22 @@ def load_sampler(
         dtype = DTYPES[options.get("dtype", "float32")]
     size = int(options["image_size"]) if "image_size" in options else None
     one = options.get("set_alpha_to_one")
-    return Sampler(
+    how = execution(name, options, device)
+    sampler = Sampler(
         name,
         _load(name, path, dtype).to(device),
         image_size=size,
         set_alpha_to_one=None if one is None else one == "true",
         negative_prompt=options.get("negative_prompt", ""),
     )
+    for network in (sampler.unet, sampler.vae):
+        if how.kernels:
+            from whylens.diffusion.frozen import freeze_layers
+
+            freeze_layers(network)
+        if how.channels_last:
+            network.to(memory_format=torch.channels_last)
+    return sampler
 
 
 def _options(name: str, query: str) -> dict[str, str]:
