@@ -25,6 +25,7 @@ ORDER = (
     "whylens.neural_pca",
     "whylens.diffusion",
     "whylens.guidance",
+    "whylens.bench",
     "whylens.planted.training",
     "whylens.planted.checks",
     "whylens.cluster",

@@ -1,5 +1,8 @@
 """Errors meant for the user: what is wrong, where, and what to do about it."""
 
+# The exit code after SIGTERM.
+TERMINATED = 143
+
 
 class WhylensError(Exception):
     """The job can't go on; the message is shown without a traceback (exit code 1)."""

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import TERMINATED, UsageError, WhylensError
 from whylens.jobs import demo
+from whylens.jobs.cli.bench import bench
 from whylens.jobs.cli.labels import app as labels
 from whylens.jobs.cli.planted import app as planted
 from whylens.jobs.cli.running import argument, command, options_of, signed
 from whylens.jobs.registry import Listed, find, jobs
-from whylens.runs.run import TERMINATED
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -209,6 +209,9 @@ def submit(
     typer.echo(ended)
     if wait and ended != "SUCCEEDED":
         raise typer.Exit(1)
+
+
+app.command()(bench)
 
 
 @app.callback()

@@ -18,6 +18,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "checkpoint": ("arch", "classes"),
     "planted": (),
     "spufix": ("base",),
+    "random": (),
 }
 
 
@@ -29,9 +30,9 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     name
         bundled:efficientnet_lite0 (1, 2), timm:NAME, open_clip:MODEL/PRETRAINED[?classes=FILE],
         checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME], whose
-        base is the classifier that was repaired, unless another of the same weights is named. All
-        take the options `kernels` and `channels_last`, each auto, on or off (see
-        `whylens.execution`).
+        base is the classifier that was repaired, unless another of the same weights is named;
+        random:NAME is a timm architecture with random weights, to measure speed with. All take the
+        options `kernels` and `channels_last`, each auto, on or off (see `whylens.execution`).
 
     Raises
     ------
@@ -80,6 +81,8 @@ def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classif
 
     if scheme == "bundled":
         return timm_models.load_bundled(name, path)
+    if scheme == "random":
+        return timm_models.random_model(name, path)
     if scheme == "timm":
         return timm_models.load_timm(name, path)
     return timm_models.load_checkpoint(name, path, options)

