@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from whylens.images import match_classes, open_collection
-from whylens.images.tensors import square, square_mask, thumbnail, to_png, to_tensor
+from whylens.images.tensors import thumbnail, to_png, to_tensor
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import read_components
 from whylens.jobs.images.embedded import LABELS, shown_classes
@@ -89,8 +89,13 @@ class Exhibitor:
             return []
         k = found.class_index
         records = collection.records.with_ids(ids)
-        side = max(self.classifier.image_size, 160)
-        pictures = [square(collection.load(records[name]), side) for name in ids]
+        seen = self.classifier.eval_transform
+        seen = seen.at(max(seen.size, 160))
+        masks = [
+            None if mask is None else seen.mask(mask)
+            for mask in (collection.object_mask(records[name]) for name in ids)
+        ]
+        pictures = [seen(collection.load(records[name])) for name in ids]
         images = torch.stack([to_tensor(picture) for picture in pictures])
         images = images.to(self.classifier.device)
         direction = torch.from_numpy(found.directions[component]).float().to(images.device)
@@ -110,7 +115,7 @@ class Exhibitor:
                 "label": known.get(records[name].class_name or "", -1),
                 "alpha": alphas[place],
                 "p_class": p_class[place],
-                **overlap(heats[place], collection.object_mask(records[name])),
+                **overlap(heats[place], masks[place]),
                 "heatmap": to_png(overlay(pictures[place], heats[place])),
                 "thumb": thumbnail(pictures[place], 224),
             }
@@ -121,7 +126,7 @@ class Exhibitor:
 def overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None]:
     """The columns heat_on_object and object_area of one image; None where nobody knows.
 
-    The heat [S, S] is that of the image's centre square; the mask [H, W] is the whole image's.
+    Heat and mask, [S, S], are of the image as the classifier is shown it.
     """
     import torch
 
@@ -129,7 +134,6 @@ def overlap(heat: np.ndarray, mask: np.ndarray | None) -> dict[str, float | None
 
     if mask is None:
         return {"heat_on_object": None, "object_area": None}
-    mask = square_mask(mask, len(heat))
     share = float(share_inside(torch.from_numpy(heat)[None], torch.from_numpy(mask)[None]))
     # Where nothing raises the component there is no heat to share out.
     return {"heat_on_object": None if np.isnan(share) else share, "object_area": float(mask.mean())}

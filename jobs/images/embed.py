@@ -71,7 +71,7 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
     from whylens.cluster.stream import Both, Stream
 
     classifier = load_classifier(spec.classifier)
-    size = classifier.image_size
+    decoded = partial(decode, transform=classifier.eval_transform)
     tags = {"main": spec.images} | ({"second": spec.second} if spec.second else {})
     for tag, uri in tags.items():
         collection = open_collection(uri)
@@ -85,10 +85,10 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
             run, classes, tag, spec.classifier, placement.device, spec.batch, spec.captioner
         )  # fmt: skip
         if len(collection) >= spec.stream_from:
-            stream = Stream[ImageUnit](partial(decode, size=size), Embedder, arguments, placement)
+            stream = Stream[ImageUnit](decoded, Embedder, arguments, placement)
             do_missing(run, TABLE, todo, stream.map)
         else:
-            both = (partial(decode, size=size, threads=2), Embedder, arguments)
+            both = (partial(decoded, threads=2), Embedder, arguments)
             pool = WorkerPool[ImageUnit](Both, both, placement)
             do_missing(run, TABLE, todo, pool.map)
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from whylens.images import ImageCollection, Rejected, RejectedImageError
-from whylens.images.tensors import square, thumbnail
+from whylens.images.eval_transform import EvalTransform
+from whylens.images.tensors import thumbnail
 from whylens.jobs.images.embedded import TABLE
 from whylens.runs import Run
 
@@ -30,19 +31,20 @@ class ImageUnit:
     images: ImageCollection
 
 
-def decode(unit: ImageUnit, size: int, threads: int = 1) -> pa.Table:
-    """Centre squares of `size` px and thumbnails of a unit's images, or why an image is rejected.
+def decode(unit: ImageUnit, transform: EvalTransform, threads: int = 1) -> pa.Table:
+    """A unit's images as a classifier is shown them, and thumbnails, or why an image is rejected.
 
     The table has the columns id, path, class_name, caption, reason (null for images that can be
-    used), thumb (WebP) and pixels (`size` * `size` * 3 bytes), and the unit's name with its schema.
+    used), thumb (WebP) and pixels (size * size * 3 bytes), and the unit's name with its schema.
     """
+    size = transform.size
 
     def load(record: Any) -> tuple[str | None, bytes | None, bytes]:
         try:
             image = unit.images.load(record)
         except RejectedImageError as error:
             return str(error), None, b"\0" * (3 * size * size)
-        return None, thumbnail(image), square(image, size).tobytes()
+        return None, thumbnail(image), transform(image).tobytes()
 
     records = list(unit.images.records)
     with ThreadPoolExecutor(threads) as pool:

@@ -155,7 +155,7 @@ class Predictor:
                 image = side.collection.load(records[place])
             except RejectedImageError as error:
                 return Rejected(records[place].id, records[place].path, str(error))
-            return to_tensor(image, self._classifier.image_size)
+            return to_tensor(self._classifier.eval_transform(image))
 
         with ThreadPoolExecutor(2) as threads:
             loaded = dict(zip(places, threads.map(load, places), strict=True))

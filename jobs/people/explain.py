@@ -22,7 +22,7 @@ from whylens.classifiers.heatmap import component_heatmap, overlay
 from whylens.errors import UsageError
 from whylens.images import RejectedImageError
 from whylens.images.decoding import decode
-from whylens.images.tensors import square, to_png, to_tensor
+from whylens.images.tensors import to_png, to_tensor
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
@@ -84,7 +84,7 @@ def explain(spec: ExplainSpec) -> Explanation:
         )
     classifier = load_classifier(str(lineage.setting("classifier")))
     with torch.no_grad():  # as `embed` sees it
-        features = classifier.features(to_tensor(pixels, classifier.image_size)[None])
+        features = classifier.features(to_tensor(classifier.eval_transform(pixels))[None])
     phi = features[0].double().cpu().numpy()
     weight, bias = classifier.head.arrays()
     logits = weight @ phi + bias
@@ -102,7 +102,7 @@ def explain(spec: ExplainSpec) -> Explanation:
     if known.spurious:
         fixed = spufix([found, *others], known.spurious).fix(phi[None], logits[None])[0]
     before, after = softmax(logits), softmax(fixed)
-    picture = square(pixels, max(classifier.image_size, 224))
+    picture = classifier.eval_transform.at(max(classifier.image_size, 224))(pixels)
     image, directions = to_tensor(picture)[None], torch.from_numpy(found.directions[order]).float()
     heats = [component_heatmap(classifier, image, row)[0].cpu().numpy() for row in directions]
     shown = _exemplars(lineage, found, order, spec.exemplars)

@@ -115,3 +115,19 @@ def picture(file: str) -> torch.Tensor:
     path = Path(skimage.__file__).parent / "data" / file
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def odd_images(count: int = 100, longest: int = 120) -> list[Any]:
+    """Images of smooth colours and noise, 9 to `longest` px a side, from portrait to panorama."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(7)
+    images = []
+    for _ in range(count):
+        height, width = (int(side) for side in rng.integers(9, longest + 1, 2))
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.int64)
+        noisy = smooth + rng.integers(-20, 21, smooth.shape)
+        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return images

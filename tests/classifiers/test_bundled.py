@@ -10,8 +10,9 @@ import torch
 from whylens.classifiers import Classifier, load_classifier
 from whylens.classifiers.timm_models import match_in_order
 from whylens.errors import UsageError
+from whylens.images.tensors import to_tensor
 
-from .conftest import picture
+from .conftest import odd_images, picture
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 CUPS = {"espresso", "cup", "coffee mug"}
@@ -107,3 +108,22 @@ def test_a_tensor_of_another_kind_is_refused_though_its_shape_fits() -> None:
     swapped = {n: stored()[n] for n in (names[0], names[2], names[1], names[3])}
     with pytest.raises(UsageError, match=r"stem\.1\.bias \(4,\) does not fit bn\.weight \(4,\)"):
         match_in_order(swapped, WANTED, "x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "count"), [(0, 100), (1, 10), (2, 10)])
+def test_photographs_get_the_logits_of_timms_own_pipeline(number: int, count: int) -> None:
+    import timm
+    from PIL import Image
+
+    classifier = load_classifier(f"bundled:efficientnet_lite{number}")
+    model = classifier.get_submodule("model")
+    config = timm.data.resolve_model_data_config(model)
+    assert config["crop_pct"] < 0.9
+    assert config["crop_mode"] == "center"
+    pipeline = timm.data.create_transform(**config)
+    for image in odd_images(count, 700):
+        batch = to_tensor(classifier.eval_transform(image))[None]
+        with torch.no_grad():
+            wanted = model(pipeline(Image.fromarray(image))[None])
+            assert (classifier.logits(batch) - wanted).abs().max() < 1e-3

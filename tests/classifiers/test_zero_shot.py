@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from whylens.classifiers import Classifier, load_classifier
-from whylens.classifiers.zero_shot import TEMPLATES, wrap_clip
+from whylens.classifiers.zero_shot import imagenet_templates, text_head, wrap_clip
 from whylens.errors import UsageError
 
-from .conftest import CLASSES
+from .conftest import CLASSES, odd_images
 
 
 def embedded(model: Any, tokenizer: Any, texts: list[str]) -> np.ndarray:
@@ -34,7 +34,7 @@ def test_the_head_is_the_mean_of_the_prompts_of_a_class(clip: Any) -> None:
     assert scale == pytest.approx(1 / 0.07, rel=1e-4)
     # The first synonym is the one that prompts speak of.
     for k, word in ((0, "tench"), (3, "sea-lion"), (6, "class six")):
-        prompts = [template.replace("{class}", word) for template in TEMPLATES]
+        prompts = [template.replace("{class}", word) for template in imagenet_templates()]
         mean = embedded(clip.model, tokenizer, prompts).mean(0)
         expected = scale * mean / np.linalg.norm(mean)
         assert np.abs(clip.head.weight[k].numpy() - expected).max() < 1e-4
@@ -118,3 +118,44 @@ def test_a_classes_file_that_is_not_there_is_named(clip: Any, tmp_path: Path) ->
     weights = clip.name.partition("?")[0]
     with pytest.raises(UsageError, match=f"class names {tmp_path}/c can't be read"):
         load_classifier(f"{weights}?classes={tmp_path}/c")
+
+
+def test_imagenets_prompts_are_those_that_clip_was_published_with() -> None:
+    from whylens.classifiers.timm_models import imagenet_names
+    from whylens.classifiers.zero_shot import imagenet_words
+
+    templates, words = imagenet_templates(), imagenet_words()
+    assert [t.replace("{class}", "x") for t in templates] == [
+        made("x") for made in open_clip.OPENAI_IMAGENET_TEMPLATES
+    ]
+    assert len(templates) == 80
+    assert words == tuple(open_clip.IMAGENET_CLASSNAMES)
+    # Both lists are in ImageNet's own order: most names are among the synonyms.
+    same = [w.lower() in n.lower() for w, n in zip(words, imagenet_names(), strict=True)]
+    assert len(same) == 1000
+    assert np.mean(same) > 0.8
+
+
+def test_a_head_is_open_clips_own(clip: Any) -> None:
+    tokenizer, words = open_clip.get_tokenizer("ViT-S-32-alt"), open_clip.IMAGENET_CLASSNAMES[:3]
+    theirs = open_clip.build_zero_shot_classifier(
+        clip.model, tokenizer, words, open_clip.OPENAI_IMAGENET_TEMPLATES, None
+    )
+    ours = text_head(clip.model, tokenizer, words, imagenet_templates())
+    assert torch.allclose(ours, clip.model.logit_scale.exp() * theirs.T, atol=1e-5)
+
+
+def test_photographs_go_through_open_clips_own_preprocessing() -> None:
+    from PIL import Image
+
+    from whylens.classifiers.planted import FOLDER
+    from whylens.images.tensors import to_tensor
+
+    classifier: Any = load_classifier("planted:clip")
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{FOLDER / 'clip'}")
+    images = odd_images()
+    ours = torch.stack([to_tensor(classifier.eval_transform(image)) for image in images])
+    theirs = torch.stack([preprocess(Image.fromarray(image)) for image in images])
+    with torch.no_grad():
+        wanted = model.eval().encode_image(theirs, normalize=True) @ classifier.head.weight.T
+        assert (classifier.logits(ours) - wanted).abs().max() < 1e-3

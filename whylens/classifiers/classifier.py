@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from whylens.classifiers.structure import VisionTransformer
 from whylens.errors import UsageError
+from whylens.images.eval_transform import EvalTransform
 from whylens.images.matching import fold, synonyms
 
 
@@ -38,6 +39,10 @@ class Head:
 class Classifier(nn.Module, ABC):
     """A frozen image classifier with a linear head.
 
+    Photographs come to it through `eval_transform`, which is its library's own, with Pillow and a
+    cut. What a sampler makes, and views of it, are squares already and come whole: `preprocess`
+    resizes them and cuts nothing, since at a margin that is cut no gradient would arrive.
+
     Attributes
     ----------
     name
@@ -46,17 +51,28 @@ class Classifier(nn.Module, ABC):
         K names; synonyms are joined by ", ".
     image_size
         Side in pixels of what the network itself sees.
+    eval_transform
+        Photographs [H, W, 3] uint8 -> [image_size, image_size, 3] uint8; without a library's, the
+        centre square.
     """
 
     name: str
     class_names: tuple[str, ...]
     image_size: int
+    eval_transform: EvalTransform
 
-    def __init__(self, name: str, class_names: Sequence[str], image_size: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        image_size: int,
+        eval_transform: EvalTransform | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         self.class_names = tuple(class_names)
         self.image_size = image_size
+        self.eval_transform = eval_transform or EvalTransform(image_size, image_size, "square")
 
     @property
     @abstractmethod
@@ -65,7 +81,10 @@ class Classifier(nn.Module, ABC):
 
     @abstractmethod
     def preprocess(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of any size -> the network's input; differentiable."""
+        """Images [B, 3, H, W] in [0, 1] of any size -> the network's input; differentiable.
+
+        Images are resized whole; those of `image_size` are not touched but for normalisation.
+        """
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -144,9 +163,13 @@ class Classifier(nn.Module, ABC):
 
 
 def resize(images: Tensor, size: int, mode: str = "bilinear") -> Tensor:
-    """Antialiased, differentiable resize of [B, 3, H, W] to [B, 3, size, size]."""
+    """Antialiased, differentiable resize of [B, 3, H, W] to [B, 3, size, size].
+
+    Of Pillow's filters torch has two: what is neither is done by "bicubic".
+    """
     if images.shape[-2:] == (size, size):
         return images
+    mode = mode if mode in ("bilinear", "bicubic") else "bicubic"
     return F.interpolate(images, size=(size, size), mode=mode, align_corners=False, antialias=True)
 
 

