@@ -10,6 +10,7 @@ from whylens.classifiers import load_classifier
 from whylens.classifiers.heatmap import component_heatmap, points_inside, share_inside
 from whylens.classifiers.timm_models import wrap
 from whylens.classifiers.zero_shot import ZeroShotClassifier
+from whylens.images.eval_transform import EvalTransform
 from whylens.images.tensors import to_batch
 from whylens.planted.drawing.world import Scene, draw
 
@@ -137,7 +138,13 @@ def clip():
         visual.proj.copy_(torch.eye(WIDTH))
     grey = (0.48, 0.46, 0.41)
     classifier = ZeroShotClassifier(
-        "clip", model, ("a",), torch.eye(WIDTH)[:1], image_size=32, mean=grey, std=(0.5,) * 3
+        "clip",
+        model,
+        ("a",),
+        torch.eye(WIDTH)[:1],
+        EvalTransform(32, 32),
+        mean=grey,
+        std=(0.5,) * 3,
     )
     return classifier.eval(), torch.tensor(grey).view(3, 1, 1)
 
