@@ -1,6 +1,6 @@
 """Where workers run: part of every job's spec."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,8 +13,10 @@ class Placement(Settings):
     workers: tuple[int, int] = Field(
         (1, 8), description="Fewest and most workers; as many as the cluster has room for."
     )
-    num_gpus: float = Field(
-        0.0, ge=0, description="GPUs a worker, or a fraction of one; 0 to run on CPUs."
+    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="GPUs a worker, or a fraction of one; 0 to run on CPUs. auto: 1 where the "
+        "cluster has any, else 0.",
     )
     num_cpus: float = Field(1.0, gt=0, description="CPU cores a worker.")
     classifiers: Literal["colocated", "remote"] = Field(
@@ -32,6 +34,11 @@ class Placement(Settings):
         return self
 
     @property
+    def gpus(self) -> float:
+        """GPUs a worker; of `auto` none, until `whylens.cluster.room.settled` has looked."""
+        return 0.0 if self.num_gpus == "auto" else self.num_gpus
+
+    @property
     def device(self) -> str:
         """The torch device of a worker."""
-        return "cuda" if self.num_gpus > 0 else "cpu"
+        return "cuda" if self.gpus > 0 else "cpu"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.room import sizes
+from whylens.cluster.room import settled, sizes
 from whylens.cluster.session import hired, start
 from whylens.cluster.workers import Crew, UnitFailed, spawn
 from whylens.errors import WhylensError
@@ -61,6 +61,7 @@ class WorkerPool(Generic[Unit]):
         if not units:
             return
         ray = start()
+        self._placement = settled(ray, self._placement)
         _, size = sizes(ray, self._placement, len(units))
         with hired(ray) as crew:
             yield from self._work_through(ray, crew, size, units)

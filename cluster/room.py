@@ -9,6 +9,16 @@ from whylens.cluster.session import on_cluster
 from whylens.errors import UsageError
 
 
+def settled(ray: Any, placement: Placement) -> Placement:
+    """The placement with its GPUs known: of `auto` one a worker where a node has one, else none."""
+    if placement.num_gpus != "auto":
+        return placement
+    there = max(
+        (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0
+    )
+    return placement.model_copy(update={"num_gpus": 1.0 if there >= 1 else 0.0})
+
+
 def room(ray: Any, placement: Placement) -> int:
     """Workers of the placement that fit on the nodes that are there, node by node.
 
@@ -21,7 +31,7 @@ def room(ray: Any, placement: Placement) -> int:
     if found < placement.workers[0]:
         raise UsageError(
             f"the cluster has room for {found} workers of {placement.num_cpus:g} "
-            f"CPUs and {placement.num_gpus:g} GPUs, but {placement.workers[0]} are asked for"
+            f"CPUs and {placement.gpus:g} GPUs, but {placement.workers[0]} are asked for"
         )
     return found
 
@@ -43,5 +53,5 @@ def sizes(ray: Any, placement: Placement, units: int) -> tuple[int, int]:
 
 
 def _room_on(resources: dict[str, float], placement: Placement) -> int:
-    each = {"CPU": placement.num_cpus, "GPU": placement.num_gpus}
+    each = {"CPU": placement.num_cpus, "GPU": placement.gpus}
     return min(int(resources.get(k, 0) / v + 1e-6) for k, v in each.items() if v > 0)

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
-from whylens.cluster.room import sizes
+from whylens.cluster.room import settled, sizes
 from whylens.cluster.session import hired, start
 from whylens.cluster.workers import Host, Named, UnitFailed, environment
 from whylens.errors import WhylensError
@@ -77,6 +77,7 @@ class Stream(Generic[Unit]):
         if not units:
             return
         ray = start()
+        self._placement = settled(ray, self._placement)
         now, most = sizes(ray, self._placement, len(units))
         with hired(ray) as crew:
             crew.dismiss(ray)
@@ -107,7 +108,7 @@ class Stream(Generic[Unit]):
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
         context.max_errored_blocks = -1  # a lost unit is reported; the others go on
-        on_gpu = self._placement.num_gpus > 0
+        on_gpu = self._placement.gpus > 0
         cores = self._placement.num_cpus
         share = PREPARING_SHARE * cores
         with rd.DataContext.current(context), warnings.catch_warnings():
@@ -132,7 +133,7 @@ class Stream(Generic[Unit]):
                 batch_format="pyarrow",
                 zero_copy_batch=True,
                 num_cpus=cores if on_gpu else cores - PREPARING_TASKS * share,
-                num_gpus=self._placement.num_gpus,
+                num_gpus=self._placement.gpus,
                 compute=rd.ActorPoolStrategy(
                     min_size=now,
                     max_size=most,

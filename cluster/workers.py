@@ -14,6 +14,9 @@ from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
 
+# torch's own switch, read when it is first needed; 0 in the driver's environment turns it off.
+TF32 = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+
 
 class Named(Protocol):
     """A unit of a stage: its name is its part's."""
@@ -100,20 +103,37 @@ def spawn(ray: Any, placement: Placement) -> Any:
     """A new host; it waits where the cluster has no room for it yet."""
     remote = ray.remote(Host).options(
         num_cpus=placement.num_cpus,
-        num_gpus=placement.num_gpus,
+        num_gpus=placement.gpus,
         runtime_env=environment(placement),
     )
     return remote.remote()
 
 
+def arithmetic() -> str:
+    """What workers on GPUs calculate in, for a report."""
+    products = "TF32" if _tf32() == "1" else "float32"
+    return (
+        "GPUs: samplers in bfloat16 where a GPU has it, unless their names say otherwise; "
+        f"classifiers in float32, their matrix products in {products}"
+    )
+
+
 def environment(placement: Placement) -> dict[str, Any]:
     """A worker's runtime environment: its threads, and the driver's settings that it needs."""
     threads = max(1, int(placement.num_cpus))
-    return {"env_vars": {"OMP_NUM_THREADS": str(threads), **_offline()}}
+    variables = {"OMP_NUM_THREADS": str(threads), **_offline()}
+    if placement.gpus > 0:
+        # float32 matrix products of classifiers take TF32, as torch's convolutions do anyway.
+        variables[TF32] = _tf32()
+    return {"env_vars": variables}
+
+
+def _tf32() -> str:
+    return os.environ.get(TF32, "1")
 
 
 def _kind(placement: Placement) -> tuple[float, float]:
-    return placement.num_cpus, placement.num_gpus
+    return placement.num_cpus, placement.gpus
 
 
 def _offline() -> dict[str, str]:

@@ -111,16 +111,17 @@ def run(spec: InvestigateSpec) -> Run:
     check(spec)
     with JOB.working(spec) as run:
         lineage = Lineage(run)
-        placement = spec.placement
         others = [spec.against] if spec.against else []
-        models = Models(spec.sampler, spec.classifier, others, placement)
+        models = Models(spec.sampler, spec.classifier, others, spec.placement)
         if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
             run.warn(
                 "The planted sampler was trained on drawings, not on photographs: what it "
                 "generates and changes shows how the tool works, not what the classifier relies "
                 "on. Name a Stable Diffusion pipeline with --sampler"
             )
-        with session():
+        with session() as ray:
+            models = models.on(ray)
+            placement = models.placement
             embed(run, spec, placement)
             components(run, lineage, spec.components, placement)
             exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.workers import Named, UnitFailed
+from whylens.cluster.workers import Named, UnitFailed, arithmetic
 from whylens.errors import UnfinishedError
 from whylens.jobs.columns import columns
 from whylens.jobs.words import amount
@@ -81,7 +81,14 @@ def work_through(
     """
     from whylens.cluster.pool import WorkerPool
 
+    note_arithmetic(run, placement)
     do_missing(run, stage, units, WorkerPool[Unit](make, arguments, placement).map)
+
+
+def note_arithmetic(run: Run, placement: Placement) -> None:
+    """Keep with the run what its workers calculate in, where that is not float32 throughout."""
+    if placement.gpus > 0:
+        run.note_arithmetic(arithmetic())
 
 
 def do_missing(

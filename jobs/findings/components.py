@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
@@ -113,8 +114,8 @@ def components(
 
 def run(spec: ComponentsSpec) -> Run:
     """Find and judge the components of a run's classes."""
-    with JOB.working(spec) as run, session():
-        components(run, Lineage(run), spec.components, spec.placement)
+    with JOB.working(spec) as run, session() as ray:
+        components(run, Lineage(run), spec.components, settled(ray, spec.placement))
     return run
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
@@ -159,8 +160,9 @@ def ranked(
 
 def run(spec: ExemplarsSpec) -> Run:
     """Find, show and rank the findings of a run's components."""
-    with JOB.working(spec) as run, session():
-        exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, spec.placement)
+    with JOB.working(spec) as run, session() as ray:
+        placement = settled(ray, spec.placement)
+        exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, placement)
     return run
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
@@ -141,14 +142,14 @@ def run(spec: VisualisationsJobSpec) -> Run:
         lineage = Lineage(run)
         findings = lineage.table("findings").read().to_pylist()
         findings.sort(key=lambda row: row["rank"])
-        with session():
+        with session() as ray:
             visualisations(
                 run,
                 spec.visualisations,
                 findings,
                 directions(lineage, findings),
                 classifier=str(lineage.setting("classifier")),
-                placement=spec.placement,
+                placement=settled(ray, spec.placement),
             )
     return run
 

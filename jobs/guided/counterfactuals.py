@@ -448,8 +448,8 @@ def run(spec: CounterfactualsJobSpec) -> Run:
     planned(source, classifier, spec.counterfactuals)
     with JOB.working(spec) as run:
         models = Models(spec.sampler, classifier, spec.against, spec.placement)
-        with session():
-            counterfactuals(run, Lineage(run), spec.counterfactuals, models)
+        with session() as ray:
+            counterfactuals(run, Lineage(run), spec.counterfactuals, models.on(ray))
     return run
 
 

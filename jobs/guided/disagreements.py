@@ -377,7 +377,8 @@ def run(spec: DisagreementsJobSpec) -> Run:
         lineage = Lineage(run)
         findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
         arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
-        with session():
+        with session() as ray:
+            models = models.on(ray)
             prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
             disagreements(run, lineage, spec.disagreements, models, findings, prompts)
     return run

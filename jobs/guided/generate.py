@@ -180,7 +180,8 @@ def run(spec: GenerateJobSpec) -> Run:
         )
         findings = lineage.table("findings").read().to_pylist()
         arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
-        with session():
+        with session() as ray:
+            models = models.on(ray)
             prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
             generate(run, lineage, spec.generate, models, findings, arrows, prompts)
     return run

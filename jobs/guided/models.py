@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -26,6 +27,10 @@ class Models:
     def classifiers(self) -> list[str]:
         """All classifiers' names, each once, the explained one first."""
         return list(dict.fromkeys((self.classifier, *self.against)))
+
+    def on(self, ray: Any) -> Models:
+        """The same with the GPUs known that the cluster has for them."""
+        return replace(self, placement=settled(ray, self.placement))
 
     def load_sampler(self) -> Sampler:
         """The sampler, on a worker's device."""

@@ -279,8 +279,8 @@ def run(spec: NeuronsJobSpec) -> Run:
     models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
     (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
     check(spec.neurons, explained)
-    with JOB.working(spec) as run, session():
-        neurons(run, Lineage(run), spec.neurons, models)
+    with JOB.working(spec) as run, session() as ray:
+        neurons(run, Lineage(run), spec.neurons, models.on(ray))
     return run
 
 

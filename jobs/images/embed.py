@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.images import (
     ImageCollection,
@@ -21,7 +22,7 @@ from whylens.jobs.images.embedded import TABLE
 from whylens.jobs.images.embedding import REJECTED, Embedder, ImageUnit, decode, write_rejected
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stage import do_missing
+from whylens.jobs.stage import do_missing, note_arithmetic
 from whylens.runs import Run
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
 
     classifier = load_classifier(spec.classifier)
     decoded = partial(decode, transform=classifier.eval_transform)
+    note_arithmetic(run, placement)
     tags = {"main": spec.images} | ({"second": spec.second} if spec.second else {})
     for tag, uri in tags.items():
         collection = open_collection(uri)
@@ -116,8 +118,8 @@ def _classes(
 def run(spec: EmbedSpec) -> Run:
     """Embed the collections that a spec names."""
     check_names(classifiers=[spec.classifier], collections=[spec.images, spec.second])
-    with JOB.working(spec) as run, session():
-        embed(run, spec, spec.placement)
+    with JOB.working(spec) as run, session() as ray:
+        embed(run, spec, settled(ray, spec.placement))
     return run
 
 

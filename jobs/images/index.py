@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
@@ -292,8 +293,8 @@ def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
 
 def run(spec: IndexSpec) -> Run:
     """Index the features of a run."""
-    with JOB.working(spec) as run, session():
-        index(run, Lineage(run), spec.index, spec.placement)
+    with JOB.working(spec) as run, session() as ray:
+        index(run, Lineage(run), spec.index, settled(ray, spec.placement))
     return run
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import Field
 
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.jobs.checking import check_names
@@ -103,9 +104,11 @@ def run(spec: EvaluateSpec) -> Run:
         }
         unfinished = None  # A run that can't be measured does not lose the others' figures.
         try:
-            with session():
+            with session() as ray:
+                placement = settled(ray, spec.placement)
                 units = [unit for of_run in todo.values() for unit in of_run]
-                work_through(out, MEASURED, units, Measurer, (out, lineages, spec), spec.placement)
+                arguments = (out, lineages, spec, placement.device)
+                work_through(out, MEASURED, units, Measurer, arguments, placement)
         except UnfinishedError as error:
             unfinished = error
         with out.stage(TABLE):
@@ -132,13 +135,15 @@ def run(spec: EvaluateSpec) -> Run:
 class Measurer:
     """A worker: holds classifiers and LPIPS, measures a part of a run's counterfactuals."""
 
-    def __init__(self, run: Run, lineages: Sequence[Lineage], spec: EvaluateSpec) -> None:
+    def __init__(
+        self, run: Run, lineages: Sequence[Lineage], spec: EvaluateSpec, device: str
+    ) -> None:
         """Load what the spec names onto the device."""
         from whylens.classifiers import load_classifier
         from whylens.guidance.objectives import load_perceptual
 
         self.run, self.lineages, self.margin = run, lineages, spec.margin
-        self.device = spec.placement.device
+        self.device = device
         self.independent = load_classifier(spec.independent, self.device)
         self.judges = [load_classifier(name, self.device) for name in spec.judges]
         self.lpips = load_perceptual(spec.vgg, spec.lpips, self.device) if spec.vgg else None

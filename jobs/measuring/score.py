@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UnfinishedError, WhylensError
 from whylens.images import Rejected, RejectedImageError, open_collection, units
@@ -97,14 +98,15 @@ def run(spec: ScoreSpec) -> Run:
         ]
         unfinished = None  # A classifier that fails does not lose the others' scores.
         try:
-            with session():
+            with session() as ray:
+                placement = settled(ray, spec.placement)
                 work_through(
                     run,
                     PREDICTIONS,
                     todo,
                     Predictor,
-                    (run, sides, contenders, spec.placement.device, spec.batch),
-                    spec.placement,
+                    (run, sides, contenders, placement.device, spec.batch),
+                    placement,
                 )
         except UnfinishedError as error:
             unfinished = error

@@ -36,6 +36,7 @@ def facts(data: RunData) -> list[tuple[str, str]]:
         ("Begun", str(manifest.get("created", ""))[:10]),
         ("Seeds", _seeds(spec)),
         ("State", standing(manifest)),
+        ("Calculated on", manifest.get("arithmetic")),
     ]
     return [(label, str(value)) for label, value in rows if value not in (None, "")]
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from whylens.diffusion import condition, denoise, load_sampler, result, sample
+from whylens.diffusion.loading import default_dtype
 from whylens.diffusion.sampler import clamped
 from whylens.errors import UsageError
 
@@ -190,6 +191,20 @@ def test_the_size_of_its_images_can_be_chosen(one_of):
         .images
     )
     torch.testing.assert_close(images.clone(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "dtype"),
+    [
+        ("cpu", None, torch.float32),
+        ("cuda", (7, 5), torch.float32),
+        ("cuda:1", (8, 0), torch.bfloat16),
+        ("cuda", (9, 0), torch.bfloat16),
+    ],
+)
+def test_bfloat16_is_the_default_on_a_gpu_that_has_it(monkeypatch, device, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert default_dtype(device) == dtype
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ mkdir -p "$work/tree/whylens" "$work/site"
 for part in "$root"/whylens/* "$root"/kernels "$root"/cluster "$root"/jobs; do
   ln -s "$part" "$work/tree/whylens/${part##*/}"
 done
-for wheel in "$root"/.whl/*.whl; do
-  [ -e "$wheel" ] && "${PYTHON:-python3}" -m zipfile -e "$wheel" "$work/site"
-done
+if ! "${PYTHON:-python3}" -c 'import diffusers, pydantic' 2>/dev/null; then
+  for wheel in "$root"/.whl/*.whl; do "${PYTHON:-python3}" -m zipfile -e "$wheel" "$work/site"; done
+fi
 export PYTHONPATH="$work/tree:$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 cd "$root"

@@ -54,7 +54,7 @@ def load_sampler(
         `kernels` and `channels_last`, each auto, on or off, say how U-Net and autoencoder run (see
         `whylens.execution`).
     dtype
-        As the option, which it overrides; float32 where neither is given.
+        As the option, which it overrides; `default_dtype` where neither is given, or it is auto.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def load_sampler(
     path, _, query = name.partition("?")
     options = _options(name, query)
     if dtype is None:
-        dtype = DTYPES[options.get("dtype", "float32")]
+        said = options.get("dtype", "auto")
+        dtype = default_dtype(device) if said == "auto" else DTYPES[said]
     size = int(options["image_size"]) if "image_size" in options else None
     one = options.get("set_alpha_to_one")
     how = execution(name, options, device)
@@ -85,6 +86,14 @@ def load_sampler(
     return sampler
 
 
+def default_dtype(device: str | torch.device) -> torch.dtype:
+    """bfloat16 on a GPU that calculates in it (of Nvidia's, those since Ampere), else float32."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return torch.bfloat16
+    return torch.float32
+
+
 def _options(name: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(set(options) - set(OPTIONS))
@@ -92,9 +101,9 @@ def _options(name: str, query: str) -> dict[str, str]:
         raise UsageError(
             f"{name}: unknown option {unknown[0]!r}; {' and '.join(OPTIONS)} go with a sampler"
         )
-    if options.get("dtype", "float32") not in DTYPES:
+    if options.get("dtype", "auto") not in ("auto", *DTYPES):
         raise UsageError(
-            f"{name}: unknown dtype {options['dtype']!r}; there are {', '.join(DTYPES)}"
+            f"{name}: unknown dtype {options['dtype']!r}; there are {', '.join(DTYPES)}, auto"
         )
     if not options.get("image_size", "1").isdecimal():
         raise UsageError(f"{name}: image_size is a number of pixels, not {options['image_size']!r}")

@@ -213,6 +213,11 @@ class Run:
             if message not in warnings:
                 self._update(warnings=[*warnings, message])
 
+    def note_arithmetic(self, words: str) -> None:
+        """Keep in run.json what its workers calculate in."""
+        if self.record().get("arithmetic") != words:
+            self._update(arithmetic=words)
+
     def note_undone(self, stage: str, units: int, total: int, reason: str = "") -> None:
         """Keep in run.json how many of a stage's units have no part, and why most of them."""
         undone = dict(self.record().get("undone", {}))

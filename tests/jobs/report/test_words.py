@@ -7,7 +7,7 @@ import pytest
 from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import truth_known, truth_label
-from whylens.jobs.report.words import headline
+from whylens.jobs.report.words import facts, headline
 from whylens.jobs.words import amount, article, listed, percent, times
 
 
@@ -80,3 +80,9 @@ def test_the_truth_is_told_against_the_planted_links() -> None:
 
 def test_ratios_are_rounded_to_what_they_are_worth() -> None:
     assert [times(v) for v in (3.24, 17.2, 640)] == ["3.2 times", "17 times", "more than 100 times"]
+
+
+def test_what_gpus_calculate_in_is_a_fact_of_the_run() -> None:
+    data = RunData("", {"arithmetic": "GPUs: in TF32"}, rows={}, stages=frozenset())
+    assert ("Calculated on", "GPUs: in TF32") in facts(data)
+    assert "Calculated on" not in dict(facts(RunData("", {}, rows={}, stages=frozenset())))
