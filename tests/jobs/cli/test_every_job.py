@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -93,7 +94,7 @@ class InProcess(Generic[Unit]):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("whylens.cluster.session.start", lambda: None)
+        patch.setattr("whylens.cluster.session.start", lambda: SimpleNamespace(nodes=list))
         patch.setattr("whylens.cluster.pool.WorkerPool", InProcess)
         yield Runs(tmp_path_factory.mktemp("runs"))
 

@@ -50,7 +50,9 @@ def worked_inline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 done.append(unit.name)
 
     monkeypatch.setattr(score, "work_through", inline)
-    monkeypatch.setattr(score, "session", contextlib.nullcontext)
+    # A cluster without GPUs.
+    ray = SimpleNamespace(nodes=list)
+    monkeypatch.setattr(score, "session", lambda: contextlib.nullcontext(ray))
     return done
 
 
