@@ -27,7 +27,7 @@ USUAL = 235.0
 TOTAL = float(os.environ.get("MEASURE_SECONDS", USUAL))
 # Processes that import while another measures.
 AHEAD = max(1, (os.cpu_count() or 1) // 4)
-PLAIN = "kernels=off&channels_last=off"
+PLAIN = "kernels=off&channels_last=off&compile=off"
 
 
 # ---- the parts ----
@@ -140,6 +140,25 @@ def alone() -> None:
         tried(f"alone_{name}", steps)
 
 
+def compiled() -> None:
+    """Blocks compiled from the first call on, and what compiling them took."""
+    bench = Bench()
+    every = "kernels=on&channels_last=on"
+    for name, options, classifier in (
+        ("compiled_sampler", "compile=on", "compile=off"),
+        ("compiled", "compile=on", "compile=on"),
+    ):
+
+        def steps(options: str = options, classifier: str = classifier) -> dict[str, Any]:
+            sampler = bench.sampler(f"{bench.half()}&{every}&{options}")
+            begun = time.monotonic()
+            taken = bench.steps_of(sampler, bench.classifier(f"{every}&{classifier}"))
+            spent = time.monotonic() - begun - (bench.steps + 1) * taken["best"]
+            return {**taken, "compiling_seconds": round(spent, 1)}
+
+        tried(name, steps)
+
+
 def few() -> None:
     """One step without guidance, as Turbo models take it, beside the published 20."""
     bench = Bench()
@@ -216,6 +235,7 @@ PARTS: dict[str, tuple[Callable[[], None], float]] = {
     "few": (few, 40),
     "alone": (alone, 60),
     "sdxl": (sdxl, 60),
+    "compiled": (compiled, 200),
 }
 
 

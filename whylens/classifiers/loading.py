@@ -5,6 +5,7 @@ from urllib.parse import parse_qsl
 import torch
 
 from whylens.classifiers.classifier import Classifier
+from whylens.compiled import CompiledBlocks, repeated_blocks
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
 from whylens.execution import execution
@@ -32,7 +33,8 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
         checkpoint:PATH?arch=NAME[&classes=FILE], planted:NAME, or spufix:FILE[?base=NAME], whose
         base is the classifier that was repaired, unless another of the same weights is named;
         random:NAME is a timm architecture with random weights, to measure speed with. All take the
-        options `kernels` and `channels_last`, each auto, on or off (see `whylens.execution`).
+        options `kernels`, `channels_last` and `compile`, each auto, on or off (see
+        `whylens.execution`).
 
     Raises
     ------
@@ -60,6 +62,8 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
         freeze_convolutions(classifier)
     if how.channels_last:
         classifier.to(memory_format=torch.channels_last)
+    if how.compile_after is not None:
+        CompiledBlocks(repeated_blocks(classifier), after=how.compile_after, announced=False)
     return classifier
 
 

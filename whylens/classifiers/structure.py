@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from whylens.compiled import uncompiled
+
 
 @dataclass
 class Recorded:
@@ -54,6 +56,7 @@ class VisionTransformer:
             recorded.tokens = output
 
         with ExitStack() as stack:
+            stack.enter_context(uncompiled())
             stack.callback(self.last.register_forward_hook(finished).remove)
             for attention in self.attentions:
                 if isinstance(attention, nn.MultiheadAttention):

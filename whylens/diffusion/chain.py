@@ -185,6 +185,7 @@ def denoise(
             latents = state.latents
             yield state
         return
+    sampler.announce(steps - constant)
     # Nothing is kept of a linear step, so these need no segments.
     for first, last in [(0, constant), *segments(constant, steps, segment)]:
         if last in (steps, constant):

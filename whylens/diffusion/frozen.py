@@ -1,4 +1,4 @@
-"""A diffusers U-Net and autoencoder with layers that keep little for backward.
+"""A diffusers U-Net and autoencoder with layers that keep little for backward, and its blocks.
 
 What PyTorch keeps of a call of Stable Diffusion's U-Net is a third each GEGLU's projection (with
 what is made of it), inputs of convolutions with those of the SiLUs before them, and what attention
@@ -9,6 +9,7 @@ and an activation that went into the norm before it becomes an identity.
 from typing import Any
 
 from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,6 +53,11 @@ def freeze_layers(network: nn.Module) -> None:
             layer.__class__ = FrozenGroupNorm
         elif type(layer) is GEGLU and is_frozen(layer):
             layer.__class__ = FrozenGEGLU
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """The blocks that a U-Net or autoencoder repeats, of which nearly all its time is."""
+    return [b for b in network.modules() if isinstance(b, ResnetBlock2D | BasicTransformerBlock)]
 
 
 def _fuse_block(block: Any) -> None:

@@ -7,11 +7,12 @@ from urllib.parse import parse_qsl
 
 import torch
 
+from whylens.compiled import CompiledBlocks
 from whylens.diffusion.random_pipelines import random_pipeline
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
-from whylens.execution import execution
+from whylens.execution import PLAIN, Execution, execution
 from whylens.planted.networks import WEIGHTS
 
 PLANTED = WEIGHTS / "pipeline"
@@ -51,8 +52,8 @@ def load_sampler(
         isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
         does), false (Stable Diffusion 1.x) short of it, at latents with 0.03 of the noise left.
         `negative_prompt` is what guidance leads away from, where it isn't to be the empty prompt.
-        `kernels` and `channels_last`, each auto, on or off, say how U-Net and autoencoder run (see
-        `whylens.execution`).
+        `kernels`, `channels_last` and `compile`, each auto, on or off, say how U-Net and
+        autoencoder run (see `whylens.execution`).
     dtype
         As the option, which it overrides; `default_dtype` where neither is given, or it is auto.
 
@@ -76,14 +77,21 @@ def load_sampler(
         set_alpha_to_one=None if one is None else one == "true",
         negative_prompt=options.get("negative_prompt", ""),
     )
+    if how != PLAIN:
+        _run_as(sampler, how)
+    return sampler
+
+
+def _run_as(sampler: Sampler, how: Execution) -> None:
+    from whylens.diffusion.frozen import blocks, freeze_layers
+
     for network in (sampler.unet, sampler.vae):
         if how.kernels:
-            from whylens.diffusion.frozen import freeze_layers
-
             freeze_layers(network)
         if how.channels_last:
             network.to(memory_format=torch.channels_last)
-    return sampler
+        if how.compile_after is not None:
+            sampler.compiled.append(CompiledBlocks(blocks(network), after=how.compile_after))
 
 
 def default_dtype(device: str | torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whylens.compiled import CompiledBlocks
 from whylens.diffusion import attention, half
 from whylens.errors import UsageError
 
@@ -37,6 +38,8 @@ class Sampler:
         (channels, height, width) of one image's latents.
     image_size
         Side of its square images in pixels.
+    compiled
+        Blocks of its networks that run compiled, once they have been called often enough.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Sampler:
     ) -> None:
         diffusers = importlib.import_module("diffusers")
         self.name = name
+        self.compiled: list[CompiledBlocks] = []
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self._pipeline, self._negative_prompt = pipeline, negative_prompt
         euler = isinstance(
@@ -87,6 +91,11 @@ class Sampler:
     def dtype(self) -> torch.dtype:
         """Of latents, images and conditioning; the U-Net's own may be half of it."""
         return outer_dtype(self.unet.dtype)
+
+    def announce(self, calls: int) -> None:
+        """So many differentiated calls of the U-Net are about to be made: see `CompiledBlocks`."""
+        for blocks in self.compiled:
+            blocks.announce(calls)
 
     @property
     def prediction(self) -> Any:
