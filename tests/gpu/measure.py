@@ -231,7 +231,7 @@ PARTS: dict[str, tuple[Callable[[], None], float]] = {
     "reference": (reference, 60),
     "batches": (batches, 80),
     "tests": (tests, 60),
-    "kernels": (kernels, 40),
+    "kernels": (kernels, 50),
     "few": (few, 40),
     "alone": (alone, 60),
     "sdxl": (sdxl, 60),
