@@ -50,15 +50,20 @@ class FrozenConv(torch.autograd.Function):
         """[N, C', H', W']."""
         ctx.save_for_backward(weight)
         ctx.size, ctx.options = x.shape, (stride, padding, dilation, groups)
-        return torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        out = torch.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        last = out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()
+        ctx.layout = torch.channels_last if last else torch.contiguous_format
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient of x alone."""
         (weight,) = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.options
-        # Backward asks for an input, whose size it reads; this one has the size and no memory.
-        sized = grad.new_empty(1).expand(ctx.size)
+        # Backward asks for an input, of which it reads size and layout: an empty one, for as long.
+        sized = torch.empty(
+            ctx.size, dtype=grad.dtype, device=grad.device, memory_format=ctx.layout
+        )
         found = torch.ops.aten.convolution_backward(
             grad, sized, weight, None, stride, padding, dilation, False, (0, 0), groups,
             (True, False, False),

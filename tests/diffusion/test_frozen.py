@@ -111,3 +111,19 @@ def test_half_as_much_is_held(one_of):
         return sum(storage.nbytes() for storage in kept.values())
 
     assert held("on") < 0.6 * held("off")
+
+
+def test_maps_are_channels_last_from_the_first_convolution_to_the_last(pipeline):
+    sampler, others = load_sampler(f"{pipeline.folder}?kernels=on&channels_last=on"), []
+    first = (sampler.unet.conv_in, sampler.vae.post_quant_conv)
+
+    def watch(layer, inputs, out):
+        maps = [out] if layer in first else [out, *inputs]
+        others.extend(m for m in maps if not m.is_contiguous(memory_format=torch.channels_last))
+
+    for network in (sampler.unet, sampler.vae):
+        for layer in network.modules():
+            if isinstance(layer, FrozenConv2d | FrozenGroupNorm):
+                layer.register_forward_hook(watch)
+    image_and_gradients(sampler)
+    assert others == []

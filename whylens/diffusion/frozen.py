@@ -8,9 +8,11 @@ and an activation that went into the norm before it becomes an identity.
 
 from typing import Any
 
+import torch
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +34,37 @@ class ActivatedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[B, C] -> [B, D]."""
         return F.linear(F.silu(input), self.weight, self.bias)
+
+
+class ChannelsLastTransformer(Transformer2DModel):  # type: ignore[misc]
+    """diffusers' transformer of a map's places, whose result is channels-last as its tokens are.
+
+    diffusers makes it contiguous, and the convolutions behind it channels-last again.
+    """
+
+    def _get_output_for_continuous_inputs(
+        self,
+        hidden_states: Tensor,
+        residual: Tensor,
+        batch_size: int,
+        height: int,
+        width: int,
+        inner_dim: int,
+    ) -> Tensor:
+        if self.use_linear_projection:
+            hidden_states = self.proj_out(hidden_states)
+        hidden_states = hidden_states.reshape(batch_size, height, width, -1).permute(0, 3, 1, 2)
+        if not self.use_linear_projection:
+            hidden_states = self.proj_out(hidden_states)
+        return hidden_states + residual
+
+
+def lay_out(network: nn.Module) -> None:
+    """Let a U-Net's or autoencoder's maps be channels-last from the first convolution on."""
+    network.to(memory_format=torch.channels_last)
+    for layer in network.modules():
+        if type(layer) is Transformer2DModel:
+            layer.__class__ = ChannelsLastTransformer
 
 
 def freeze_layers(network: nn.Module) -> None:

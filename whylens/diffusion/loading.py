@@ -83,13 +83,13 @@ def load_sampler(
 
 
 def _run_as(sampler: Sampler, how: Execution) -> None:
-    from whylens.diffusion.frozen import blocks, freeze_layers
+    from whylens.diffusion.frozen import blocks, freeze_layers, lay_out
 
     for network in (sampler.unet, sampler.vae):
         if how.kernels:
             freeze_layers(network)
         if how.channels_last:
-            network.to(memory_format=torch.channels_last)
+            lay_out(network)
         if how.compile_after is not None:
             sampler.compiled.append(CompiledBlocks(blocks(network), after=how.compile_after))
 
