@@ -102,7 +102,7 @@ class Exhibitor:
         heats = component_heatmap(self.classifier, images, direction).float().cpu().numpy()
         with torch.no_grad():
             features = self.classifier.features(images)
-            p_class = self.classifier.head(features).softmax(1)[:, k].tolist()
+            p = self.classifier.activation(self.classifier.head(features))
         alphas = found.alphas(features.float().cpu().numpy())[:, component].tolist()
         names = {record.class_name for name in ids if (record := records[name]).class_name}
         known = match_classes(names, self.classifier.class_names)
@@ -114,7 +114,7 @@ class Exhibitor:
                 "image_id": name,
                 "label": known.get(records[name].class_name or "", -1),
                 "alpha": alphas[place],
-                "p_class": p_class[place],
+                "p_class": float(p[place, k]),
                 **overlap(heats[place], masks[place]),
                 "heatmap": to_png(overlay(pictures[place], heats[place])),
                 "thumb": thumbnail(pictures[place], 224),

@@ -21,17 +21,26 @@ SAME_PREDICTIONS = 0.9
 
 @dataclass(frozen=True)
 class Head:
-    """A classifier's head on the CPU: weight [K, D] and bias [K], float64, and its names."""
+    """A classifier's head on the CPU: weight [K, D] and bias [K], float64, and its names.
+
+    `activation` is "softmax" or "sigmoid", as the classifier's.
+    """
 
     weight: np.ndarray
     bias: np.ndarray
     names: tuple[str, ...]
     fingerprint: str
+    activation: str = "softmax"
 
     @classmethod
     def of(cls, classifier: Classifier) -> Head:
         """The head of a classifier."""
-        return cls(*classifier.head.arrays(), tuple(classifier.class_names), classifier.fingerprint)
+        return cls(
+            *classifier.head.arrays(),
+            tuple(classifier.class_names),
+            classifier.fingerprint,
+            classifier.activation.name,
+        )
 
     @property
     def size(self) -> int:
@@ -40,10 +49,11 @@ class Head:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Features [N, D] -> probabilities [N, K], float32."""
-        from scipy.special import softmax
+        from scipy.special import expit, softmax
 
         logits = features @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)
-        return np.asarray(softmax(logits, axis=1))
+        p = expit(logits) if self.activation == "sigmoid" else softmax(logits, axis=1)
+        return np.asarray(p)
 
 
 def require_made_by(images: Table, part: str, name: str, head: Head) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from whylens.classifiers.names import NAMES as CLASSIFIER_NAMES
 from whylens.cluster.placement import Placement
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
@@ -44,10 +45,7 @@ class EmbedSpec(JobSpec):
         description="Second collection, mined for images that trigger a class without showing it; "
         "without one, the other classes' images are mined.",
     )
-    classifier: str = Field(
-        description="bundled:NAME, timm:NAME, open_clip:MODEL/PRETRAINED, "
-        "checkpoint:PATH?arch=NAME or planted:NAME."
-    )
+    classifier: str = Field(description=f"{CLASSIFIER_NAMES}.")
     captioner: str | None = Field(
         None,
         description="A transformers image-to-text model, by Hub name or folder: says what images "

@@ -136,8 +136,8 @@ class Embedder:
                 images = batch.to(self.classifier.device).permute(0, 3, 1, 2).float().div_(255)
                 phi = self.classifier.features(images)
                 features.append(phi.float().cpu().numpy())
-                softmax = self.classifier.head(phi).softmax(1)
-                probabilities.append(softmax.float().cpu().numpy())
+                p = self.classifier.activation(self.classifier.head(phi))
+                probabilities.append(p.float().cpu().numpy())
         return np.concatenate(features), np.concatenate(probabilities)
 
     def _captioned(self, kept: pa.Table) -> pa.Table:

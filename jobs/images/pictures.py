@@ -40,4 +40,4 @@ def difference(before: Tensor, after: Tensor) -> Tensor:
 def measured(classifier: Classifier, image: Tensor) -> tuple[Tensor, Tensor]:
     """Features [D] and class probabilities [K] of an image [3, H, W] as it is stored."""
     features = classifier.features(stored(image)[None])
-    return features[0], classifier.head(features).softmax(-1)[0]
+    return features[0], classifier.activation(classifier.head(features))[0]

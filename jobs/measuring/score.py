@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +16,19 @@ from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UnfinishedError, WhylensError
 from whylens.images import Rejected, RejectedImageError, open_collection, units
+from whylens.images.eval_transform import EvalTransform
 from whylens.images.spurious import open_spurious
 from whylens.jobs.images.embedding import REJECTED, write_rejected
+from whylens.jobs.measuring.published import shown_as_published
 from whylens.jobs.measuring.sides import Contender, Side, contend, make_sides
 from whylens.jobs.measuring.tables import LEADERBOARD, PREDICTION, PREDICTIONS, SCORES, tabulate
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.runs import Run
+
+# Classes of the head that the published data set speaks of.
+IMAGENET = 1000
 
 
 class ScoreSpec(JobSpec):
@@ -46,6 +51,12 @@ class ScoreSpec(JobSpec):
         "spurious_for",
         description="Parquet: the column of the class (name or index) that an image is spurious "
         "for.",
+    )
+    transform: Literal["own", "published"] = Field(
+        "own",
+        description="How images are shown: as each classifier's own library does, or as the code "
+        "behind the published table does, for all bicubic, spurious images whole (with "
+        "timm:NAME?size=test, since that takes timm's test sizes).",
     )
     unit: int = Field(256, ge=1, description="Images a unit.")
     batch: int = Field(64, ge=1, description="Images that go through a classifier together.")
@@ -105,7 +116,7 @@ def run(spec: ScoreSpec) -> Run:
                     PREDICTIONS,
                     todo,
                     Predictor,
-                    (run, sides, contenders, placement.device, spec.batch),
+                    (run, sides, contenders, placement.device, spec.batch, spec.transform),
                     placement,
                 )
         except UnfinishedError as error:
@@ -114,7 +125,8 @@ def run(spec: ScoreSpec) -> Run:
         failed = {unit.contender for unit in todo if unit.name not in done}
         if len(failed) < len(contenders):
             with run.stage(SCORES):
-                tabulate(run, contenders, space, failed)
+                is_published = spurious.published and len(space) == IMAGENET
+                tabulate(run, contenders, space, failed, is_published)
             score_report.write(run)
         if unfinished:
             raise unfinished
@@ -133,9 +145,10 @@ class Predictor:
         contenders: Sequence[Contender],
         device: str,
         batch: int,
+        transform: str = "own",
     ) -> None:
         self.run, self.sides, self.contenders = run, sides, contenders
-        self.device, self.batch = device, batch
+        self.device, self.batch, self.transform = device, batch, transform
         self._held = -1
         self._classifier: Any = None
 
@@ -149,6 +162,9 @@ class Predictor:
             self._classifier = None  # two large ones may not fit
             self._classifier = load_classifier(contender.name, self.device)
             self._held = unit.contender
+        shown: EvalTransform = self._classifier.eval_transform
+        if self.transform == "published":
+            shown = shown_as_published(shown.size, side.name)
         places = range(unit.start, unit.stop)
         records = {place: side.collection.records[side.rows[place]] for place in places}
 
@@ -157,7 +173,7 @@ class Predictor:
                 image = side.collection.load(records[place])
             except RejectedImageError as error:
                 return Rejected(records[place].id, records[place].path, str(error))
-            return to_tensor(self._classifier.eval_transform(image))
+            return to_tensor(shown(image))
 
         with ThreadPoolExecutor(2) as threads:
             loaded = dict(zip(places, threads.map(load, places), strict=True))
@@ -195,7 +211,7 @@ class Predictor:
     def _predict(
         self, images: list[Any], classes: NDArray[np.int64], columns: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """p of each image's class [N], softmax over the whole head; the class called [N].
+        """p of each image's class [N], over the whole head; the class called [N].
 
         As the published code does it: a head of 21,843 classes keeps them all in the softmax, and
         k's column is read from it. float64, so that p near 1 doesn't tie. Only classes of the run
@@ -210,7 +226,7 @@ class Predictor:
                 batch = torch.stack(images[start : start + self.batch]).to(self.device)
                 logits = self._classifier.logits(batch).cpu().double()
                 wanted = torch.from_numpy(columns[classes[start : start + self.batch]])
-                p.append(logits.softmax(1).gather(1, wanted[:, None])[:, 0].numpy())
+                p.append(self._classifier.activation.p(logits, wanted).numpy())
                 called.append(here[logits[:, columns[here]].argmax(1).numpy()])
         return np.concatenate(p), np.concatenate(called)
 

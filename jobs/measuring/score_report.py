@@ -13,6 +13,12 @@ from whylens.jobs.measuring.tables import LEADERBOARD, SCORES
 from whylens.jobs.report.page import data_uri, publish
 from whylens.runs import Run
 
+SHOWN = {
+    "own": "As each classifier's own library shows them: its resize, cut and interpolation.",
+    "published": "As the published code shows them: bicubic, spurious images whole, validation "
+    "images resized to 256/224 of the classifier's size and cut.",
+}
+
 
 def write(run: Run, now: datetime | None = None) -> str:
     """Write figures/leaderboard.png, figures/accuracy.png and report.html; the page's path.
@@ -42,6 +48,8 @@ def write(run: Run, now: datetime | None = None) -> str:
         unscored=_unscored(run.record()["spec"]["classifiers"], leaders),
         hardest=_hardest(scores.to_pylist()),
         chance=chance,
+        known=[row for row in leaders if row["published_score"] is not None],
+        shown_how=SHOWN[run.record()["spec"].get("transform", "own")],
         figures={n: data_uri(content, "image/png") for n, content in figures.items()},
     )
 

@@ -10,8 +10,13 @@ import pyarrow.compute as pc
 
 from whylens.errors import WhylensError
 from whylens.jobs.columns import columns
+from whylens.jobs.measuring.published import published
 from whylens.jobs.measuring.sides import SIDES, Contender
-from whylens.neural_pca.spurious_score import mean_separation, spurious_scores
+from whylens.neural_pca.spurious_score import (
+    joint_separation,
+    mean_separation,
+    spurious_scores,
+)
 from whylens.runs import Run
 
 PREDICTIONS, SCORES, LEADERBOARD = "predictions", "scores", "leaderboard"
@@ -37,19 +42,27 @@ LEADER = pa.schema(
     [
         ("rank", pa.int32()),
         *columns(pa.string(), "classifier", "base"),
-        *columns(pa.float64(), "spurious_score", "roc_auc", "accuracy", "spurious_called"),
+        *columns(pa.float64(), "spurious_score", "roc_auc", "joint_score"),
+        *columns(pa.float64(), "accuracy", "spurious_called"),
+        # Of Spurious ImageNet's published table; null for what isn't in it, or other images.
+        *columns(pa.float64(), "published_score", "published_accuracy"),
         *columns(pa.int32(), "classes", "validation_images", "spurious_images"),
     ]
 )
 
 
 def tabulate(
-    run: Run, contenders: Sequence[Contender], space: Sequence[str], failed: Collection[int]
+    run: Run,
+    contenders: Sequence[Contender],
+    space: Sequence[str],
+    failed: Collection[int],
+    is_published: bool = False,
 ) -> None:
     """The tables scores and leaderboard of what was predicted.
 
-    `failed` are the places of classifiers of which units are missing: they get no score, since it
-    would be one of other images.
+    `is_published` says that the spurious images are those of the published data set, to whose table
+    scores can be compared. `failed` are the places of classifiers of which units are missing: they
+    get no score, since it would be one of other images.
     """
     if len(failed) == len(contenders):
         raise WhylensError("no classifier could be scored: run.json's warnings say why")
@@ -60,6 +73,10 @@ def tabulate(
             continue
         rows, leader = score_classifier(predictions, contender, space)
         run.table(SCORES).write(f"{index:03d}", pa.Table.from_pylist(rows, schema=SCORE))
+        if is_published and (known := published(contender.name, contender.base)) is not None:
+            leader["published_score"] = known.score
+            if known.accuracy is not None:
+                leader["published_accuracy"] = known.accuracy / 100
         leaders.append(leader)
     leaders.sort(key=lambda row: -row["spurious_score"])
     ranked = [{"rank": rank, **row} for rank, row in enumerate(leaders, 1)]
@@ -100,6 +117,7 @@ def score_classifier(
         "base": contender.base,
         "spurious_score": mean.average_precision,
         "roc_auc": mean.roc_auc,
+        "joint_score": joint_separation(p, labels, spurious_p, spurious_for).average_precision,
         "accuracy": float((called == labels).mean()),
         "spurious_called": float((spurious_called == spurious_for).mean()),
         "classes": len(scores),

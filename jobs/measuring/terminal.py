@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,18 +20,45 @@ def show_leaderboard(run: Run, console: Console) -> None:
     table = Table(title="Spurious score: who relies least", title_justify="left")
     for name in ("#", "classifier"):
         table.add_column(name)
-    for name in ("spurious\nscore", "ROC\nAUC", "accuracy", "spurious images\ncalled the class"):
+    called = "spurious images\ncalled the class"
+    for name in ("spurious\nscore", "joint\nscore", "ROC\nAUC", "accuracy", called):
         table.add_column(name, justify="right")
     for row in leaders:
         table.add_row(
             str(row["rank"]),
             escape(names[row["classifier"]]),
             f"{row['spurious_score']:.3f}",
+            f"{row['joint_score']:.3f}",
             f"{row['roc_auc']:.3f}",
             f"{row['accuracy']:.1%}",
             f"{row['spurious_called']:.0%}",
         )
     console.print(table)
+    if any(row["published_score"] is not None for row in leaders):
+        console.print(_against_published(leaders, names))
+
+
+def _against_published(leaders: list[dict[str, Any]], names: dict[str, str]) -> Table:
+    """Each classifier that the published table has: its figures there, here, and the differences.
+
+    Accuracy can only be that of the table where all of ImageNet's validation images were given.
+    """
+    table = Table(title="Against the published table of Spurious ImageNet", title_justify="left")
+    table.add_column("classifier")
+    for what in ("spurious score", "accuracy"):
+        for name in ("published", "here", "difference"):
+            table.add_column(f"{what}\n{name}", justify="right")
+    for row in leaders:
+        there = row["published_score"]
+        if there is None:
+            continue
+        score = row["spurious_score"]
+        cells = [f"{there:.3f}", f"{score:.3f}", f"{score - there:+.3f}"]
+        if (there := row["published_accuracy"]) is not None:
+            accuracy = row["accuracy"]
+            cells += [f"{there:.1%}", f"{accuracy:.1%}", f"{100 * (accuracy - there):+.1f}"]
+        table.add_row(escape(names[row["classifier"]]), *cells)
+    return table
 
 
 def show_evaluation(run: Run, console: Console) -> None:

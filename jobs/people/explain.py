@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.special import softmax
 
 from whylens.classifiers import Classifier, load_classifier
 from whylens.classifiers.heatmap import component_heatmap, overlay
@@ -101,7 +100,7 @@ def explain(spec: ExplainSpec) -> Explanation:
     fixed = logits
     if known.spurious:
         fixed = spufix([found, *others], known.spurious).fix(phi[None], logits[None])[0]
-    before, after = softmax(logits), softmax(fixed)
+    before, after = (classifier.activation(torch.from_numpy(f)).numpy() for f in (logits, fixed))
     picture = classifier.eval_transform.at(max(classifier.image_size, 224))(pixels)
     image, directions = to_tensor(picture)[None], torch.from_numpy(found.directions[order]).float()
     heats = [component_heatmap(classifier, image, row)[0].cpu().numpy() for row in directions]

@@ -126,7 +126,7 @@ def test_a_checkpoint_needs_a_known_architecture(weights: str) -> None:
 
 
 def test_a_misspelt_option_is_refused(weights: str) -> None:
-    with pytest.raises(UsageError, match="unknown option 'clases'; arch and classes go with"):
+    with pytest.raises(UsageError, match="unknown option 'clases'; arch, classes and size go with"):
         load_classifier(f"checkpoint:{weights}?arch=test_resnet&clases=x")
     with pytest.raises(UsageError, match="unknown option 'arch'"):
         load_classifier("timm:test_resnet?arch=x")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from whylens.classifiers.activation import SOFTMAX, Activation
 from whylens.classifiers.structure import VisionTransformer
 from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
@@ -54,12 +55,15 @@ class Classifier(nn.Module, ABC):
     eval_transform
         Photographs [H, W, 3] uint8 -> [image_size, image_size, 3] uint8; without a library's, the
         centre square.
+    activation
+        How logits become probabilities: softmax, or sigmoid for a multi-label head.
     """
 
     name: str
     class_names: tuple[str, ...]
     image_size: int
     eval_transform: EvalTransform
+    activation: Activation
 
     def __init__(
         self,
@@ -67,12 +71,14 @@ class Classifier(nn.Module, ABC):
         class_names: Sequence[str],
         image_size: int,
         eval_transform: EvalTransform | None = None,
+        activation: Activation = SOFTMAX,
     ) -> None:
         super().__init__()
         self.name = name
         self.class_names = tuple(class_names)
         self.image_size = image_size
         self.eval_transform = eval_transform or EvalTransform(image_size, image_size, "square")
+        self.activation = activation
 
     @property
     @abstractmethod
@@ -108,7 +114,7 @@ class Classifier(nn.Module, ABC):
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] -> probabilities [B, K]."""
-        return self.logits(images).softmax(-1)
+        return self.activation(self.logits(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images)

@@ -67,7 +67,9 @@ class Repaired(Classifier):
     """A classifier with a `RepairedHead`; `base` is the name of the one that was repaired."""
 
     def __init__(self, name: str, base: Classifier, head: RepairedHead) -> None:
-        super().__init__(name, base.class_names, base.image_size, base.eval_transform)
+        super().__init__(
+            name, base.class_names, base.image_size, base.eval_transform, base.activation
+        )
         self.base, self.repaired_head = base.name, head
         self.network = base
 

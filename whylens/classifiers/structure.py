@@ -85,6 +85,19 @@ def timm_transformer(model: Any) -> VisionTransformer | None:
     return VisionTransformer(tuple(found), blocks[-1], prefix, (int(grid[0]), int(grid[1])))
 
 
+def torchvision_transformer(model: Any) -> VisionTransformer | None:
+    """A torchvision ViT's blocks; None for other models."""
+    blocks = getattr(getattr(model, "encoder", None), "layers", None)
+    if not isinstance(blocks, nn.Sequential) or not hasattr(model, "patch_size"):
+        return None
+    attentions = tuple(getattr(block, "self_attention", None) for block in blocks)
+    found = tuple(a for a in attentions if isinstance(a, nn.MultiheadAttention))
+    if not found or len(found) < len(attentions):
+        return None
+    side = model.image_size // model.patch_size
+    return VisionTransformer(found, blocks[-1], 1, (side, side))
+
+
 def timm_last_map(model: Any) -> nn.Module | None:
     """The stage that puts out a timm CNN's last map [B, C, h, w]; None where none is known."""
     stages = getattr(model, "feature_info", None)

@@ -2,21 +2,22 @@
 
 import importlib
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.modules import class_names_for
+from whylens.classifiers.state_dicts import fit_state, read_names, read_state
 from whylens.classifiers.structure import VisionTransformer, timm_last_map, timm_transformer
 from whylens.errors import UsageError
 from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform, Fit
 
 # timm's crop modes. A `center` crop pads with black what it needn't cut.
 FITS: dict[str, Fit] = {"center": "shortest", "border": "longest", "squash": "squash"}
+TRAINED, TESTED = "train", "test"
 BUNDLED = {f"efficientnet_lite{i}": f"tf_efficientnet_lite{i}" for i in range(3)}
 
 
@@ -78,8 +79,8 @@ class TimmClassifier(Classifier):
         return timm_transformer(self.model)
 
 
-def load_timm(name: str, architecture: str) -> TimmClassifier:
-    """timm:<architecture>, with timm's own weights, from the machine's cache or the Hub."""
+def load_timm(name: str, architecture: str, options: Mapping[str, str]) -> TimmClassifier:
+    """timm:<architecture>[?size=test], with timm's own weights, from the cache or the Hub."""
     timm = importlib.import_module("timm")
     _check_architecture(architecture)
     base, _, tag = architecture.partition(".")
@@ -94,7 +95,7 @@ def load_timm(name: str, architecture: str) -> TimmClassifier:
             f"timm:{architecture}: its weights are not on this machine and could not be fetched "
             f"({type(error).__name__}). Fetch them once with a connection, or use checkpoint:PATH"
         ) from error
-    return wrap(name, model, None)
+    return wrap(name, model, None, options.get("size", TRAINED))
 
 
 def random_model(name: str, architecture: str) -> TimmClassifier:
@@ -155,70 +156,46 @@ def match_in_order(
 
 
 def load_checkpoint(name: str, path: str, options: Mapping[str, str]) -> TimmClassifier:
-    """checkpoint:<path>?arch=<timm architecture>[&classes=<file>]."""
+    """checkpoint:<path>?arch=<timm architecture>[&classes=<file>][&size=test].
+
+    Images are seen as timm's weights of that architecture see them: arch=resnet50.tv_in1k says
+    which.
+    """
     timm = importlib.import_module("timm")
     if "arch" not in options:
         raise UsageError(f"{name}: say which timm architecture it is: checkpoint:PATH?arch=NAME")
     architecture = options["arch"]
     _check_architecture(architecture)
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"{name}: no file {path}")
-    state = _read_state(file, name)
-    last = timm.create_model(architecture, pretrained=False, num_classes=2).pretrained_cfg[
-        "classifier"
-    ]
+    state = read_state(path, name)
+    try:
+        plain = timm.create_model(architecture, pretrained=False, num_classes=2)
+    except RuntimeError as error:  # a tag that there is not
+        raise UsageError(f"{name}: timm has no {architecture!r}: {error}") from error
+    last = plain.pretrained_cfg["classifier"]
     last = last[0] if isinstance(last, (tuple, list)) else last
     if f"{last}.weight" not in state:
         raise UsageError(f"{name}: no tensor {last}.weight, the head of {architecture}")
     model = timm.create_model(
         architecture, pretrained=False, num_classes=len(state[f"{last}.weight"])
     )
-    expected = model.state_dict()
-    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    wrong = [k for k in expected if k in state and state[k].shape != expected[k].shape]
-    if missing or unknown or wrong:
-        raise UsageError(
-            f"{name} is not a {architecture}: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}, {len(wrong)} of another shape {wrong[:3]}"
-        )
-    model.load_state_dict(state)
+    fit_state(model, state, name, architecture)
     names = read_names(options["classes"], name) if "classes" in options else None
-    return wrap(name, model, names)
+    return wrap(name, model, names, options.get("size", TRAINED))
 
 
-def _read_state(file: Path, name: str) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+def wrap(
+    name: str, model: nn.Module, class_names: Sequence[str] | None, size: str = TRAINED
+) -> TimmClassifier:
+    """A Classifier of a timm model; class names from its label set where none are given.
 
-            state: Any = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UsageError(
-            f"{name}: {file} can't be read as safetensors or as a weights-only torch file "
-            f"({type(error).__name__}: {error})"
-        ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise UsageError(f"{name}: {file} does not hold a state dict: tensors by name")
-    return {k.removeprefix("module.").removeprefix("model."): v for k, v in state.items()}
-
-
-def wrap(name: str, model: nn.Module, class_names: Sequence[str] | None) -> TimmClassifier:
-    """A Classifier of a timm model; class names from its label set where none are given."""
+    `size` is "train", the size of images that it was trained with, or "test", which is larger for
+    many convolutional networks, and at which timm's table has their accuracy.
+    """
+    if size not in (TRAINED, TESTED):
+        raise UsageError(f"{name}: size is {TRAINED} or {TESTED}, not {size!r}")
     data = importlib.import_module("timm.data")
-    config = data.resolve_model_data_config(model)
-    classes = int(cast(Any, model).num_classes)
-    if class_names is None:
-        class_names = _names_of(model, classes)
-    if len(class_names) != classes:
-        raise UsageError(f"{name}: {len(class_names)} class names for a head of {classes} classes")
+    config = data.resolve_model_data_config(model, use_test_size=size == TESTED)
+    class_names = class_names_for(int(cast(Any, model).num_classes), class_names, name)
     return TimmClassifier(
         name,
         model,
@@ -258,35 +235,6 @@ def imagenet_names() -> tuple[str, ...]:
     """The 1,000 classes of ImageNet, synonyms joined by commas."""
     data = importlib.import_module("timm.data")
     return tuple(data.ImageNetInfo().label_descriptions())
-
-
-def _names_of(model: nn.Module, classes: int) -> tuple[str, ...]:
-    data = importlib.import_module("timm.data")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        subset = data.infer_imagenet_subset(model)
-    if subset:
-        names = tuple(data.ImageNetInfo(subset).label_descriptions())
-        if len(names) == classes:
-            return names
-    return tuple(f"class {index}" for index in range(classes))
-
-
-def read_names(path: str, name: str) -> tuple[str, ...]:
-    """Class names, one a line.
-
-    Raises
-    ------
-    UsageError
-        If the file can't be read or is empty.
-    """
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name}: the class names {path} can't be read: {error}") from error
-    if not any(lines):
-        raise UsageError(f"{name}: the class names {path} are empty")
-    return tuple(line for line in lines if line)
 
 
 def _check_architecture(architecture: str) -> None:

@@ -10,14 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.state_dicts import read_names
 from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip_transformer
-from whylens.classifiers.timm_models import imagenet_names, read_names
+from whylens.classifiers.timm_models import imagenet_names
 from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
 
 
 class ZeroShotClassifier(Classifier):
-    """phi = normalised image embedding; w_k = exp(logit scale) * mean text embedding; b = 0."""
+    """phi = normalised image embedding; w_k = exp(logit scale) * mean text embedding.
+
+    b is 0, but for models that were trained with sigmoids (SigLIP): they learned one bias for all.
+    """
 
     def __init__(
         self,
@@ -35,11 +39,13 @@ class ZeroShotClassifier(Classifier):
         self.model, self.tokenizer = model, tokenizer
         self._mean, self._std = tuple(mean), tuple(std)
         self.register_buffer("weight", weight)
+        learned = getattr(model, "logit_bias", None)
+        bias = torch.zeros_like(weight[:, 0]) + (0 if learned is None else learned.detach())
+        self.register_buffer("bias", bias, persistent=False)  # it is in the model's own tensors
 
     @property
     def head(self) -> Head:
-        weight = cast(Tensor, self.weight)
-        return Head(weight, torch.zeros_like(weight[:, 0]))
+        return Head(cast(Tensor, self.weight), cast(Tensor, self.bias))
 
     def preprocess(self, images: Tensor) -> Tensor:
         resized = resize(images, self.image_size, self.eval_transform.interpolation)

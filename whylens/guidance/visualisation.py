@@ -71,6 +71,6 @@ def visualise(
         images,
         (features * directions).sum(1) - offsets,
         (of_grey * directions).sum(1) - offsets,
-        classifier.head(features).softmax(1),
-        classifier.head(of_grey).softmax(1)[0],
+        classifier.activation(classifier.head(features)),
+        classifier.activation(classifier.head(of_grey))[0],
     )

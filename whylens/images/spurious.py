@@ -21,12 +21,14 @@ from whylens.planted.drawing.world import shows_feature_of
 class SpuriousCollection:
     """A collection; for each record the class that it is spurious for, by name or by index.
 
-    `components` holds the index of the class's neural PCA component, None where it isn't known.
+    `components` holds the index of the class's neural PCA component, None where it isn't known;
+    `published` says that the folder is laid out as the published data set's.
     """
 
     images: ImageCollection
     classes: tuple[int | str, ...]
     components: tuple[int | None, ...]
+    published: bool = False
 
 
 def open_spurious(uri: str, column: str = "spurious_for") -> SpuriousCollection:
@@ -65,7 +67,8 @@ def _published(images: ImageCollection) -> SpuriousCollection:
             "into a Parquet data set with a column that names the class"
         )
     found = [fields for r in images.records if (fields := parsed[_folder(r.id)])]
-    return SpuriousCollection(images, tuple(f[0] for f in found), tuple(f[1] for f in found))
+    classes, components = tuple(f[0] for f in found), tuple(f[1] for f in found)
+    return SpuriousCollection(images, classes, components, published=True)
 
 
 def _fields(folder: str) -> tuple[int, int] | None:

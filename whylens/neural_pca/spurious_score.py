@@ -69,6 +69,23 @@ def spurious_scores(
     return {int(k): separation(p[labels == k], spurious_p[spurious_for == k]) for k in classes}
 
 
+def joint_separation(
+    p: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    spurious_p: NDArray[np.float64],
+    spurious_for: NDArray[np.int64],
+) -> Separation:
+    """All classes' images under one curve; parameters as for `spurious_scores`.
+
+    Beside the mean over classes it asks that p means the same for each: a classifier that is surer
+    of one class's spurious features than of another class's images loses here. The published code's
+    joint score is its average precision.
+    """
+    classes = np.intersect1d(labels, spurious_for)
+    inside, outside = np.isin(labels, classes), np.isin(spurious_for, classes)
+    return separation(p[inside], spurious_p[outside])
+
+
 def mean_separation(scores: Mapping[int, Separation]) -> Separation:
     """The mean over classes: its average precision is the classifier's spurious score."""
     if not scores:

@@ -18,6 +18,7 @@ from timm import create_model
 from timm.data import ImageNetInfo
 
 from whylens.classifiers import load_classifier
+from whylens.classifiers.activation import SOFTMAX
 from whylens.classifiers.label_sets import head_columns, label_space
 from whylens.errors import WhylensError
 from whylens.images import open_collection
@@ -192,7 +193,9 @@ def test_a_head_of_21843_classes_keeps_them_all_in_p_but_calls_only_the_thousand
     logits[0, columns[94]], logits[0, columns[5]], logits[0, 0] = 2.0, 3.0, 9.0
     assert 0 not in columns
     worker = Predictor(SimpleNamespace(), [], [], "cpu", 4)  # type: ignore[arg-type]
-    worker._classifier = SimpleNamespace(logits=lambda images: logits.expand(len(images), -1))
+    worker._classifier = SimpleNamespace(
+        logits=lambda images: logits.expand(len(images), -1), activation=SOFTMAX
+    )
     p, called = worker._predict([torch.zeros(3, 2, 2)] * 5, np.full(5, 94), columns)
     total = np.exp(2.0) + np.exp(3.0) + np.exp(9.0) + 21840 * np.exp(-1.0)
     assert p == pytest.approx(np.full(5, np.exp(2.0) / total))
@@ -326,3 +329,118 @@ def test_probabilities_that_are_no_numbers_are_rejected_with_the_classifiers_nam
     ]
     images = run.table("leaderboard").read().to_pylist()
     assert {r["classifier"]: r["spurious_images"] for r in images} == {BIASED: 15, BALANCED: 16}
+
+
+@pytest.fixture
+def spurious_imagenet(tmp_path: Path) -> Path:
+    """Validation images by class, and spurious squares in the published layout, of two classes."""
+    rng = np.random.default_rng(3)
+    sides = {"val/goldfish": (70, 111), "val/hummingbird": (130, 90)}
+    sides |= {
+        "images/0_0_1_goldfish_net_2": (84, 84),
+        "images/5_1_94_hummingbird_feeder_1": (84, 84),
+    }
+    for folder, (height, width) in sides.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for place in range(5):
+            coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+            coarse.resize((width, height)).save(tmp_path / folder / f"{place}.png")
+    return tmp_path
+
+
+def test_published_scores_are_computed_as_the_published_code_does(
+    worked: list[str], spurious_imagenet: Path
+) -> None:
+    import torchvision.transforms as T
+    from safetensors.torch import save_file
+    from sklearn.metrics import average_precision_score
+
+    torch.manual_seed(1)
+    model = create_model("test_vit").eval()
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    save_file(model.state_dict(), spurious_imagenet / "l2_improved_3_ep.safetensors")
+    name = f"checkpoint:{spurious_imagenet}/l2_improved_3_ep.safetensors?arch=test_vit"
+    run = score.run(
+        spec(
+            spurious_imagenet / "run",
+            classifiers=[name],
+            images=str(spurious_imagenet / "val"),
+            spurious=str(spurious_imagenet / "images"),
+            transform="published",
+        )
+    )
+    bicubic = T.InterpolationMode.BICUBIC
+    ending = [T.ToTensor(), T.Normalize((0.5,) * 3, (0.5,) * 3)]
+    inside = T.Compose([T.Resize(int(256 / 224 * 160), bicubic), T.CenterCrop(160), *ending])
+    outside = T.Compose([T.Resize(160, bicubic), *ending])
+
+    def p(folder: str, transform: Any, k: int) -> list[float]:
+        files = sorted((spurious_imagenet / folder).iterdir())
+        batch = torch.stack([transform(Image.open(file)) for file in files])
+        with torch.no_grad():
+            return [float(value) for value in model(batch).double().softmax(1)[:, k]]
+
+    pairs = {1: ("val/goldfish", "images/0_0_1_goldfish_net_2")}
+    pairs[94] = ("val/hummingbird", "images/5_1_94_hummingbird_feeder_1")
+    both = [(p(a, inside, k), p(b, outside, k)) for k, (a, b) in pairs.items()]
+    truth = [1] * 5 + [0] * 5
+    each = [average_precision_score(truth, own + others) for own, others in both]
+    joint = average_precision_score(
+        [1] * 10 + [0] * 10, both[0][0] + both[1][0] + both[0][1] + both[1][1]
+    )
+    (leader,) = run.table("leaderboard").read().to_pylist()
+    assert leader["spurious_score"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert leader["joint_score"] == pytest.approx(joint, abs=1e-6)
+    assert leader["published_score"] == 0.63
+    assert leader["published_accuracy"] == pytest.approx(0.574)
+    page = (spurious_imagenet / "run" / "report.html").read_text()
+    assert "Against the published table" in page
+    assert f"{leader['spurious_score'] - 0.63:+.3f}" in page
+
+
+def test_the_terminal_prints_what_differs_from_the_published_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rich.console import Console
+
+    from whylens.jobs.measuring.terminal import show_leaderboard
+
+    def row(rank: int, name: str, there: float | None, accuracy: float | None) -> dict[str, Any]:
+        return {
+            "rank": rank, "classifier": name, "base": None, "spurious_score": 0.85,
+            "joint_score": 0.8, "roc_auc": 0.9, "accuracy": 0.8, "spurious_called": 0.2,
+            "published_score": there, "published_accuracy": accuracy,
+        }  # fmt: skip
+
+    rows = [row(1, "timm:a.x", 0.851, 0.812), row(2, "timm:b.y", 0.9, None)]
+    rows.append(row(3, "timm:c.z", None, None))
+    tables = SimpleNamespace(read=lambda: SimpleNamespace(to_pylist=lambda: rows))
+    show_leaderboard(SimpleNamespace(table=lambda name: tables), Console(width=120))  # type: ignore[arg-type]
+    below = capsys.readouterr().out.split("Against the published table")[1]
+    assert "-0.001" in below
+    assert "-1.2" in below
+    assert "-0.050" in below
+    assert "c.z" not in below
+
+
+def test_every_published_row_is_a_classifier_that_there_is() -> None:
+    import timm
+
+    from whylens.jobs.measuring.published import ROWS, published
+
+    assert len(ROWS) == 77
+    pretrained = set(timm.list_pretrained())
+    assert [name for name in ROWS if name not in pretrained] == [
+        "l2_improved_3_ep",
+        "imagenet_l2_3_0",
+    ]
+    plain, fixed = ROWS["resnet101.a1h_in1k"]
+    assert published("timm:resnet101.a1h_in1k?size=test") == plain
+    assert published("spufix:x.safetensors", "timm:resnet101.a1h_in1k") == fixed
+    assert published("robustness:/w/imagenet_l2_3_0.pt?arch=resnet50").score == 0.651
+    assert published("torchvision:resnet50?weights=/w/l2_improved_3_ep.pt&x=1").score == 0.63
+    assert published("planted:biased") is None
+    # Repairs change the score up, or not at all, and cost little.
+    for name, (before, after) in ROWS.items():
+        assert after.score >= before.score, name
+        assert before.accuracy is None or -0.11 < before.accuracy - after.accuracy < 1, name

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from whylens.classifiers import Classifier
 from whylens.errors import UsageError
@@ -39,7 +38,7 @@ class TargetClass(LocalObjective):
     """Cross-entropy to the target, -log p_k; -p_k itself; or the margin of logits.
 
     targets [B] are the classifier's class indices. The margin is max_{j != k} f_j - f_k, below zero
-    where the classifier says k.
+    where the classifier says k; of a sigmoid head it is -f_k.
 
     Raises
     ------
@@ -62,12 +61,12 @@ class TargetClass(LocalObjective):
         return f"{SAID[self.form].words} of the target class by {self.classifier.name}"
 
     def loss(self, images: Tensor) -> Tensor:
-        logits = self.classifier.logits(images)
+        logits, says = self.classifier.logits(images), self.classifier.activation
         if self.form == "cross_entropy":
-            return F.cross_entropy(logits, self.targets, reduction="none")
+            return says.minus_log_p(logits, self.targets)
         if self.form == "margin":
-            return -margin(logits, self.targets)
-        return -probability(logits, self.targets)
+            return -says.margin(logits, self.targets)
+        return -says.p(logits, self.targets)
 
     def select(self, rows: Tensor) -> Objective:
         return TargetClass(self.classifier, self.targets[rows], self.form)
@@ -94,38 +93,17 @@ class AvoidClass(LocalObjective):
         return f"{AVOIDED[self.form].words} of the class to avoid by {self.classifier.name}"
 
     def loss(self, images: Tensor) -> Tensor:
-        logits = self.classifier.logits(images)
+        logits, says = self.classifier.logits(images), self.classifier.activation
         if self.form == "cross_entropy":
-            return minus_log_of_others(logits, self.targets)
+            return says.minus_log_not_p(logits, self.targets)
         if self.form == "margin":
-            return margin(logits, self.targets)
+            return says.margin(logits, self.targets)
         if self.form == "log_probability":
-            return -F.cross_entropy(logits, self.targets, reduction="none")
-        return probability(logits, self.targets)
+            return -says.minus_log_p(logits, self.targets)
+        return says.p(logits, self.targets)
 
     def select(self, rows: Tensor) -> Objective:
         return AvoidClass(self.classifier, self.targets[rows], self.form)
-
-
-def probability(logits: Tensor, targets: Tensor) -> Tensor:
-    """p_k [B] of logits [B, K]."""
-    return logits.softmax(1).gather(1, targets[:, None])[:, 0]
-
-
-def margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """f_k - max_{j != k} f_j, [B]: the target's own logit is left out of the maximum by -inf."""
-    own = logits.gather(1, targets[:, None])[:, 0]
-    return own - without(logits, targets).amax(1)
-
-
-def minus_log_of_others(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log(1 - p_k), [B], finite where p_k rounds to 1."""
-    return logits.logsumexp(1) - without(logits, targets).logsumexp(1)
-
-
-def without(logits: Tensor, targets: Tensor) -> Tensor:
-    """Logits [B, K] with -inf in the target's place."""
-    return logits.scatter(1, targets[:, None], -torch.inf)
 
 
 def targets_of(classifier: Classifier, names: Sequence[str | int]) -> Tensor:

@@ -6,9 +6,9 @@ from operator import add
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from whylens.classifiers import Classifier
+from whylens.classifiers.activation import SOFTMAX
 from whylens.errors import UsageError
 from whylens.guidance.objectives.base import LocalObjective, Objective
 from whylens.guidance.objectives.classes import (
@@ -19,8 +19,6 @@ from whylens.guidance.objectives.classes import (
     Form,
     TargetClass,
     check_targets,
-    margin,
-    minus_log_of_others,
 )
 from whylens.guidance.settings import DisagreementForm
 from whylens.kernels import disagreement
@@ -82,15 +80,18 @@ class Disagreement(LocalObjective):
 
     def loss(self, images: Tensor) -> Tensor:
         a, b = self.a.logits(images), self.b.logits(images)
+        of_a, of_b = self.a.activation, self.b.activation
         if self.form in ("log", "log_ratio"):
-            said = F.cross_entropy(a, self.targets_a, reduction="none")
+            said = of_a.minus_log_p(a, self.targets_a)
             if self.form == "log_ratio":
-                return said - F.cross_entropy(b, self.targets_b, reduction="none")
-            return said + minus_log_of_others(b, self.targets_b)
+                return said - of_b.minus_log_p(b, self.targets_b)
+            return said + of_b.minus_log_not_p(b, self.targets_b)
         if self.form == "margin":
-            return margin(b, self.targets_b) - margin(a, self.targets_a)
-        values: Tensor = disagreement(a, b, self.targets_a, self.targets_b)
-        return values
+            return of_b.margin(b, self.targets_b) - of_a.margin(a, self.targets_a)
+        if of_a.name == of_b.name == SOFTMAX.name:
+            values: Tensor = disagreement(a, b, self.targets_a, self.targets_b)
+            return values
+        return of_b.p(b, self.targets_b) - of_a.p(a, self.targets_a)
 
     def select(self, rows: Tensor) -> Objective:
         return Disagreement(self.a, self.b, self.targets_a[rows], self.targets_b[rows], self.form)

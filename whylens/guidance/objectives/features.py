@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from whylens.classifiers import Classifier
 from whylens.errors import UsageError
@@ -58,7 +57,7 @@ class FeatureObjective(LocalObjective):
         values = -self.signs * phi.gather(1, self.features[:, None])[:, 0] / self.scale
         if self.weight_log_p and self.classes is not None:
             logits = self.classifier.head(phi)
-            crossed = F.cross_entropy(logits, self.classes, reduction="none")
+            crossed = self.classifier.activation.minus_log_p(logits, self.classes)
             values = values + self.weight_log_p * crossed
         return values
 
@@ -109,7 +108,7 @@ class ComponentObjective(LocalObjective):
         values = -alphas / self.scale
         if self.weight_log_p and self.classes is not None:
             logits = self.classifier.head(features)
-            crossed = F.cross_entropy(logits, self.classes, reduction="none")
+            crossed = self.classifier.activation.minus_log_p(logits, self.classes)
             values = values + self.weight_log_p * crossed
         return values
 
