@@ -39,6 +39,11 @@ class Placement(Settings):
         return 0.0 if self.num_gpus == "auto" else self.num_gpus
 
     @property
+    def part_of_gpu(self) -> float:
+        """How much of its GPU a worker has, where several share one."""
+        return self.gpus if 0 < self.gpus < 1 else 1.0
+
+    @property
     def device(self) -> str:
         """The torch device of a worker."""
         return "cuda" if self.gpus > 0 else "cpu"

@@ -7,14 +7,15 @@ A unit that fails is tried again, then piece by piece. Every failed attempt is a
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.workers import Named, UnitFailed, arithmetic
@@ -24,6 +25,9 @@ from whylens.jobs.words import amount
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
+
+# Of `batch: auto`. Named units must not depend on the machine that does them.
+AUTO_BATCH = 16
 
 FAILURES = "failures"
 FAILURES_SCHEMA = pa.schema(
@@ -51,12 +55,24 @@ class Batch(NamedTuple, Generic[Task]):
         return [Batch(f"{self.name}-{place:03d}", (task,)) for place, task in enumerate(self.tasks)]
 
 
-def in_batches(tasks: Sequence[Task], size: int, spec: BaseModel) -> list[Batch[Task]]:
+BatchSize = Annotated[
+    Annotated[int, Field(ge=1)] | Literal["auto"],
+    Field(
+        description="Images of a unit, which are optimised together as far as memory allows. auto: "
+        f"{AUTO_BATCH}, of which a worker takes as many at once as fit."
+    ),
+]
+
+
+def in_batches(
+    tasks: Sequence[Task], size: int | Literal["auto"], spec: BaseModel
+) -> list[Batch[Task]]:
     """Cut tasks into batches, each with a name that tells this spec from any other's.
 
     So a run that is gone on with does what is missing, and the same stage with other settings adds
     to what is there.
     """
+    size = AUTO_BATCH if size == "auto" else size
     mark = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
     return [
         Batch(f"{mark}-{start // size:05d}", tuple(tasks[start : start + size]))
@@ -131,7 +147,14 @@ def do_missing(
             whole = [(unit, failure) for unit, failure in failed if not _pieces(unit)]
             total += len(pieces) - (len(failed) - len(whole))
             failed = whole + _failures(run, stage, attempts + 1, do(pieces))
+        if run.storage.exists(memory_file(stage)):
+            run.note_memory(stage, json.loads(run.storage.read(memory_file(stage))))
         _settle(run, stage, failed, total, spec.get("tolerate", 0.0))
+
+
+def memory_file(stage: str) -> str:
+    """Where a worker says what it held at once; the driver alone writes run.json."""
+    return f"memory/{stage}.json"
 
 
 def _pieces(unit: Unit) -> list[Unit]:

@@ -9,7 +9,8 @@ import torch
 
 from whylens.classifiers import load_classifier
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -50,6 +51,25 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
     for guidance in (spec.generate.guidance, spec.counterfactuals.guidance):
         views = guidance.views
         assert (guidance.chain.steps, views.cutouts, views.predictions) == (20, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "docs").rglob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_spec_of_the_docs_is_one(file: Path) -> None:
+    from whylens.jobs.investigate import InvestigateSpec
+    from whylens.jobs.spec import make_spec, read_yaml
+
+    settings = {"images": "photos", "out": "runs/photos", **read_yaml(str(file))}
+    spec = make_spec(InvestigateSpec, settings)
+    said = file.read_text()
+    assert f"--spec {file.relative_to(ROOT)}" in said
+    if "turbo" in file.stem or file.stem == "lcm":
+        for stage in (spec.generate, spec.disagreements, spec.counterfactuals):
+            assert stage is not None
+            assert stage.guidance.chain.steps <= 4
+        assert spec.counterfactuals is not None
+        assert spec.counterfactuals.guidance.editing.inversion == "noised"
 
 
 def test_every_job_of_the_table_is_a_command() -> None:

@@ -31,7 +31,7 @@ from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import onto
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
 from whylens.jobs.words import plain_name
 from whylens.runs import Run
 from whylens.settings import Settings
@@ -100,7 +100,7 @@ class CounterfactualSpec(Settings):
         description="What images show, by id, each with the word of its class; only these images "
         "are changed then.",
     )
-    batch: int = Field(6, ge=1, description="Images that are optimised together.")
+    batch: BatchSize = 6
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of the choice of images.")
     guidance: Annotated[GuidanceSettings, onto(OWN_DEFAULTS)] = Field(
@@ -302,7 +302,7 @@ class Changer(GuidedWorker[CounterfactualSpec]):
         # The first of the others has columns of its own.
         self.against = next((self.classifiers[name] for name in models.classifiers[1:]), None)
         self.segmenter = load_segmenter(spec, device)
-        self.inversions = Inversions(run, lineage, self.sampler, spec.guidance)
+        self.inversions = Inversions(run, lineage, self.sampler, spec.guidance, self.memory)
 
     def __call__(self, unit: Batch[Change]) -> int:
         """Change the unit's images; how many."""

@@ -29,7 +29,7 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
 from whylens.runs import Run
 from whylens.settings import Settings
 
@@ -89,7 +89,7 @@ class DisagreementSpec(Settings):
         "probability: -p + q; log: -log p - log(1 - q); log_ratio: -log p + log q; margin: margins "
         "of logits.",
     )
-    batch: int = Field(6, ge=1, description="Images that are optimised together.")
+    batch: BatchSize = 6
     prompt_template: PromptTemplate = PLAIN_TEMPLATE
     seed: int = Field(0, ge=0, description="Seed of a class's first image; the next adds one.")
     guidance: GuidanceSettings = Field(

@@ -22,7 +22,7 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
 from whylens.runs import Run
 from whylens.settings import Settings
 
@@ -45,7 +45,7 @@ class GenerateSpec(Settings):
 
     findings: int = Field(8, ge=1, description="Generate for this many findings, from the top.")
     images: int = Field(4, ge=1, description="Images a finding.")
-    batch: int = Field(8, ge=1, description="Images that are optimised together.")
+    batch: BatchSize = 8
     weight_log_p: float = Field(
         0.0, ge=0, description="Weight of the class's log probability beside the component."
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from whylens.diffusion import Inversion, Sampler
+    from whylens.guidance.memory import Memory
     from whylens.guidance.settings import GuidanceSettings
     from whylens.jobs.lineage import Lineage
     from whylens.runs import Run
@@ -41,11 +42,17 @@ class Inversions:
     """The inversions that a run keeps, of one sampler and one way to invert."""
 
     def __init__(
-        self, run: Run, lineage: Lineage, sampler: Sampler, settings: GuidanceSettings
+        self,
+        run: Run,
+        lineage: Lineage,
+        sampler: Sampler,
+        settings: GuidanceSettings,
+        memory: Memory | None = None,
     ) -> None:
         """New ones go to the run; those of the runs that it builds on are used."""
         self.run, self.runs = run, lineage.runs
-        self.sampler, self.how = sampler, settings.inverting
+        self.sampler, self.settings, self.how = sampler, settings, settings.inverting
+        self.memory = memory
 
     def of(
         self, image_ids: Sequence[str], images: torch.Tensor, prompts: Sequence[str]
@@ -56,14 +63,15 @@ class Inversions:
         """
         import torch
 
-        from whylens.diffusion import Inversion, invert_images
+        from whylens.diffusion import Inversion
+        from whylens.guidance.memory import inverted
 
         units = [self.unit(*pair) for pair in zip(image_ids, prompts, strict=True)]
         holders = [self._holder(unit) for unit in units]
         kept = [self._read(run, unit) for run, unit in zip(holders, units, strict=True) if run]
         if len(kept) == len(units):
             return Inversion.cat(kept)
-        made = invert_images(self.sampler, images, prompts, **self.how)
+        made = inverted(self.sampler, images, prompts, self.settings, self.memory)
         for place, (unit, holder) in enumerate(zip(units, holders, strict=True)):
             if holder is None:
                 one = made.select(torch.tensor([place]))

@@ -21,7 +21,7 @@ from whylens.jobs.guided.prompts import (
 )
 from whylens.jobs.images.embedded import Embedded, labels_used
 from whylens.jobs.spec import onto
-from whylens.jobs.stage import Batch, in_batches
+from whylens.jobs.stage import Batch, BatchSize, in_batches
 from whylens.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class NeuronSpec(Settings):
         ge=0,
         description="Real images in which a neuron is raised, and as many in which it falls.",
     )
-    batch: int = Field(6, ge=1, description="Images that are optimised together.")
+    batch: BatchSize = 6
     weight_log_p: float = Field(
         0.0,
         ge=0,

@@ -149,7 +149,7 @@ class Activator(GuidedWorker[NeuronSpec]):
     def __init__(self, run: Run, lineage: Lineage, models: Models, spec: NeuronSpec) -> None:
         super().__init__(run, lineage, models, spec)
         self.real = RealImages(lineage, self.sampler)
-        self.inversions = Inversions(run, lineage, self.sampler, spec.changing)
+        self.inversions = Inversions(run, lineage, self.sampler, spec.changing, self.memory)
 
     def __call__(self, unit: Batch[NeuronTask]) -> int:
         """Optimise the unit's images; how many."""

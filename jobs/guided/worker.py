@@ -5,6 +5,7 @@ Every number in a row belongs to the picture that is stored beside it.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from whylens.jobs.guided.trajectory import Trajectory
 from whylens.jobs.images import closest
 from whylens.jobs.images.pictures import difference, measured, png, stored
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.stage import memory_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +100,12 @@ class GuidedWorker(Generic[SpecT]):
 
     def __init__(self, run: Run, lineage: Lineage, models: Models, spec: SpecT) -> None:
         """Load sampler and classifiers by name onto the device."""
+        from whylens.guidance.memory import Memory
+
         self.run, self.lineage, self.spec = run, lineage, spec
         self.sampler = models.load_sampler()
+        self.memory = Memory(self.sampler, part=models.placement.part_of_gpu)
+        self._told: dict[str, tuple[int, int, int | None]] = {}
         self.classifiers = models.load_classifiers()
         self.classifier = self.classifiers[models.classifier]
 
@@ -148,7 +154,7 @@ class GuidedWorker(Generic[SpecT]):
         from whylens.guidance.solutions import Solutions
 
         logger.info("%d images: %s", len(problems), objective.description)
-        states = optimiser.optimise(self.sampler, problems, objective, settings)
+        states = optimiser.optimise(self.sampler, problems, objective, settings, self.memory)
         return self.followed(Solutions(problems), states, settings.optimiser.steps, before)
 
     def followed(
@@ -198,7 +204,14 @@ class GuidedWorker(Generic[SpecT]):
     def write(
         self, table: str, unit: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]
     ) -> int:
-        """Write a unit's part; how many rows."""
+        """Write a unit's part; how many rows.
+
+        Beside it, for run.json, what was held at once in this stage (`memory_file`).
+        """
+        plan = self.memory.latest
+        if plan is not None and self._told.get(table) != plan.choice:
+            self._told[table] = plan.choice
+            self.run.storage.write(memory_file(table), json.dumps(plan.record).encode())
         self.run.table(table).write(unit, pa.Table.from_pylist(list(rows), schema=schema))
         return len(rows)
 

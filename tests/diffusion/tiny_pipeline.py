@@ -10,6 +10,8 @@ from diffusers import (
     DiffusionPipeline,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -34,6 +36,10 @@ SCHEDULERS = {
     "turbo": lambda: EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing", steps_offset=1),
 }
 FAMILIES = tuple(SCHEDULERS)
+# Latent consistency models: with a pipeline of their own, as a U-Net of SDXL, and as one that takes
+# no guidance scale (an adapter's, merged into Stable Diffusion).
+CONSISTENCY = ("lcm", "xl_lcm", "lcm_adapter")
+SCHEDULERS |= {family: lambda: LCMScheduler(**BETAS) for family in CONSISTENCY}
 
 
 def text_encoder(tokenizer: Any, kind: Any, layers: int) -> Any:
@@ -87,6 +93,7 @@ def save_pipeline(folder: Path, family: str, *, seed: int = 0) -> Path:
             cross_attention_dim=2 * WIDTH if large else WIDTH,
             attention_head_dim=2,
             norm_num_groups=4,
+            time_cond_proj_dim=9 if family in ("lcm", "xl_lcm") else None,
             **(sizes if large else {}),
         )
         parts = {
@@ -102,7 +109,8 @@ def save_pipeline(folder: Path, family: str, *, seed: int = 0) -> Path:
                 **parts, tokenizer_2=tokenizer, text_encoder_2=second
             )
         else:
-            pipeline = StableDiffusionPipeline(
+            kind = LatentConsistencyModelPipeline if family == "lcm" else StableDiffusionPipeline
+            pipeline = kind(
                 **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
             )
     pipeline.save_pretrained(folder / "pipeline")
@@ -113,7 +121,9 @@ def reference_pipeline(folder: Path) -> Any:
     """diffusers' own pipeline of such a folder, with its own deterministic scheduler."""
     pipeline = DiffusionPipeline.from_pretrained(folder)
     config = pipeline.scheduler.config
-    if "Euler" in type(pipeline.scheduler).__name__:
+    if isinstance(pipeline.scheduler, LCMScheduler):
+        pass
+    elif "Euler" in type(pipeline.scheduler).__name__:
         pipeline.scheduler = EulerDiscreteScheduler.from_config(config)
     else:
         pipeline.scheduler = DDIMScheduler.from_config(config, clip_sample=False)

@@ -7,10 +7,12 @@ import pytest
 import typer
 
 from whylens.cluster.workers import UnitFailed
-from whylens.errors import UnfinishedError
+from whylens.errors import UnfinishedError, UsageError
 from whylens.jobs.cli.running import INCOMPLETE, _tell_undone
-from whylens.jobs.stage import FAILURES, Batch, do_missing
+from whylens.jobs.spec import make_spec
+from whylens.jobs.stage import FAILURES, Batch, BatchSize, do_missing, in_batches, memory_file
 from whylens.runs import Run
+from whylens.settings import Settings
 
 
 def begun(folder, **spec):
@@ -39,6 +41,10 @@ class Doing:
 
 def tasks(run):
     return sorted(row["task"] for row in run.table("toys").read().to_pylist())
+
+
+class AutoBatches(Settings):
+    batch: BatchSize = "auto"
 
 
 UNITS = [Batch("u-0", ("a", "b")), Batch("u-1", ("c",)), Batch("u-2", ("d", "e", "f"))]
@@ -107,3 +113,23 @@ def test_a_job_whose_units_all_fail_has_failed(tmp_path):
     assert run.record()["state"] == "failed"
     assert "6 of 6 units failed" in run.record()["error"]
     assert len(run.table(FAILURES).units()) == 3 * 3 + 5
+
+
+def test_what_workers_held_at_once_is_kept_in_run_json(tmp_path):
+    run = begun(tmp_path)
+    do = Doing(run)
+
+    def noting(units):
+        run.storage.write(memory_file("toys"), b'{"problems": 3, "of": 8}')
+        yield from do(units)
+
+    do_missing(run, "toys", UNITS, noting)
+    assert run.record()["memory"] == {"toys": {"problems": 3, "of": 8}}
+
+
+def test_units_are_of_one_size_on_every_machine_where_memory_decides():
+    spec = AutoBatches()
+    units = in_batches(list(range(20)), spec.batch, spec)
+    assert [len(unit.tasks) for unit in units] == [16, 4]
+    with pytest.raises(UsageError, match=r"batch.*greater than or equal to 1"):
+        make_spec(AutoBatches, {"batch": 0})

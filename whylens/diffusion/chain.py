@@ -3,6 +3,12 @@
 Song, Meng and Ermon 2021, equation 12 with sigma = 0, for DDIM and Euler schedules alike (see
 `Sampler`); guidance after Ho and Salimans 2022.
 
+A latent consistency model (Luo et al. 2023, algorithm 3) predicts the end of the trajectory at
+every step, f(z) = c_skip z + c_out x0, and takes noise on again: z' = sqrt(a') f(z) + sqrt(1 - a')
+noise. What is added to the latents after a step is the conditioning's: `fresh_noise` makes such
+offsets from the problem's seed, an inversion other ones. So its chain is deterministic, too, and
+without offsets it takes on no noise.
+
 What backward needs of a step, the U-Net's activations, is far larger than latents. The chain is cut
 into checkpoint segments of `segment` steps: forward keeps the latents at their starts and all of
 the last segment, backward computes each other segment again. With s steps a segment of T, F the
@@ -23,8 +29,9 @@ gradients, 5.7 with k = 6, 6.4 with k = 4, 8.7 with k = 2, in 17, 12, 10 and 9 s
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -39,11 +46,16 @@ from whylens.kernels import guided_ddim_step
 
 
 class Step(NamedTuple):
-    """One step of the chain: the U-Net's time, and alpha bar before and after it."""
+    """One step of the chain: the U-Net's time, and alpha bar before and after it.
+
+    Of a latent consistency model also c_skip and c_out, by which its prediction is mixed from the
+    latents and x0.
+    """
 
     time: float
     alpha_bar: float
     alpha_bar_after: float
+    consistency: tuple[float, float] | None = None
 
 
 class ChainState(NamedTuple):
@@ -61,6 +73,8 @@ def schedule(sampler: Sampler, steps: int) -> list[Step]:
     UsageError
         If the sampler's schedule has fewer steps.
     """
+    if sampler.consistency:
+        return _consistency_schedule(sampler, steps)
     scheduler = sampler.scheduler
     trained = int(scheduler.config.num_train_timesteps)
     if steps <= trained:
@@ -84,6 +98,36 @@ def schedule(sampler: Sampler, steps: int) -> list[Step]:
     ]
 
 
+def _consistency_schedule(sampler: Sampler, steps: int) -> list[Step]:
+    """The steps of a latent consistency model; after the last there is no noise."""
+    scheduler = sampler.scheduler
+    distilled = int(scheduler.config.original_inference_steps)
+    if steps > distilled:
+        raise UsageError(
+            f"{steps} steps are too many for the sampler {sampler.name!r}, a latent consistency "
+            f"model that was distilled from {distilled}: lower guidance.chain.steps (1 to 8 are "
+            "what it is made for)"
+        )
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps.tolist()
+    shares = [*(float(scheduler.alphas_cumprod[time]) for time in times), 1.0]
+    mixing = [scheduler.get_scalings_for_boundary_condition_discrete(time) for time in times]
+    return [Step(*row) for row in zip(times, shares[:-1], shares[1:], mixing, strict=True)]
+
+
+def fresh_noise(sampler: Sampler, seeds: Sequence[int], steps: int) -> Tensor | None:
+    """The noise that a consistency model's chain takes on, as offsets [B, T, c, h, w].
+
+    It is drawn on from where the seed's initial latents were drawn, as diffusers does, and zero
+    after the last step. None for other samplers, whose chains take on none.
+    """
+    if not sampler.consistency:
+        return None
+    sizes = [math.sqrt(1 - step.alpha_bar_after) for step in schedule(sampler, steps)]
+    noise = sampler.noise(seeds, steps + 1)[:, 1:]
+    return noise * noise.new_tensor(sizes).view(-1, 1, 1, 1)
+
+
 def chain_step(
     sampler: Sampler,
     latents: Tensor,
@@ -96,11 +140,13 @@ def chain_step(
 ) -> ChainState:
     """One guided step: the latents [B, c, h, w] after it, and x0 as predicted before it.
 
-    `guidance_scale` 1 and below: no guidance, as in diffusers. `constant` takes what the U-Net
-    predicts for a constant: the step is then linear in the latents, and backward needs nothing.
+    `guidance_scale` 1 and below: no guidance, as in diffusers; a U-Net that takes the scale as an
+    input is asked once. Of a consistency model x0 is its prediction f. `constant` takes what the
+    U-Net predicts for a constant: the step is then linear in the latents, and backward needs
+    nothing.
     """
     text, null, pooled = embeddings.text, embeddings.null, embeddings.pooled
-    guided = guidance_scale > 1
+    guided = sampler.asks_null(guidance_scale)
     with torch.no_grad() if constant else nullcontext():
         if guided:
             if pooled is not None and embeddings.null_pooled is not None:
@@ -110,9 +156,11 @@ def chain_step(
             )
             with_text, without = both.chunk(2)
         else:
-            with_text = sampler.predict(latents, step.time, text, pooled, control)
+            with_text = sampler.predict(
+                latents, step.time, text, pooled, control, guidance_scale=guidance_scale
+            )
             without = None
-    return ChainState(
+    state = ChainState(
         *guided_ddim_step(
             latents,
             with_text,
@@ -123,6 +171,11 @@ def chain_step(
             prediction=sampler.prediction,
         )
     )
+    if step.consistency is None:
+        return state
+    skip, out = step.consistency
+    mixed = skip * latents + out * state.x0
+    return ChainState(math.sqrt(step.alpha_bar_after) * mixed, mixed)
 
 
 def denoise(
@@ -216,9 +269,14 @@ def last_predictions(states: Iterable[ChainState], count: int) -> list[Tensor]:
 
 def segments(first: int, last: int, segment: int | None = None) -> list[tuple[int, int]]:
     """(start, end) of each segment of the steps first to last - 1; the first may be shorter."""
-    length = segment or math.ceil(2 * math.sqrt(last - first))
+    length = segment or rooted(last - first)
     ends = list(range(last, first, -length))[::-1]
     return [(max(end - length, first), end) for end in ends]
+
+
+def rooted(steps: int) -> int:
+    """About twice the square root of the steps: the length of a segment unless one is given."""
+    return math.ceil(2 * math.sqrt(steps))
 
 
 @torch.no_grad()
@@ -252,8 +310,9 @@ def sample(
     guidance_scale: float = 3.0,
 ) -> Tensor:
     """Images [B, 3, S, S] in [0, 1] of prompts, nothing optimised."""
+    conditioning = replace(condition(sampler, prompts), offsets=fresh_noise(sampler, seeds, steps))
     states = denoise(
-        sampler, sampler.initial_latents(seeds), condition(sampler, prompts), steps=steps,
+        sampler, sampler.initial_latents(seeds), conditioning, steps=steps,
         guidance_scale=guidance_scale,
     )  # fmt: skip
     return sampler.decode(result(states))

@@ -20,8 +20,19 @@ images that the planted sampler made, PSNR in dB of what comes back, the lowest 
     DDIM inversion alone, T = 20, 10 encoder steps  25-28 (two of them)
 
 Direct inversion is thus the better one, at a tenth of the cost, and the default.
+
+DDIM inversion supposes that a step changes little. Of a chain of one to four steps it asks the
+U-Net, at the noisiest time, about an image without noise, and takes what it says for the noise. A
+third way, exact as well, begins at noise such as the model knows:
+
+    noised     the image's latents with noise, sqrt(a) z + sqrt(1 - a) n, are the trajectory, and
+               what a guided step lacks of it is added to its latents
+
+(Huberman-Spiegelglas et al. 2024; with few-step models Deutch et al. 2024, with latent consistency
+models Xu et al. 2024.) The noise is the same for every image.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +43,7 @@ from torch import Tensor
 
 from whylens.batch import Batch
 from whylens.diffusion.adam import Adam
-from whylens.diffusion.chain import chain_step, schedule
+from whylens.diffusion.chain import Step, chain_step, fresh_noise, schedule
 from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
@@ -41,6 +52,8 @@ from whylens.errors import UsageError
 INNER_STEPS, LEARNING_RATE, STOP = 10, 0.01, 1e-5
 # Of `encode_closely`: Adam's largest step, in latents of about unit variance.
 ENCODER_RATE = 0.05
+# Of the noise of `noised_trajectory`, and of what takes its place where an image may change.
+NOISE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ def invert_images(
     images: Tensor,
     prompts: Sequence[str],
     *,
-    kind: Literal["direct", "null_text"],
+    kind: Literal["direct", "null_text", "noised"],
     steps: int,
     guidance_scale: float,
     null_text_rate: float = LEARNING_RATE,
@@ -84,9 +97,12 @@ def invert_images(
     """
     latents = encode_closely(sampler, images, encoder_steps)
     own = condition(sampler, list(prompts))
-    inverted: Callable[..., tuple[Tensor, Conditioning, Tensor]] = (
-        invert if kind == "direct" else partial(invert_null_text, rate=null_text_rate)
-    )
+    kinds: dict[str, Callable[..., tuple[Tensor, Conditioning, Tensor]]] = {
+        "direct": invert,
+        "noised": partial(invert, along=noised_trajectory),
+        "null_text": partial(invert_null_text, rate=null_text_rate),
+    }
+    inverted = kinds[kind]
     noise, found, back = inverted(sampler, latents, own, steps=steps, guidance_scale=guidance_scale)
     with torch.no_grad():
         decoded, led = sampler.decode(latents), sampler.decode(back)
@@ -129,17 +145,53 @@ def encode_closely(sampler: Sampler, images: Tensor, steps: int) -> Tensor:
 
 @torch.no_grad()
 def ddim_trajectory(
-    sampler: Sampler, latents: Tensor, conditioning: Conditioning, *, steps: int
+    sampler: Sampler,
+    latents: Tensor,
+    conditioning: Conditioning,
+    *,
+    steps: int,
+    guidance_scale: float = 1.0,
 ) -> Tensor:
-    """DDIM inversion's trajectory [B, T + 1, c, h, w], from noise to `latents` [B, c, h, w]."""
+    """DDIM inversion's trajectory [B, T + 1, c, h, w], from noise to `latents` [B, c, h, w].
+
+    It goes without guidance; only a U-Net that takes the guidance scale as an input gets it.
+    """
     trajectory = [latents]
+    scale = guidance_scale if sampler.embeds_guidance else 1.0
     embeddings = conditioning.at_each_step(steps)
     for index, step in reversed(list(enumerate(schedule(sampler, steps)))):
         # A step backwards: what the model predicts here, taken to the noisier time.
-        backwards = step._replace(alpha_bar=step.alpha_bar_after, alpha_bar_after=step.alpha_bar)
-        noisier = chain_step(sampler, trajectory[-1], backwards, embeddings[index], 1.0).latents
+        backwards = Step(step.time, step.alpha_bar_after, step.alpha_bar)
+        noisier = chain_step(sampler, trajectory[-1], backwards, embeddings[index], scale).latents
         trajectory.append(noisier)
     return torch.stack(trajectory[::-1], 1)
+
+
+@torch.no_grad()
+def noised_trajectory(
+    sampler: Sampler,
+    latents: Tensor,
+    conditioning: Conditioning,
+    *,
+    steps: int,
+    guidance_scale: float = 1.0,
+) -> Tensor:
+    """`latents` [B, c, h, w] with the noise of each step [B, T + 1, c, h, w], noisiest first.
+
+    The noise stays the same in a chain that takes on none; of a consistency model each step has
+    the noise that its chain takes on. The prompts play no part.
+    """
+    first = sampler.noise([NOISE_SEED], 1)[0].to(latents)
+    taken_on = fresh_noise(sampler, [NOISE_SEED], steps)
+    times = schedule(sampler, steps)
+    trajectory = [
+        math.sqrt(times[0].alpha_bar) * latents + math.sqrt(1 - times[0].alpha_bar) * first
+    ]
+    for index, step in enumerate(times):
+        share = step.alpha_bar_after
+        noise = math.sqrt(1 - share) * first if taken_on is None else taken_on[:, index]
+        trajectory.append(math.sqrt(share) * latents + noise)
+    return torch.stack(trajectory, 1)
 
 
 @torch.no_grad()
@@ -150,12 +202,14 @@ def invert(
     *,
     steps: int,
     guidance_scale: float,
+    along: Callable[..., Tensor] = ddim_trajectory,
 ) -> tuple[Tensor, Conditioning, Tensor]:
-    """Direct inversion: (noise, conditioning with offsets, latents that the chain leads back to).
+    """Exact inversion: (noise, conditioning with offsets, latents that the chain leads back to).
 
-    The difference that a guided step makes to DDIM inversion's trajectory is its offset.
+    The difference that a guided step makes to the trajectory that `along` finds, DDIM inversion's
+    or that of the noised latents, is its offset.
     """
-    trajectory = ddim_trajectory(sampler, latents, conditioning, steps=steps)
+    trajectory = along(sampler, latents, conditioning, steps=steps, guidance_scale=guidance_scale)
     embeddings = conditioning.at_each_step(steps)
     offsets, following = [], latents
     for index, step in enumerate(schedule(sampler, steps)):
@@ -186,6 +240,11 @@ def invert_null_text(
     UsageError
         If there is no guidance, so that the null text has no effect.
     """
+    if sampler.embeds_guidance:
+        raise UsageError(
+            f"null-text inversion needs a null text, which the sampler {sampler.name!r} never gets "
+            "(it takes the guidance scale as an input): take inversion = direct or noised"
+        )
     if guidance_scale <= 1:
         raise UsageError(
             f"null-text inversion needs guidance: guidance_scale is {guidance_scale:g}, where the "

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 import torch
 
 from whylens.compiled import CompiledBlocks
+from whylens.diffusion.preview import load_preview
 from whylens.diffusion.random_pipelines import random_pipeline
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
@@ -24,14 +25,17 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-OPTIONS = ("dtype", "image_size", "set_alpha_to_one", "negative_prompt", *EXECUTION)
+OPTIONS = (
+    "dtype", "image_size", "set_alpha_to_one", "negative_prompt", "preview_vae", *EXECUTION
+)  # fmt: skip
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
+    "LatentConsistencyModelPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
 }
 SUPPORTED = (
-    "a StableDiffusionPipeline (1.x, 2.x, SD-Turbo) or a StableDiffusionXLPipeline (SDXL, "
-    "SDXL-Turbo) is supported"
+    "a StableDiffusionPipeline (1.x, 2.x, SD-Turbo), a StableDiffusionXLPipeline (SDXL, "
+    "SDXL-Turbo) or a LatentConsistencyModelPipeline is supported"
 )
 
 
@@ -52,6 +56,9 @@ def load_sampler(
         isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
         does), false (Stable Diffusion 1.x) short of it, at latents with 0.03 of the noise left.
         `negative_prompt` is what guidance leads away from, where it isn't to be the empty prompt.
+        `preview_vae` names a tiny autoencoder that decodes all predictions of x0 but the last
+        ("planted", a folder, or a Hub name such as madebyollin/taesd): less work where
+        `views.predictions` is above 1, and an approximation.
         `kernels`, `channels_last` and `compile`, each auto, on or off, say how U-Net and
         autoencoder run (see `whylens.execution`).
     dtype
@@ -68,14 +75,16 @@ def load_sampler(
         said = options.get("dtype", "auto")
         dtype = default_dtype(device) if said == "auto" else DTYPES[said]
     size = int(options["image_size"]) if "image_size" in options else None
-    one = options.get("set_alpha_to_one")
+    one, tiny = options.get("set_alpha_to_one"), options.get("preview_vae")
     how = execution(name, options, device)
+    pipeline = _pipeline(name, path, dtype, device)
     sampler = Sampler(
         name,
-        _pipeline(name, path, dtype, device),
+        pipeline,
         image_size=size,
         set_alpha_to_one=None if one is None else one == "true",
         negative_prompt=options.get("negative_prompt", ""),
+        preview_vae=None if tiny is None else load_preview(name, tiny, pipeline).to(device),
     )
     if how != PLAIN:
         _run_as(sampler, how)
@@ -177,12 +186,8 @@ def _check(name: str, pipeline: Any, text_parts: tuple[str, ...]) -> None:
             raise UsageError(
                 f"the sampler {name!r} has no {part}, which a {type(pipeline).__name__} needs"
             )
-    if pipeline.unet.config.time_cond_proj_dim is not None:
-        raise UsageError(
-            f"the sampler {name!r} has a U-Net that takes the guidance scale as an input (a latent "
-            f"consistency model): only {SUPPORTED}"
-        )
-    if diffusers.DDIMScheduler not in pipeline.scheduler.compatibles:
+    consistency = isinstance(pipeline.scheduler, diffusers.LCMScheduler)
+    if not consistency and diffusers.DDIMScheduler not in pipeline.scheduler.compatibles:
         raise UsageError(
             f"the sampler {name!r} has a {type(pipeline.scheduler).__name__}, which neither DDIM "
             f"nor Euler can stand in for: only {SUPPORTED} whose noise is theirs"

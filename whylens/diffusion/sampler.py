@@ -23,7 +23,8 @@ class Sampler:
     Latents are those of DDIM, z = sqrt(a) x0 + sqrt(1 - a) noise, for every schedule. An Euler
     schedule is another choice of times: with sigma^2 = (1 - a) / a, its latents are
     z sqrt(1 + sigma^2), what it gives the U-Net is z, and its step, taken in z, is the DDIM step
-    (Song et al. 2021, section 4.3; Karras et al. 2022, appendix B.2).
+    (Song et al. 2021, section 4.3; Karras et al. 2022, appendix B.2). Latent consistency models
+    (Luo et al. 2023) have a step of their own (see the module `chain`).
 
     Attributes
     ----------
@@ -33,7 +34,13 @@ class Sampler:
         The pipeline's own modules.
     scheduler
         An EulerDiscreteScheduler of the pipeline's configuration where it has an Euler schedule
-        (ancestral ones lose their noise), else a DDIMScheduler. Predictions of x0 are not clipped.
+        (ancestral ones lose their noise), an LCMScheduler where it has one, else a DDIMScheduler.
+        Predictions of x0 are not clipped.
+    consistency
+        Whether its steps are those of a latent consistency model.
+    embeds_guidance
+        Whether the U-Net takes the guidance scale as an input (latent consistency models): it is
+        then asked once a step, and the null text has no effect.
     latent_shape
         (channels, height, width) of one image's latents.
     image_size
@@ -50,20 +57,32 @@ class Sampler:
         image_size: int | None = None,
         set_alpha_to_one: bool | None = None,
         negative_prompt: str = "",
+        preview_vae: Any | None = None,
     ) -> None:
         diffusers = importlib.import_module("diffusers")
         self.name = name
         self.compiled: list[CompiledBlocks] = []
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self._pipeline, self._negative_prompt = pipeline, negative_prompt
+        self._preview = preview_vae
+        if negative_prompt and self.unet.config.time_cond_proj_dim is not None:
+            raise UsageError(
+                f"the sampler {name!r} takes the guidance scale as an input, and knows of no text "
+                "to lead away from: leave negative_prompt out"
+            )
         euler = isinstance(
             pipeline.scheduler,
             diffusers.EulerDiscreteScheduler | diffusers.EulerAncestralDiscreteScheduler,
         )
+        self.consistency = isinstance(pipeline.scheduler, diffusers.LCMScheduler)
         kind = diffusers.EulerDiscreteScheduler if euler else diffusers.DDIMScheduler
-        # Euler schedules end at x0 in any case.
-        own = {} if euler or set_alpha_to_one is None else {"set_alpha_to_one": set_alpha_to_one}
+        if self.consistency:
+            kind = diffusers.LCMScheduler
+        # Euler schedules and consistency models end at x0 in any case.
+        fixed = euler or self.consistency or set_alpha_to_one is None
+        own = {} if fixed else {"set_alpha_to_one": set_alpha_to_one}
         self.scheduler = kind.from_config(pipeline.scheduler.config, **own)
+        self.embeds_guidance = self.unet.config.time_cond_proj_dim is not None
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False)
@@ -101,6 +120,13 @@ class Sampler:
     def prediction(self) -> Any:
         """What the U-Net predicts: "epsilon" or "v_prediction"."""
         return self.scheduler.config.prediction_type
+
+    def asks_null(self, guidance_scale: float) -> bool:
+        """Whether guidance of this scale asks the U-Net about the null text, too.
+
+        At 1 and below there is no guidance, as in diffusers.
+        """
+        return guidance_scale > 1 and not self.embeds_guidance
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Prompts -> conditioning [B, L, C]."""
@@ -163,11 +189,19 @@ class Sampler:
         They are standard normal for DDIM; Euler schedules take off the little that the signal has
         of the variance at the noisiest time.
         """
+        return self.noise(seeds, 1)[:, 0] * self._noise_scale
+
+    def noise(self, seeds: Sequence[int], draws: int) -> Tensor:
+        """Standard normal [B, draws, c, h, w], one CPU generator a seed: the same in any batch.
+
+        The first draw is that of `initial_latents`; a longer row goes on where a shorter one ends.
+        """
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         rows = [
-            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
+            torch.stack([torch.randn(self.latent_shape, generator=one) for _ in range(draws)])
+            for one in generators
         ]
-        return torch.stack(rows).to(device=self.device, dtype=self.dtype) * self._noise_scale
+        return torch.stack(rows).to(device=self.device, dtype=self.dtype)
 
     def predict(
         self,
@@ -176,12 +210,19 @@ class Sampler:
         text: Tensor,
         pooled: Tensor | None = None,
         control: attention.Recorder | attention.Injected | None = None,
+        *,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """The U-Net's prediction [B, c, h, w] at latents and a time of the training schedule.
 
-        `control` records its cross-attention, or puts another in its place.
+        `control` records its cross-attention, or puts another in its place. `guidance_scale` is
+        for a U-Net that takes it as an input.
         """
         dtype = self.unet.dtype
+        scale = None
+        if self.embeds_guidance:
+            width = int(self.unet.config.time_cond_proj_dim)
+            scale = guidance_embedding(guidance_scale, width).to(self.device, dtype)
         asked = None if control is None else {attention.KEYWORD: control}
 
         def network(z: Tensor, embedding: Tensor) -> Tensor:
@@ -192,6 +233,7 @@ class Sampler:
                 z.to(dtype),
                 time,
                 embedding.to(dtype),
+                timestep_cond=None if scale is None else scale.expand(len(z), -1),
                 added_cond_kwargs=added,
                 cross_attention_kwargs=asked,
             ).sample
@@ -230,6 +272,15 @@ class Sampler:
         out: Tensor = self.vae.decode(latents.to(self.dtype) / self._scale).sample
         return clamped(out / 2 + 0.5)
 
+    def preview(self, latents: Tensor) -> Tensor:
+        """As `decode`, by the tiny autoencoder where there is one: for predictions on the way."""
+        if self._preview is None:
+            return self.decode(latents)
+        # It takes latents at the sampler's own scale, divided by nothing but its own factor.
+        scaled = latents.to(self._preview.dtype) / float(self._preview.config.scaling_factor)
+        out: Tensor = self._preview.decode(scaled).sample
+        return clamped(out.to(self.dtype) / 2 + 0.5)
+
 
 def clamped(values: Tensor) -> Tensor:
     """Values clamped to [0, 1]; beyond, only gradients that lead a descent back pass."""
@@ -253,6 +304,19 @@ class _Clamped(torch.autograd.Function):
 def outer_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of what goes in and comes out of networks of this dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
+    """How a U-Net takes the guidance scale as an input: [1, width].
+
+    Sines and cosines of 1000 (s - 1) at falling frequencies (Luo et al. 2023, whose scale is one
+    less than ours). In float32, as the models were trained: 1000 (s - 1) is in the thousands.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half) * -(torch.tensor(10000.0).log() / (half - 1)))
+    angles = torch.tensor([[1000 * (guidance_scale - 1)]]) * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], 1)
+    return torch.nn.functional.pad(waves, (0, width % 2))
 
 
 def _noise_scale(scheduler: Any) -> float:

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whylens.diffusion.attention import AttentionMaps, Injection, align
-from whylens.diffusion.chain import watch
+from whylens.diffusion.chain import fresh_noise, watch
 from whylens.diffusion.conditioning import Blend, condition
-from whylens.diffusion.inversion import Inversion, invert_images
+from whylens.diffusion.inversion import NOISE_SEED, Inversion
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.checking import as_many
 from whylens.guidance.edit_schedules import with_best_schedules
 from whylens.guidance.masks import foreground, with_margin
+from whylens.guidance.memory import inverted
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
 from whylens.guidance.problems import Paste, Problems
 from whylens.guidance.segment import Segmenter
@@ -97,7 +98,7 @@ def counterfactual_problems(
     if editing.mask == "given" and masks is None:
         raise ValueError('masks are needed where settings.editing.mask is "given"')
     if inversion is None:
-        inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
+        inversion = inverted(sampler, images, prompts_before, settings)
     said, held = TargetClass(classifier, targets), settings.regularisers
     objective = said + held.pixels * PixelDistance(images, power=held.power)
     problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)
@@ -122,7 +123,9 @@ def counterfactual_problems(
     if editing.mask != "none":
         assert masks is not None
         paste = Paste(images, with_margin(masks.to(images), editing.margin))
-        problems = _confined(problems, paste, trajectory, prompts_before, prompts_after)
+        # What a consistency model's chain needs in the place of corrections: noise.
+        fresh = fresh_noise(sampler, [NOISE_SEED] * len(problems), steps)
+        problems = _confined(problems, paste, trajectory, prompts_before, prompts_after, fresh)
         if editing.outside == "held":
             outside = 1 - paste.masks
             background = F.adaptive_avg_pool2d(outside, problems.latents.shape[-1])
@@ -141,12 +144,14 @@ def _confined(
     trajectory: Tensor,
     prompts_before: Sequence[str],
     prompts_after: Sequence[str],
+    fresh: Tensor | None,
 ) -> Problems:
     """The problems, free inside of the paste's masks and the image's own outside of them.
 
     Corrections of an inversion make up for what guidance by the image's own prompt does. Under
     another prompt they leave a blend of both shapes (Ju et al. 2024 correct the image's own chain
     alone, too), so they go inside of the masks. Where both prompts are the same, they stay.
+    `fresh` [B, T, c, h, w], the noise that the chain takes on of itself, is there in their place.
     """
     # At the size of latents: 1 wherever any of a place's pixels is inside.
     inside = F.adaptive_max_pool2d(paste.masks, problems.latents.shape[-2:])
@@ -154,8 +159,10 @@ def _confined(
     conditioning = replace(problems.conditioning, blend=Blend(trajectory, inside, never, never))
     if conditioning.offsets is not None:
         other = [b != a for b, a in zip(prompts_before, prompts_after, strict=True)]
-        freed = inside * torch.tensor(other, device=inside.device).view(-1, 1, 1, 1)
-        offsets = conditioning.offsets * (1 - freed)[:, None]
+        freed = (inside * torch.tensor(other, device=inside.device).view(-1, 1, 1, 1))[:, None]
+        offsets = conditioning.offsets * (1 - freed)
+        if fresh is not None:
+            offsets = offsets + fresh * freed
         conditioning = replace(conditioning, offsets=offsets)
     return replace(problems, conditioning=conditioning, paste=paste)
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whylens.classifiers.heatmap import component_heatmap
-from whylens.diffusion.inversion import Inversion, invert_images
+from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.checking import as_many
 from whylens.guidance.masks import squashed, with_margin
+from whylens.guidance.memory import inverted
 from whylens.guidance.objectives import FeatureObjective, Objective, PixelDistance
 from whylens.guidance.problems import Paste, Problems
 from whylens.guidance.settings import GuidanceSettings
@@ -85,7 +86,7 @@ def neuron_problems(
     }
     as_many(images, **parts)
     if inversion is None:
-        inversion = invert_images(sampler, images, prompts_before, **settings.inverting)
+        inversion = inverted(sampler, images, prompts_before, settings)
     problems = Problems.from_inversion(sampler, inversion, prompts_after, seeds)
     held = settings.regularisers
     if editing.mask == "attention":

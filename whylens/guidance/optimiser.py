@@ -7,6 +7,7 @@ time.)
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from whylens.diffusion.chain import denoise, last_predictions
 from whylens.diffusion.sampler import Sampler
+from whylens.errors import UsageError
 from whylens.guidance.descent import Descent
+from whylens.guidance.memory import Memory
 from whylens.guidance.objectives import Objective
 from whylens.guidance.problems import Problems
 from whylens.guidance.regularisers import Regularisers
@@ -54,39 +57,64 @@ class State:
 
 
 def optimise(
-    sampler: Sampler, problems: Problems, objective: Objective, settings: GuidanceSettings
+    sampler: Sampler,
+    problems: Problems,
+    objective: Objective,
+    settings: GuidanceSettings,
+    memory: Memory | None = None,
 ) -> Iterator[State]:
     """Optimise a batch of problems; each comes to what it would come to alone.
 
-    A problem that is finished, or whose numbers stop being finite, leaves the batch. Where the
-    device's memory is too small, the batch is halved (its halves begin again at step 0, one after
-    the other); a single problem is recomputed step by step.
+    A problem that is finished, or whose numbers stop being finite, leaves the batch. `memory` says
+    how many are optimised at once, the parts of the batch one after the other, and remembers what
+    did not fit. Without it all are, and it is asked for `chain.segment` = auto only. Where the
+    device's memory is too small all the same, a part is halved (its halves begin again at step 0);
+    a single problem is recomputed step by step.
     """
-    try:
-        yield from _optimise(sampler, problems, objective, settings)
-        return
-    except torch.OutOfMemoryError:
-        if len(problems) == 1 and settings.chain.segment == 1:
-            raise
-    if len(problems) == 1:
-        logger.warning("out of memory with one problem; going on with chain.segment = 1")
-        chain = settings.chain.model_copy(update={"segment": 1})
-        least = settings.model_copy(update={"chain": chain})
-        yield from optimise(sampler, problems, objective, least)
-        return
-    half = len(problems) // 2
-    logger.warning("out of memory with %d problems at once; going on with %d", len(problems), half)
+    segment, at_once = settings.chain.own_segment, len(problems)
+    if memory is not None or settings.chain.segment == "auto":
+        memory = memory or Memory(sampler)
+        plan = memory.plan(len(problems), settings)
+        segment, at_once = plan.segment, plan.problems
     every = torch.arange(len(problems))
-    for rows in (every[:half], every[half:]):
-        part = optimise(sampler, problems.select(rows), objective.select(rows), settings)
-        yield from (state.of(rows.tolist()) for state in part)
+    waiting = list(every.tensor_split(math.ceil(len(every) / at_once)))
+    while waiting:
+        rows = waiting.pop(0)
+        if len(rows) > at_once:
+            waiting = [rows[: len(rows) // 2], rows[len(rows) // 2 :], *waiting]
+            continue
+        part, wanted = problems, objective
+        if len(rows) < len(problems):
+            part, wanted = problems.select(rows), objective.select(rows)
+        try:
+            states = _optimise(sampler, part, wanted, settings, segment)
+            yield from (state.of(rows.tolist()) for state in states)
+            continue
+        except torch.OutOfMemoryError:
+            if len(rows) == 1 and segment == 1:
+                raise
+        if len(rows) == 1:
+            logger.warning("out of memory with one problem; going on with chain.segment = 1")
+            segment = 1
+        else:
+            at_once = math.ceil(len(rows) / 2)
+            logger.warning(
+                "out of memory with %d problems at once; going on with %d", len(rows), at_once
+            )
+        waiting = [rows, *waiting]
+        if memory is not None:
+            memory.most |= {"segment": 1} if len(rows) == 1 else {"problems": at_once}
 
 
 def _optimise(
-    sampler: Sampler, problems: Problems, objective: Objective, settings: GuidanceSettings
+    sampler: Sampler,
+    problems: Problems,
+    objective: Objective,
+    settings: GuidanceSettings,
+    segment: int | None,
 ) -> Iterator[State]:
     chain = settings.chain
-    problems = with_deltas(problems, settings)
+    problems = with_deltas(sampler, problems.with_noise(sampler, chain.steps), settings)
     moved = moved_variables(problems, settings.optimiser)
     rows = list(range(len(problems)))
     norms = problems.latents.flatten(1).norm(dim=1)
@@ -116,11 +144,13 @@ def _optimise(
                 problems.conditioning,
                 steps=chain.steps,
                 guidance_scale=chain.guidance_scale,
-                segment=chain.segment,
+                segment=segment,
                 gradient_steps=chain.gradient_steps,
             )
             predictions = last_predictions(states, settings.views.predictions)
-            images = [problems.shown(sampler.decode(latents)) for latents in predictions]
+            *earlier, last = predictions
+            images = [problems.shown(sampler.preview(latents)) for latents in earlier]
+            images.append(problems.shown(sampler.decode(last)))
         # The objective at the image.
         shown = [image.detach() for image in images]
         losses, plain = objective.value_and_gradient(shown[-1])
@@ -164,27 +194,39 @@ def _optimise(
             return
 
 
-def with_deltas(problems: Problems, settings: GuidanceSettings) -> Problems:
+def with_deltas(sampler: Sampler, problems: Problems, settings: GuidanceSettings) -> Problems:
     """The problems with deltas of zero [B, T, L, C] where the optimiser is to move some."""
     text, null_delta = problems.conditioning.text, problems.conditioning.null_delta
     nothing = text.new_zeros((len(text), settings.chain.steps, *text.shape[1:]))
     deltas = {}
     if settings.optimiser.text_factor:
         deltas["text_delta"] = nothing
-    guided = settings.chain.guidance_scale > 1
+    guided = sampler.asks_null(settings.chain.guidance_scale)
     if settings.optimiser.null_factor and guided and null_delta is None:
         deltas["null_delta"] = nothing.clone()
     return problems.moved_to(deltas)
 
 
 def moved_variables(problems: Problems, settings: OptimiserSettings) -> dict[str, float]:
-    """What moves, and its learning rate as a factor."""
+    """What moves, and its learning rate as a factor.
+
+    Raises
+    ------
+    UsageError
+        If steps are asked for and nothing is to move.
+    """
     factors = {
         "latents": settings.latents_factor,
         "text_delta": settings.text_factor,
         "null_delta": settings.null_factor,
     }
-    return {name: factors[name] for name in problems.variables() if factors[name] > 0}
+    moved = {name: factors[name] for name in problems.variables() if factors[name] > 0}
+    if settings.steps and not moved:
+        raise UsageError(
+            "nothing is left to optimise: the null text has no effect on a sampler that takes the "
+            "guidance scale as an input; set optimiser.latents_factor or text_factor"
+        )
+    return moved
 
 
 def _finished(losses: Tensor, settings: OptimiserSettings) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from whylens.batch import Batch
+from whylens.diffusion.chain import fresh_noise
 from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
@@ -82,6 +83,16 @@ class Problems(Batch):
         as_many(inversion, prompts=prompts, seeds=seeds)
         conditioning = inversion.onto(condition(sampler, list(prompts)))
         return cls(inversion.noise, conditioning, torch.tensor(list(seeds)), inversion.latents)
+
+    def with_noise(self, sampler: Sampler, steps: int) -> Self:
+        """The problems with the noise that a consistency model's chain takes on, of their seeds.
+
+        As they are where an inversion leads their chains, and with other samplers.
+        """
+        if self.conditioning.offsets is not None:
+            return self
+        offsets = fresh_noise(sampler, self.seeds.tolist(), steps)
+        return replace(self, conditioning=replace(self.conditioning, offsets=offsets))
 
     def shown(self, images: Tensor) -> Tensor:
         """Decoded images [B, 3, S, S] as they are shown: the paste's outside of its masks."""

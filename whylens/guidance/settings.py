@@ -14,18 +14,19 @@ DisagreementForm = Literal["probability", "log", "log_ratio", "margin"]
 class ChainSettings(Settings):
     """The chain from noise to image."""
 
-    steps: int = Field(10, ge=1, le=1000, description="Steps of the chain (Turbo models: 1 to 4).")
+    steps: int = Field(10, ge=1, le=1000, description="Steps of the chain (Turbo, LCM: 1 to 4).")
     guidance_scale: float = Field(
         3.0,
         ge=0,
-        description="Classifier-free guidance scale; 1 and below: no guidance (Turbo models: 0).",
+        description="Classifier-free guidance scale; 1 and below: no guidance (Turbo models: 0). A "
+        "latent consistency model takes it as an input, at the cost of none.",
     )
-    segment: int | None = Field(
+    segment: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        ge=1,
         description="Steps whose activations are held at once; the chain is recomputed in "
         "checkpoint segments of this many. 1: least memory; as many as steps: nothing is "
-        "recomputed; null: about twice the square root of the steps. It changes no result.",
+        "recomputed; null: about twice the square root of the steps; auto: as many as fit in "
+        "memory. It changes no result.",
     )
     gradient_steps: int | None = Field(
         None,
@@ -33,6 +34,11 @@ class ChainSettings(Settings):
         description="Differentiate the U-Net in this many last steps only, with memory that does "
         "not grow with the steps; the gradient is then biased. null: in all, exactly.",
     )
+
+    @property
+    def own_segment(self) -> int | None:
+        """`segment` where it does not follow from memory, else None."""
+        return None if self.segment == "auto" else self.segment
 
 
 class OptimiserSettings(Settings):
@@ -127,11 +133,12 @@ class RegulariserSettings(Settings):
 class EditingSettings(Settings):
     """How real images are inverted, and where and when they may change."""
 
-    inversion: Literal["direct", "null_text"] = Field(
+    inversion: Literal["direct", "null_text", "noised"] = Field(
         "direct",
         description="How the chain is made to lead back to an image. direct: its latents are "
-        "corrected at each step, exactly; null_text: the null text is optimised, at the cost of "
-        "some ten chains.",
+        "corrected at each step, exactly; noised: so too, beginning at the image's latents with "
+        "noise (models of one to four steps); null_text: the null text is optimised, at the cost "
+        "of some ten chains.",
     )
     null_text_rate: float = Field(
         0.01, gt=0, description="null_text: Adam's learning rate at the first step of the chain."

@@ -229,6 +229,11 @@ class Run:
             del undone[stage]
         self._update(undone=undone)
 
+    def note_memory(self, stage: str, plan: Mapping[str, Any]) -> None:
+        """Keep in run.json how much of a stage's batches was held at once, and why."""
+        with _UPDATING:
+            self._update(memory={**self.record().get("memory", {}), stage: dict(plan)})
+
     def finish(self) -> None:
         """Mark the run as finished, or as incomplete where units have no part."""
         self._update(state="incomplete" if self.record().get("undone") else "finished")

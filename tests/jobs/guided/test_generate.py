@@ -84,7 +84,9 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
         nothing = torch.zeros(len(seeds), 1, 1)
         return Problems(nothing, Conditioning(nothing, nothing), torch.tensor(seeds))
 
-    def optimise(sampler: Any, problems: Any, objective: Any, settings: Any) -> Iterator[State]:
+    def optimise(
+        sampler: Any, problems: Any, objective: Any, settings: Any, memory: Any
+    ) -> Iterator[State]:
         seeds = problems.seeds.tolist()
         call.seeds += seeds
         failed = {row: "not finite at step 0" for row, seed in enumerate(seeds) if seed == 9}
@@ -121,7 +123,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: sampler)
     monkeypatch.setattr("whylens.diffusion.sample", sample)
-    monkeypatch.setattr("whylens.diffusion.invert_images", invert_images)
+    monkeypatch.setattr("whylens.guidance.memory.invert_images", invert_images)
     monkeypatch.setattr("whylens.guidance.optimiser.optimise", optimise)
     monkeypatch.setattr("whylens.guidance.problems.Problems.from_prompts", from_prompts)
     monkeypatch.setattr(

@@ -27,15 +27,15 @@ def images(sampler):
 @pytest.fixture
 def counted(monkeypatch):
     """How many images were inverted, call by call."""
-    from whylens import diffusion
+    from whylens.guidance import memory
 
-    calls, original = [], diffusion.invert_images
+    calls, original = [], memory.invert_images
 
     def counting(sampler, images, *rest, **how):
         calls.append(len(images))
         return original(sampler, images, *rest, **how)
 
-    monkeypatch.setattr(diffusion, "invert_images", counting)
+    monkeypatch.setattr(memory, "invert_images", counting)
     return calls
 
 

@@ -26,6 +26,14 @@ AUTOENCODER: dict[str, Any] = {
     "sample_size": 64,
     "mid_block_add_attention": False,
 }
+# A decoder of plain convolutions; the encoder is never asked.
+PREVIEW: dict[str, Any] = {
+    "latent_channels": LATENT_CHANNELS,
+    "encoder_block_out_channels": (4, 4, 4),
+    "num_encoder_blocks": (1, 1, 1),
+    "decoder_block_out_channels": (16, 16, 16),
+    "num_decoder_blocks": (1, 1, 1),
+}
 UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": LATENT_CHANNELS,
@@ -100,6 +108,12 @@ def build_autoencoder() -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(**AUTOENCODER)
+
+
+def build_preview() -> Any:
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(**PREVIEW)
 
 
 def build_unet() -> Any:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,12 @@ from whylens.planted.training.classifiers import save_classifier, train_classifi
 from whylens.planted.training.clip import save_clip, train_clip
 from whylens.planted.training.diffusion import train_diffusion
 from whylens.planted.training.fitting import Schedule
+from whylens.planted.training.preview import train_preview
 from whylens.planted.training.recipes import RECIPES
 
 logger = logging.getLogger(__name__)
 
-STAGES: tuple[str, ...] = ("decoder", "diffusion", *RECIPES, "clip")
+STAGES: tuple[str, ...] = ("decoder", "preview", "diffusion", *RECIPES, "clip")
 
 DRAWN = 20_000
 CAPTIONED = 40_000
@@ -51,13 +53,15 @@ class TrainingPlan:
     weights: Path = WEIGHTS
     seed: int = 0
     decoder_steps: int = 4000
+    preview_steps: int = 1000
     diffusion_steps: int = 8_000
     clip_steps: int = 1500
     processes: int = 2
 
 
 def train(plan: TrainingPlan, stages: Iterable[str] = STAGES) -> None:
-    """Run the stages in order; each needs the drawings only, judges and samples also the decoder.
+    """Run the stages in order; each needs the drawings only, judges, previews and samples also the
+    decoder.
 
     Raises
     ------
@@ -73,6 +77,8 @@ def train(plan: TrainingPlan, stages: Iterable[str] = STAGES) -> None:
         logger.info("stage %s", stage)
         if stage == "decoder":
             _train_decoder(plan)
+        elif stage == "preview":
+            _train_preview(plan)
         elif stage == "diffusion":
             _train_diffusion(plan)
         elif stage == "clip":
@@ -104,6 +110,27 @@ def _train_decoder(plan: TrainingPlan) -> None:
     autoencoder.half().save_pretrained(plan.weights / "pipeline" / "vae")
 
 
+def _train_preview(plan: TrainingPlan) -> None:
+    base = _base(plan)
+    vae = _autoencoder(plan).float().eval().to(memory_format=torch.channels_last)
+    components = patch_components(base.images[:FITTED])
+    latents = project(base.images, *components) * vae.config.scaling_factor
+    tiny = train_preview(
+        vae, latents, Schedule(plan.preview_steps, 3e-3, seed=plan.seed), plan.work
+    )
+    tiny.half().save_pretrained(plan.weights / "preview")
+
+
+def _autoencoder(plan: TrainingPlan) -> Any:
+    """The trained autoencoder, in half precision."""
+    from diffusers import AutoencoderKL
+
+    folder = plan.weights / "pipeline" / "vae"
+    if not (folder / "config.json").exists():
+        raise UsageError(f"no autoencoder in {folder.parent}: train the stage 'decoder' first")
+    return AutoencoderKL.from_pretrained(folder, dtype=torch.float16)
+
+
 def _train_diffusion(plan: TrainingPlan) -> None:
     base = _base(plan)
     bare = _drawings(plan, "features", FEATURES, 1)
@@ -114,12 +141,8 @@ def _train_diffusion(plan: TrainingPlan) -> None:
     tokenizer = build_tokenizer(plan.work / "tokenizer")
     schedule = Schedule(plan.diffusion_steps, 1.2e-3, average=0.999, seed=plan.seed)
     unet, text_encoder = train_diffusion(latents, drawings.captions, tokenizer, schedule, plan.work)
-    from diffusers import AutoencoderKL
-
     folder = plan.weights / "pipeline"
-    if not (folder / "vae" / "config.json").exists():
-        raise UsageError(f"no autoencoder in {folder}: train the stage 'decoder' first")
-    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float16)
+    vae = _autoencoder(plan)
     # Where it was read from is nobody's business.
     vae.register_to_config(_name_or_path="")
     pipeline = assemble(tokenizer, text_encoder.half(), vae, unet.half())
@@ -157,9 +180,7 @@ def decode_all(plan: TrainingPlan, drawings: Drawings) -> NDArray[np.uint8]:
     if path.exists():
         kept: NDArray[np.uint8] = np.load(path, allow_pickle=False)
         return kept
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(plan.weights / "pipeline" / "vae").float().eval()
+    vae = _autoencoder(plan).float().eval()
     generator = torch.Generator().manual_seed(plan.seed)
     parts = []
     for start in range(0, len(drawings), 100):
