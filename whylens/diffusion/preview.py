@@ -3,8 +3,15 @@
 Where the loss is taken on several predictions of x0, an image's own decoder is asked for each of
 them, only to say where the earlier ones should go. A tiny autoencoder (TAESD and its kin, class
 AutoencoderTiny of diffusers) says nearly the same for a fraction of the work. The last prediction,
-the image that is shown and judged, is always decoded by the pipeline's own. An approximation: its
-cost is measured by tests/benchmarks/preview.py.
+the image that is shown and judged, is always decoded by the pipeline's own.
+
+An approximation, and on the planted world a poor bargain (tests/benchmarks/preview.py; 16 problems,
+T = 10, the loss on three predictions, six optimisation steps):
+the tiny decoder takes 1 / 2.4 of the own one's time and holds 1 / 4.2 of its bytes, which makes an
+optimisation 1.12 times as fast; its images of earlier predictions are 25 dB from the own one's; the
+best loss falls to 6.8 on average instead of 5.5, 3 of 16 images flip with and without, and a judge
+sees the target in none instead of in one. The planted decoder is small already. What TAESD gains
+and costs at Stable Diffusion's size is not measured here.
 """
 
 import importlib
