@@ -70,6 +70,8 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
     from whylens.cluster.stream import Both, Stream
 
     classifier = load_classifier(spec.classifier)
+    if remark := classifier.activation.remark:
+        run.warn(f"{classifier.name} {remark}")
     decoded = partial(decode, transform=classifier.eval_transform)
     note_arithmetic(run, placement)
     tags = {"main": spec.images} | ({"second": spec.second} if spec.second else {})

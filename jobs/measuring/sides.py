@@ -17,11 +17,15 @@ SIDES = ("validation", "spurious")
 
 @dataclass(frozen=True)
 class Contender:
-    """A classifier of the run: where its logits of the run's classes [K] are, -1 for none."""
+    """A classifier of the run: where its logits of the run's classes [K] are, -1 for none.
+
+    `base` is the classifier that it repairs; `remark` what the reader should know of its p.
+    """
 
     name: str
     columns: NDArray[np.int64]
     base: str | None
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def contend(names: Sequence[str]) -> tuple[tuple[str, ...], list[Contender]]:
         classifier = load_classifier(name)
         space = space or label_space(classifier.class_names)
         columns = head_columns(space, classifier.class_names)
-        contenders.append(Contender(name, columns, getattr(classifier, "base", None)))
+        base, remark = getattr(classifier, "base", None), classifier.activation.remark
+        contenders.append(Contender(name, columns, base, remark))
     return space, contenders
 
 
@@ -79,7 +84,7 @@ def make_sides(
             f"no validation image of {collection.uri} shows one of the {len(set(wanted))} classes "
             f"that the spurious images of {spurious.images.uri} are for: nothing can be scored"
         )
-    remarks = []
+    remarks = [f"{c.name} {c.remark}" for c in contenders if c.remark]
     if unlabelled := shown.count(-1):
         unknown = sorted(names - set(known))
         listed = f" ({_few(unknown)})" if unknown else ""

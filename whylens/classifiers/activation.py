@@ -11,6 +11,8 @@ class Activation(ABC):
     """What a head's logits f [B, K] mean; targets [B] are class indices k."""
 
     name: str
+    # What a reader of the classifier's probabilities should know; after the classifier's name.
+    remark = ""
 
     @abstractmethod
     def __call__(self, logits: Tensor) -> Tensor:
@@ -56,6 +58,10 @@ class Sigmoid(Activation):
     """p_k = 1 / (1 + exp(-f_k)): an image may show many classes, or none (a multi-label head)."""
 
     name = "sigmoid"
+    remark = (
+        "has a multi-label head: the p of a class is the sigmoid of its logit alone, so that an "
+        "image may show several classes, or none; the class called is the one of the largest p"
+    )
 
     def __call__(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()

@@ -162,3 +162,20 @@ def test_a_stream_and_a_pool_make_the_same_tables_and_do_what_is_missing(
         assert {part for part in parts if part.stat().st_ino != inodes[part]} <= {parts[1]}
         assert same(pq.read_table(parts[1]), missing)
     assert same(tables["pool"], tables["stream"])
+
+
+def test_a_multi_label_head_has_probabilities_by_sigmoid(tmp_path: Path, photos: str) -> None:
+    from whylens.classifiers.activation import SIGMOID, SOFTMAX
+
+    run = Run.start(str(tmp_path / "run"), "embed", {})
+    name = f"{CLASSIFIER}?probabilities=sigmoid"
+    embedder = Embedder(run, {}, "main", name, "cpu", 4)
+    unit = ImageUnit("u", open_collection(photos).part(slice(0, 4)))
+    embedder(decode(unit, embedder.classifier.eval_transform))
+    row = run.table("images").read().to_pylist()[0]
+    logits = embedder.classifier.head(torch.tensor(row["features"]).float())
+    assert row["top5_probabilities"] == pytest.approx(
+        logits.sigmoid().sort(descending=True).values[:5].tolist(), abs=1e-2
+    )
+    assert "sigmoid" in SIGMOID.remark
+    assert SOFTMAX.remark == ""

@@ -444,3 +444,19 @@ def test_every_published_row_is_a_classifier_that_there_is() -> None:
     for name, (before, after) in ROWS.items():
         assert after.score >= before.score, name
         assert before.accuracy is None or -0.11 < before.accuracy - after.accuracy < 1, name
+
+
+def test_a_multi_label_head_is_scored_by_its_sigmoid_and_said_to_be_one(
+    worked: list[str], tmp_path: Path
+) -> None:
+    name = f"{BIASED}?probabilities=sigmoid"
+    run = score.run(spec(tmp_path / "run", classifiers=[name]))
+    classifier = load_classifier(BIASED)
+    collection = open_collection("planted:spurious?count=64&seed=1")
+    for row in run.table("predictions").read().to_pylist():
+        if row["side"] == "spurious":
+            record = next(r for r in collection.records if r.id == row["id"])
+            with torch.no_grad():
+                logits = classifier.logits(to_tensor(collection.load(record))[None])[0]
+            assert row["p"] == pytest.approx(float(logits[row["class_index"]].sigmoid()), abs=1e-4)
+    assert "has a multi-label head" in (tmp_path / "run" / "report.html").read_text()
