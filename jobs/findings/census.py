@@ -94,7 +94,8 @@ class Counter:
                         seen.ids,
                         seen.features,
                         pool_labels(tag, seen),
-                        seen.texts,
+                        # A mined image's class is what the feature is not: no name for it.
+                        seen.captions,
                         self.head.probabilities(seen.features),
                     )
                     if tag != "main":

@@ -19,6 +19,8 @@ from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, groups_of, unit_name
 from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import TABLE
+from whylens.jobs.findings.verdicts import TABLE as VERDICTS
+from whylens.jobs.findings.verdicts import write_verdicts
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
@@ -26,6 +28,7 @@ from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
+from whylens.neural_pca.ranking import Asked
 from whylens.runs import Run
 from whylens.settings import Settings
 
@@ -39,6 +42,26 @@ class ComponentSettings(Settings):
     )
     min_images: int = Field(
         10, ge=2, description="Classes with fewer images are skipped, with a warning."
+    )
+    times: float = Field(
+        1.5,
+        ge=1,
+        description="Suspicious only where mined images get at least so many times as much of the "
+        "class as such images get anyway.",
+    )
+    part: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="And at least this part of the way from there to what the class's own images "
+        "get.",
+    )
+    false_discoveries: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Of the components that are called suspicious, the part that may be so by "
+        "chance (false discovery rate over all components of the run).",
     )
     classes: list[str] = Field(
         default_factory=list, description="Classes by name or number; empty: all with images."
@@ -108,8 +131,9 @@ def components(
     missing = [k for k in enough if unit_name(k) not in done]
     top, mined = settings.top, settings.mined
     groups = groups_of(missing, counts, head.size, top, mined, placement.workers[1])
-    arguments = (run, lineage, name, top, mined, spans)
+    arguments = (run, lineage, name, top, mined, Asked(settings.times, settings.part), spans)
     work_through(run, TABLE, groups, ComponentFinder, arguments, placement)
+    write_verdicts(run, settings.false_discoveries)
 
 
 def run(spec: ComponentsSpec) -> Run:
@@ -124,6 +148,6 @@ JOB = Job(
     help="Neural PCA of every class, judged.",
     spec=ComponentsSpec,
     run=run,
-    tables=(census.TABLE, TABLE),
+    tables=(census.TABLE, TABLE, VERDICTS),
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

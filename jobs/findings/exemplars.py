@@ -14,8 +14,8 @@ from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import directions
+from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
@@ -35,6 +35,9 @@ SCHEMA = pa.schema(
         ("suspicion", pa.float64()),
         ("suspicious", pa.bool_()),
         *columns(pa.float64(), "sufficiency_share", "sufficiency_mean_p", "lift"),
+        *columns(pa.float64(), "strata_p", "strata_p_low", "strata_p_high"),
+        *columns(pa.float64(), "expected_p", "asked_p", "q_value"),
+        ("strata", pa.int32()),
         *columns(pa.float64(), "variance_share", "logit_share"),
         # Over the exemplars whose masks are known.
         *columns(pa.float64(), "heat_on_object", "object_area"),
@@ -78,7 +81,7 @@ def exemplars(
     placement: Placement,
 ) -> None:
     """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
-    rows = find(lineage.table(COMPONENTS).read().to_pylist(), settings)
+    rows = find(judged_rows(lineage), settings)
     units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
     arguments = (run, lineage, settings.exemplars, settings.index, placement.device)
     work_through(run, TABLE, units, Exhibitor, arguments, placement)
@@ -101,12 +104,15 @@ def exemplars(
 
 
 def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[dict[str, Any]]:
-    """Findings by falling suspicion, one for each feature of a class.
+    """Findings by verdict, then by falling suspicion, one for each feature of a class.
 
     Components of a class whose mined images, or whose first word, are the same show the same
     feature: the most suspicious stands for them.
     """
-    ordered = sorted(components, key=lambda row: -row["suspicion"])
+    ordered = sorted(
+        components,
+        key=lambda row: (not row["suspicious"], -row["suspicion"], -row["sufficiency_mean_p"]),
+    )
     seen: set[tuple[int, object]] = set()
     rows: list[dict[str, Any]] = []
     for row in ordered:
@@ -131,11 +137,11 @@ def ranked(
 ) -> list[dict[str, Any]]:
     """The findings with ranks, their visualisations' probability, and their heat on objects.
 
-    They come by suspicion. Where masks are known, it is lowered by the share of the heat that lies
-    on the object, beyond what the object's area explains: such a feature may be a part of it.
-    Where a feature was visualised it is lowered by up to half, as far as its NPFV lacks p_k = 1:
-    the feature alone does not make the class. (A classifier that is not robust gives nearly every
-    NPFV its class, and the factor says nothing.)
+    They come by verdict, then by suspicion. Where masks are known, it is lowered by the share of
+    the heat that lies on the object, beyond what the object's area explains: such a feature may be
+    a part of it. Where a feature was visualised it is lowered by up to half, as far as its NPFV
+    lacks p_k = 1: the feature alone does not make the class. (A classifier that is not robust gives
+    nearly every NPFV its class, and the factor says nothing.)
     """
     p_npfv = {(v["class_index"], v["component"]): float(v["p"]) for v in npfvs}
     rows = []
@@ -149,10 +155,11 @@ def ranked(
             means["npfv_p"] = p_npfv[key]
         rows.append({**found, **means})
 
-    def standing(row: Mapping[str, Any]) -> float:
+    def standing(row: Mapping[str, Any]) -> tuple[bool, float]:
         excess = row.get("heat_on_object", 0.0) - row.get("object_area", 0.0)
         alone = (1 + row.get("npfv_p", 1.0)) / 2
-        return float(row["suspicion"] * (1 - max(0.0, excess)) * alone)
+        held = float(row["suspicion"] * (1 - max(0.0, excess)) * alone)
+        return bool(row.get("suspicious", True)), held
 
     rows.sort(key=standing, reverse=True)
     return [{**row, "rank": place} for place, row in enumerate(rows, 1)]

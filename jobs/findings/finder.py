@@ -29,8 +29,8 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
-from whylens.neural_pca.ranking import Reference, judge, typical_words
-from whylens.neural_pca.sufficiency import Mined, Miner
+from whylens.neural_pca.ranking import Asked, Reference, judge, typical_words
+from whylens.neural_pca.sufficiency import Mined, Miner, best_two, strata_of
 from whylens.runs import Run
 
 SCHEMA = pa.schema(
@@ -39,9 +39,11 @@ SCHEMA = pa.schema(
         ("class_name", pa.string()),
         *columns(pa.int32(), "component", "images"),
         *columns(pa.float64(), "variance", "variance_share", "logit_share"),
-        *columns(pa.float64(), "sufficiency_share", "sufficiency_mean_p", "lift", "suspicion"),
-        ("suspicious", pa.bool_()),
-        ("same_as", pa.int32()),
+        *columns(pa.float64(), "sufficiency_share", "sufficiency_mean_p", "lift"),
+        # Over the mined images' classes; the interval is null where all are of one.
+        *columns(pa.float64(), "strata_p", "strata_p_low", "strata_p_high"),
+        *columns(pa.float64(), "expected_p", "asked_p", "p_value", "suspicion"),
+        *columns(pa.int32(), "strata", "same_as"),
         ("mined_ids", pa.list_(pa.string())),
         *columns(pa.list_(pa.float64()), "mined_alphas", "mined_p"),
         ("mined_labels", pa.list_(pa.int32())),
@@ -109,15 +111,17 @@ class ComponentFinder:
         classifier: str,
         top: int,
         mined: int,
+        asked: Asked,
         spans: Sequence[SpanUnit],
     ) -> None:
         """Read the classifier's head and the census."""
         from whylens.classifiers import load_classifier
 
-        self.run, self.top, self.mined = run, top, mined
+        self.run, self.top, self.mined, self.asked = run, top, mined, asked
         self.head = Head.of(load_classifier(classifier))
         self.images, self.pool = lineage.table(IMAGES), mined_collection(lineage)
         self.census = read_census(run, spans, self.head)
+        self.best = self._best_two()
         held = run.table(CENSUS).read(units=[span.name for span in spans]).to_pylist()
         self.holders: dict[int, list[str]] = {}
         for row in held:
@@ -129,7 +133,7 @@ class ComponentFinder:
 
     def __call__(self, unit: GroupUnit) -> int:
         """Write the components of the classes and their evidence; how many."""
-        found = self._find(unit.classes)
+        found, own = self._find(unit.classes)
         pool = int(self.census.pool_counts.sum())
         miner = Miner(found, min(self.mined, max(1, pool // MINED_OF_POOL)))
         for part in self.pool_parts:
@@ -146,21 +150,33 @@ class ComponentFinder:
         sampled = self._sample_probabilities(unit.classes)
         total = 0
         for place, (of_class, mined) in enumerate(zip(found, miner.results(), strict=True)):
-            part = self._judged(of_class, mined, sampled[:, place])
+            part = self._judged(of_class, mined, own[place], sampled[:, place])
             write_components(self.run, of_class, self.head.fingerprint)
             self.run.table(TABLE).write(unit_name(of_class.class_index), part)
             total += len(part)
         return total
 
-    def _find(self, classes: Sequence[int]) -> list[ClassComponents]:
+    def _find(self, classes: Sequence[int]) -> tuple[list[ClassComponents], list[float]]:
+        """The components of classes, and the mean p_k of their images."""
+        sums = dict.fromkeys(classes, 0.0)
         gathered = {k: _Gathered(self.head.size) for k in classes}
         for part in sorted({part for k in classes for part in self.holders[k]}):
             seen = read_embedded(self.images.read_part(part, COLUMNS), "main")
             labels = labels_used(seen)
             for k in np.intersect1d(labels, classes):
-                gathered[int(k)].add(seen.features[labels == k])
+                of_class = seen.features[labels == k]
+                gathered[int(k)].add(of_class)
+                sums[int(k)] += float(self.head.probabilities(of_class)[:, k].sum(dtype=np.float64))
         weight, bias = self.head.weight, self.head.bias
-        return [gathered.pop(k).components(k, weight[k], float(bias[k]), self.top) for k in classes]
+        return [
+            gathered.pop(k).components(k, weight[k], float(bias[k]), self.top) for k in classes
+        ], [sums[k] / max(int(self.census.counts[k]), 1) for k in classes]
+
+    def _best_two(self) -> np.ndarray:
+        """The two likeliest classes of each image of the census's sample, [S, 2]."""
+        features = self.census.features
+        blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
+        return np.concatenate([best_two(self.head.probabilities(block)) for block in blocks])
 
     def _sample_probabilities(self, classes: Sequence[int]) -> np.ndarray:
         """p_k of the census's sample for some classes, [S, len(classes)]."""
@@ -168,13 +184,23 @@ class ComponentFinder:
         blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
         return np.concatenate([self.head.probabilities(b)[:, list(classes)] for b in blocks])
 
-    def _judged(self, found: ClassComponents, mined: Mined, probabilities: np.ndarray) -> pa.Table:
-        """A class's part of the table; p_k of the census's sample is given, [S]."""
+    def _judged(
+        self, found: ClassComponents, mined: Mined, own: float, probabilities: np.ndarray
+    ) -> pa.Table:
+        """A class's part of the table; mean p_k of its images and p_k of the census's sample [S]
+        are given."""
         k, count = found.class_index, len(found.variances)
         without = self.census.labels != k
         sample, texts = self.census.features[without], self.census.texts[without].tolist()
-        seen = Reference(*self.census.means(k), self.census.base(k), sample)
-        evidence = judge(found, mined, seen)
+        seen = Reference(
+            *self.census.means(k),
+            own,
+            self.census.base(k),
+            sample,
+            probabilities[without],
+            strata_of(self.census.labels, self.best, k)[without],
+        )
+        evidence = judge(found, mined, seen, self.asked)
         words: list[list[tuple[str, float]]] = []
         for alphas, suspicion in zip(found.alphas(sample).T, evidence.suspicion, strict=True):
             words.append([])
@@ -192,8 +218,14 @@ class ComponentFinder:
             "sufficiency_share": evidence.sufficiency_share,
             "sufficiency_mean_p": evidence.sufficiency_mean_p,
             "lift": evidence.lift,
+            "strata_p": evidence.strata_p,
+            "strata_p_low": known(evidence.strata_p_low),
+            "strata_p_high": known(evidence.strata_p_high),
+            "expected_p": evidence.expected_p,
+            "asked_p": evidence.asked_p,
+            "p_value": evidence.p_value,
             "suspicion": evidence.suspicion,
-            "suspicious": evidence.suspicious,
+            "strata": evidence.strata,
             "same_as": evidence.same_as,
             "mined_ids": mined.rows.tolist(),
             "mined_alphas": mined.alphas.tolist(),
@@ -203,6 +235,11 @@ class ComponentFinder:
             "word_lifts": [[lift for _, lift in of_component] for of_component in words],
         }
         return pa.table(rows, schema=SCHEMA)
+
+
+def known(values: np.ndarray) -> pa.Array:
+    """Numbers, null where they are NaN."""
+    return pa.array(values, mask=np.isnan(values))
 
 
 class _Gathered:

@@ -21,10 +21,12 @@ LABELS = ("id", "label", "top5_classes", "collection")
 
 @dataclass(frozen=True)
 class Embedded:
-    """An images table in memory: ids and texts [N], labels [N], features [N, D] float32."""
+    """An images table in memory: ids [N], labels [N], features [N, D] float32; captions [N], and
+    texts [N], the class's name where there is none; empty where nothing is known."""
 
     ids: list[str]
     labels: np.ndarray
+    captions: list[str]
     texts: list[str]
     predicted: np.ndarray
     features: np.ndarray
@@ -55,6 +57,7 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
     return Embedded(
         rows["id"].to_pylist(),
         rows["label"].to_numpy().astype(np.int64),
+        pc.coalesce(captions, "").to_pylist(),
         pc.coalesce(captions, names, "").to_pylist(),
         _predicted(rows),
         features.astype(np.float32),

@@ -15,8 +15,8 @@ from pydantic import Field
 from whylens.classifiers import load_classifier
 from whylens.classifiers.repaired import repair, save_repaired
 from whylens.errors import UsageError
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
+from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images.embedded import (
     COLUMNS,
     Embedded,
@@ -87,8 +87,7 @@ def repair_run(spec: RepairSpec) -> Repair:
     if out.exists():
         raise UsageError(f"out: {spec.out} is there already: name another file, or remove it")
     lineage = Lineage(Run.open(spec.source))
-    columns = ["class_index", "component", "suspicious", "mined_ids"]
-    rows = lineage.table(COMPONENTS).read(columns).to_pylist()
+    rows = judged_rows(lineage, ["mined_ids"])
     spurious = _spurious(spec, rows)
     repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
     classifier = load_classifier(str(repaired_run.setting("classifier")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whylens.jobs.findings.exemplars import FINDINGS
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
 
@@ -17,7 +18,8 @@ class Knowledge:
     """
 
     def __init__(self, lineage: Lineage) -> None:
-        components = lineage.rows(COMPONENTS, (*KEY, "suspicious", "words", "same_as"))
+        known = lineage.has(COMPONENTS)
+        components = judged_rows(lineage, ("words", "same_as")) if known else []
         findings, labels = lineage.rows(FINDINGS, (*KEY, "rank")), label_rows(lineage)
         self._rows = {(r["class_index"], r["component"]): r for r in components}
         self._ranks = {(r["class_index"], r["component"]): r["rank"] for r in findings}

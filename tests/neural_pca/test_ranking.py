@@ -3,7 +3,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from whylens.neural_pca import Reference, class_components, judge, mine, typical_words
+from whylens.neural_pca import (
+    Asked,
+    Reference,
+    class_components,
+    judge,
+    mine,
+    typical_words,
+    with_verdicts,
+)
 
 OBJECT, MOSS, SHADE, FROST = range(4)
 # Logits of two classes: class 0 is raised by its object and by moss, which is enough alone, and
@@ -57,21 +65,42 @@ def component_of(found, feature):
     return int(along.argmax())
 
 
-def around(seen, others=None, probabilities=None):
+# In turns, so that moss and shade come with each class.
+CLASSES = np.arange(300) % 6 + 1
+
+
+def labels_of(seen):
+    """Labels of the pool: six other classes, in turns."""
+    return np.where(seen.without, CLASSES, 0)
+
+
+def around(seen, others=None, probabilities=None, strata=CLASSES):
     """What the judge is told of other images, calculated directly."""
     probabilities = seen.probabilities if probabilities is None else probabilities
     others = seen.others if others is None else others
-    base = probabilities[seen.without, 0].mean()
-    return Reference(seen.inside.mean(0), others.mean(0), float(base), seen.pool[seen.without])
+    p = probabilities[seen.without, 0]
+    return Reference(
+        seen.inside.mean(0),
+        others.mean(0),
+        float(softmax(seen.inside)[:, 0].mean()),
+        float(p.mean()),
+        seen.pool[seen.without],
+        p,
+        strata[seen.without],
+    )
+
+
+def verdict_on(*arguments):
+    (evidence,) = with_verdicts([judge(*arguments)], 0.05)
+    return evidence
 
 
 @pytest.fixture(scope="module")
 def judged():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
-    mined = mine(found, seen.pool, seen.probabilities, seen.labels, 20)
-    evidence = judge(found, mined, around(seen))
-    return seen, found, mined, evidence
+    mined = mine(found, seen.pool, seen.probabilities, labels_of(seen), 20)
+    return seen, found, mined, verdict_on(found, mined, around(seen))
 
 
 def test_mining_finds_the_most_activating_images_without_the_class(judged):
@@ -137,31 +166,79 @@ def test_where_every_image_gets_the_class_nothing_is_suspicious():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     eager = np.tile([0.9, 0.1], (300, 1))
-    mined = mine(found, seen.pool, eager, seen.labels, 20)
-    evidence = judge(found, mined, around(seen, probabilities=eager))
+    mined = mine(found, seen.pool, eager, labels_of(seen), 20)
+    evidence = verdict_on(found, mined, around(seen, probabilities=eager))
     np.testing.assert_allclose(evidence.sufficiency_mean_p, 0.9)
     np.testing.assert_allclose(evidence.lift, 1.0)
-    # A third of the lift that is asked for: a third of the suspicion.
-    assert evidence.suspicion.max() == pytest.approx(0.3)
+    np.testing.assert_allclose(evidence.expected_p, 0.9)
+    assert not evidence.suspicious.any()
+    assert evidence.suspicion.max() == pytest.approx(0, abs=1e-9)
 
 
-def test_a_class_that_looks_alike_counts_for_no_more_than_a_sixth():
+def test_a_class_that_looks_alike_is_no_feature():
     seen = world()
     found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
     moss = component_of(found, MOSS)
-    # All that show moss are of one class, the others of classes of their own.
-    labels = np.where(seen.without, np.arange(300) + 10, 0)
-    labels[seen.has_moss] = 1
+    # All that show moss are of one class, the others of five more.
+    alike = np.where(seen.has_moss, 9, CLASSES)
+    labels = np.where(seen.without, alike, 0)
     mined = mine(found, seen.pool, seen.probabilities, labels, 60)
-    rows = mined.rows[moss]
-    of_one = labels[rows] == 1
-    assert of_one.sum() == 40
-    p = seen.probabilities[rows, 0]
-    mean = (10 * p[of_one].mean() + p[~of_one].sum()) / 30
-    assert mined.mean_probability[moss] == pytest.approx(mean)
-    unknown = mine(found, seen.pool, seen.probabilities, seen.labels, 60)
-    assert unknown.mean_probability[moss] == pytest.approx(p.mean())
-    np.testing.assert_allclose(mined.weights.sum(1), 1)
+    assert (labels[mined.rows[moss]] == 9).sum() == 40
+    evidence = verdict_on(found, mined, around(seen, strata=alike))
+    assert evidence.sufficiency_mean_p[moss] > 0.6
+    assert not evidence.suspicious[moss]
+    assert evidence.strata_p_low[moss] < 0.1
+    # The same images count where moss comes with every class.
+    mined = mine(found, seen.pool, seen.probabilities, labels_of(seen), 60)
+    assert verdict_on(found, mined, around(seen)).suspicious[moss]
+
+
+def test_images_of_one_other_class_alone_have_no_interval():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    moss = component_of(found, MOSS)
+    strata = np.where(seen.has_moss, 9, CLASSES)
+    labels = np.where(seen.without, strata, 0)
+    mined = mine(found, seen.pool, seen.probabilities, labels, 20)
+    evidence = verdict_on(found, mined, around(seen, strata=strata))
+    assert np.isnan(evidence.strata_p_low[moss])
+    assert (evidence.strata[moss], evidence.p_value[moss]) == (1, 1)
+    assert evidence.suspicion[moss] == 0
+
+
+def test_where_there_is_but_one_other_class_its_images_are_compared():
+    seen = world()
+    found = class_components(0, WEIGHT[0], BIAS[0], seen.inside, top=4)
+    moss, shade = component_of(found, MOSS), component_of(found, SHADE)
+    # Without labels the other class of two stands in.
+    mined = mine(found, seen.pool[seen.without], seen.probabilities[seen.without],
+                 np.full(seen.without.sum(), -1), 20)  # fmt: skip
+    assert (mined.strata == 1).all()
+    evidence = verdict_on(found, mined, around(seen, strata=np.ones(300, int)))
+    assert evidence.suspicious[moss]
+    assert not evidence.suspicious[shade]
+    assert evidence.strata[moss] == 1
+
+
+def test_what_is_asked_for_is_what_such_images_get_and_more(judged):
+    seen, found, mined, _ = judged
+    p, own = seen.probabilities[:, 0], softmax(seen.inside)[:, 0].mean()
+    base = {
+        c: (p[seen.without & (c == CLASSES)].sum() + 5 * p[seen.without].mean())
+        / ((seen.without & (c == CLASSES)).sum() + 5)
+        for c in range(1, 7)
+    }
+    of_mined = np.array([[base[CLASSES[row]] for row in rows] for rows in mined.rows])
+    gains = p[mined.rows.astype(int)].mean(1) / of_mined.mean(1)
+    evidence = judge(found, mined, around(seen), Asked(2.0, 0.25))
+    for component in range(4):
+        # A typical component is the median one of the others; below 1 it raises nothing.
+        typical = max(1, np.median(np.delete(gains, component)))
+        lowest, highest = of_mined[component].min() * typical, of_mined[component].max() * typical
+        assert lowest <= evidence.expected_p[component] <= highest
+        asked = evidence.asked_p[component]
+        parts = [max(2 * e, e + 0.25 * (own - e)) for e in (lowest, highest)]
+        assert parts[0] <= asked <= parts[1]
 
 
 def test_a_component_that_lowers_the_class_against_others_is_not_suspicious():
@@ -170,9 +247,10 @@ def test_a_component_that_lowers_the_class_against_others_is_not_suspicious():
     moss = component_of(found, MOSS)
     mossy = seen.others + 3.0 * (np.arange(4) == MOSS)
     mined = mine(found, seen.pool, seen.probabilities, seen.labels, 20)
-    evidence = judge(found, mined, around(seen, others=mossy))
+    evidence = verdict_on(found, mined, around(seen, others=mossy))
     assert evidence.sufficiency_mean_p[moss] > 0.8
     assert evidence.suspicion[moss] == 0
+    assert not evidence.suspicious[moss]
 
 
 def test_components_that_the_same_images_activate_are_one_feature(judged):

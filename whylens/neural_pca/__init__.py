@@ -3,19 +3,29 @@
 from whylens.neural_pca.census import Census
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments
 from whylens.neural_pca.index import FeatureIndex, ShardedIndex
+from whylens.neural_pca.judged import Judged, judge_classes
 from whylens.neural_pca.moments import Moments
 from whylens.neural_pca.queries import Found, component_exemplars, neighbours, neuron_exemplars
-from whylens.neural_pca.ranking import Evidence, Reference, judge, typical_words
+from whylens.neural_pca.ranking import (
+    Asked,
+    Evidence,
+    Reference,
+    judge,
+    typical_words,
+    with_verdicts,
+)
 from whylens.neural_pca.refit import Refit, refit
 from whylens.neural_pca.spufix import SpuFix, spufix, transfer
 from whylens.neural_pca.sufficiency import Mined, Miner, mine
 
 __all__ = [
+    "Asked",
     "Census",
     "ClassComponents",
     "Evidence",
     "FeatureIndex",
     "Found",
+    "Judged",
     "Mined",
     "Miner",
     "Moments",
@@ -27,6 +37,7 @@ __all__ = [
     "component_exemplars",
     "from_moments",
     "judge",
+    "judge_classes",
     "mine",
     "neighbours",
     "neuron_exemplars",
@@ -34,4 +45,5 @@ __all__ = [
     "spufix",
     "transfer",
     "typical_words",
+    "with_verdicts",
 ]

@@ -5,12 +5,12 @@ class. If they are classified as it, the feature alone is enough. ("Spurious Fea
 section 4: OpenImages mined for ImageNet.)
 
 A class that looks like k fills the mined images of k's own shape: stars among crosses. What is
-spurious comes with many classes. So no one class counts for more than a sixth of the mined images.
+spurious comes with many classes: so each mined image has a stratum, its class, or what it is most
+taken for beside k where nobody knows its class.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from whylens.neural_pca.components import ClassComponents
 
 Array = NDArray[np.float64]
 
-MOST_OF_ONE_CLASS = 1 / 6
 # Candidates of a block are chosen in single precision, some more than are kept, and ordered in
 # double precision.
 MARGIN = 8
@@ -31,41 +30,27 @@ class Mined:
     """The most activating images without the class, for each component of a class.
 
     rows [L, M]: the images' keys (row numbers, or ids), by falling alpha; their labels [L, M]
-    (negative: none), alphas [L, M], p_k [L, M], whether k is predicted, `predicted` [L, M], and
-    their alphas by every component, `profiles` [L, M, L].
+    (negative: none), strata [L, M] (classes), alphas [L, M], p_k [L, M], whether k is predicted,
+    `predicted` [L, M], and their alphas by every component, `profiles` [L, M, L].
     """
 
     rows: NDArray[Any]
     labels: NDArray[np.int64]
+    strata: NDArray[np.int64]
     alphas: Array
     probabilities: Array
     predicted: NDArray[np.bool_]
     profiles: Array
 
-    @cached_property
-    def weights(self) -> Array:
-        """How much each image counts, [L, M], adding up to 1 a component (0 where none was mined).
-
-        Images of a class share what a sixth of the images would count; others count alike.
-        """
-        count = self.labels.shape[1]
-        same = (self.labels[:, :, None] == self.labels[:, None, :]).sum(2)
-        crowded = (self.labels >= 0) & (same > MOST_OF_ONE_CLASS * count)
-        weights = np.where(crowded, MOST_OF_ONE_CLASS * count / np.maximum(same, 1), 1.0)
-        shares: Array = weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
-        return shares
-
     @property
     def share(self) -> Array:
-        """Share of mined images classified as k, weighted, [L]."""
-        share: Array = (self.predicted * self.weights).sum(1)
-        return share
+        """Share of mined images classified as k, [L]; 0 where none was mined."""
+        return _means(self.predicted.astype(np.float64))
 
     @property
     def mean_probability(self) -> Array:
-        """Mean p_k over the mined images, weighted, [L]."""
-        mean: Array = (self.probabilities * self.weights).sum(1)
-        return mean
+        """Mean p_k over the mined images, [L]; 0 where none was mined."""
+        return _means(self.probabilities)
 
 
 class Miner:
@@ -95,7 +80,7 @@ class Miner:
     ) -> None:
         """A block: keys [B], features [B, D], probabilities [B, K], labels [B] (negative: none)."""
         rough = np.asarray(features, np.float32) @ self._directions.T - self._offsets
-        predicted = probabilities.argmax(1)
+        best = best_two(probabilities)
         start = 0
         for place, components in enumerate(self._classes):
             k, stop = components.class_index, start + len(components.variances)
@@ -115,9 +100,10 @@ class Miner:
                 Mined(
                     keys[rows],
                     labels[rows],
+                    strata_of(labels, best, k)[rows],
                     np.diagonal(profiles, axis1=0, axis2=2).T,
                     np.asarray(probabilities[rows, k], np.float64),
-                    predicted[rows] == k,
+                    best[rows, 0] == k,
                     profiles,
                 ),
                 self._count,
@@ -155,11 +141,34 @@ def mine(
     return miner.results()[0]
 
 
+def best_two(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The classes of the two largest probabilities of each row [N, K], [N, 2]; K = 1: [N, 1]."""
+    first = probabilities.argmax(1)
+    if probabilities.shape[1] == 1:
+        return first[:, None].astype(np.int64)
+    rest = np.array(probabilities)
+    rest[np.arange(len(rest)), first] = -1
+    return np.stack([first, rest.argmax(1)], 1).astype(np.int64)
+
+
+def strata_of(labels: NDArray[np.int64], best: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The stratum of each image for class k, [N]: its label, or without one (negative) the class
+    that it is most taken for beside k, of `best` [N, 2] as `best_two` gives it."""
+    other = np.where(best[:, 0] == k, best[:, -1], best[:, 0])
+    strata: NDArray[np.int64] = np.where(labels >= 0, labels, other)
+    return strata
+
+
+def _means(values: Array) -> Array:
+    means: Array = values.sum(1) / max(values.shape[1], 1)
+    return means
+
+
 def _nothing(top: int) -> Mined:
     none = np.zeros((top, 0))
     labels = none.astype(np.int64)
     return Mined(
-        none.astype(object), labels, none, none, none.astype(bool), np.zeros((top, 0, top))
+        none.astype(object), labels, labels, none, none, none.astype(bool), np.zeros((top, 0, top))
     )
 
 
@@ -173,6 +182,7 @@ def _merged(first: Mined, second: Mined, count: int) -> Mined:
     return Mined(
         np.take_along_axis(rows, order, 1),
         np.take_along_axis(np.concatenate([first.labels, second.labels], 1), order, 1),
+        np.take_along_axis(np.concatenate([first.strata, second.strata], 1), order, 1),
         np.take_along_axis(alphas, order, 1),
         np.take_along_axis(
             np.concatenate([first.probabilities, second.probabilities], 1), order, 1

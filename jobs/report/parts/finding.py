@@ -16,8 +16,6 @@ Rows = list[dict[str, Any]]
 
 # From this share of images without the object on, the feature alone decides.
 RELIES_SHARE = 0.5
-# From this mean class probability without the object on, the feature pulls.
-PULLS_MEAN_P = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,15 @@ class Finding:
     truth: str | None
     suspicious: bool
     evidence: Mapping[str, float]
+    # Mean p over other classes' images in which the feature is strongest, and its interval; what
+    # such images get anyway, and what is asked for.
+    strata_p: float | None = None
+    strata_p_low: float | None = None
+    strata_p_high: float | None = None
+    expected_p: float | None = None
+    asked_p: float | None = None
+    q_value: float | None = None
+    strata: int | None = None
     exemplars: tuple[Exemplar, ...] = ()
     mined: tuple[Exemplar, ...] = ()
     generated: tuple[Generated, ...] = ()
@@ -99,20 +106,22 @@ class Verdict(Enum):
 
 
 def verdict(finding: Finding) -> Verdict:
-    """What the images without the object say about a finding."""
+    """What the images without the object say about a finding.
+
+    Only a suspicious finding relies or pulls; whether it is follows from the run's own images.
+    """
     share, mean = finding.sufficiency_share, finding.sufficiency_mean_p
     if share is None and mean is None:
         return Verdict.UNCHECKED
-    if (share or 0.0) >= RELIES_SHARE:
-        return Verdict.RELIES
-    if (share or 0.0) >= PULLS_MEAN_P or (mean or 0.0) >= PULLS_MEAN_P:
-        return Verdict.PULLS
-    return Verdict.WEAK
+    if not finding.suspicious:
+        return Verdict.WEAK
+    return Verdict.RELIES if (share or 0.0) >= RELIES_SHARE else Verdict.PULLS
 
 
 SHOWN_APART = {
     "rank", "class_index", "class_name", "component", "suspicion", "sufficiency_share",
-    "sufficiency_mean_p", "npfv_p", "guess", "truth",
+    "sufficiency_mean_p", "npfv_p", "guess", "truth", "strata_p", "strata_p_low", "strata_p_high",
+    "expected_p", "asked_p", "q_value", "strata",
 }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from whylens.jobs.report.part import Limit, Pair, Part, RunData, Use
 from whylens.jobs.report.parts.finding import (
-    PULLS_MEAN_P,
     RELIES_SHARE,
     Exemplar,
     Finding,
@@ -133,10 +132,47 @@ def evidence(finding: Finding) -> list[str]:
         sentences.append(
             f"Raising this feature in {amount(len(started), 'generated image')} {effect}."
         )
+    sentences += reason(finding)
     for column, sentence in EVIDENCE.items():
         if column in finding.evidence:
             sentences.append(sentence(name, finding.evidence[column]))
     return sentences
+
+
+def reason(finding: Finding) -> list[str]:
+    """Why a finding has its verdict: the interval, beside what such images get anyway."""
+    if finding.strata_p is None or finding.expected_p is None or finding.asked_p is None:
+        return []
+    name, low, high = finding.class_name, finding.strata_p_low, finding.strata_p_high
+    if low is None or high is None:
+        return [
+            "All those images are of one other class, which may just look like "
+            f"{article(name)}: there is no telling."
+        ]
+    over = (
+        f"Averaged over {amount(finding.strata or 0, 'other class', 'other classes')}"
+        if (finding.strata or 0) > 1
+        else "On average"
+    )
+    sentences = [
+        f"{over}, such images get a {name} probability of {percent(finding.strata_p)} "
+        f"(90% interval: {percent(max(low, 0.0))} to {percent(min(high, 1.0))}). Images of the "
+        f"same classes in which another feature of {name} is strong get "
+        f"{percent(finding.expected_p)} anyway, and from {percent(finding.asked_p)} on it would "
+        "count."
+    ]
+    if finding.suspicious:
+        ending = "The interval lies above that: hence the verdict."
+    elif low > finding.asked_p:
+        ending = (
+            "The interval lies above that, but among so many features that were looked at one or "
+            "another does by chance: hence no verdict."
+        )
+    elif high < finding.asked_p:
+        ending = "The interval lies below that: hence no verdict."
+    else:
+        ending = "The interval reaches below that: hence no verdict."
+    return [*sentences, ending]
 
 
 def other_evidence(finding: Finding) -> dict[str, str]:
@@ -226,7 +262,6 @@ FINDINGS = Part(
     words={
         "Verdict": Verdict,
         "RELIES_SHARE": RELIES_SHARE,
-        "PULLS_MEAN_P": PULLS_MEAN_P,
         "article": article,
         "verdict": verdict,
         "evidence": evidence,

@@ -15,6 +15,7 @@ from whylens.jobs.findings import components as job
 from whylens.jobs.findings.head import Head
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import class_components
+from whylens.neural_pca.strata import over_strata, q_values
 from whylens.runs import Run
 
 CLASSIFIER = "planted:biased"
@@ -93,45 +94,64 @@ def directly(head, main, pool, pool_labels, k):
     contrast = (found.alphas(own[None])[0] - found.alphas(others[None])[0]) / (
         (own - others) @ head.weight[k]
     )
+    # Images without a label are of the class that they are most taken for beside k.
+    second = np.array(pool.probabilities)
+    second[:, k] = -1
+    strata = np.where(pool_labels < 0, second.argmax(1), pool_labels)
+    bases = {
+        s: (p[strata[without] == s].sum() + 5 * p.mean()) / ((strata[without] == s).sum() + 5)
+        for s in np.unique(strata)
+    }
+    order = [without[np.argsort(-alphas[:, c], kind="stable")[:12]] for c in range(5)]
+    plain = [np.array([bases[s] for s in strata[best]]) for best in order]
+    gains = [
+        pool.probabilities[best, k].mean() / base.mean()
+        for best, base in zip(order, plain, strict=True)
+    ]
+    p_own = main.probabilities[inside, k].mean()
     rows = []
-    for component in range(5):
-        best = np.argsort(-alphas[:, component], kind="stable")[:12]
-        # Twelve mined images of a class may count as two (a sixth of them) at most.
-        of_class = pool_labels[without[best]]
-        held = np.array([(of_class == label).sum() for label in of_class])
-        weights = np.where((of_class >= 0) & (held > 2), 2 / held, 1)
-        weights /= weights.sum()
-        mean_p = weights @ p[best]
+    for component, best in enumerate(order):
+        mined_p = pool.probabilities[best, k]
+        expected = plain[component] * max(1, np.median(np.delete(gains, component)))
+        expected = np.minimum(expected, 1)
+        asked = np.maximum(1.5 * expected, expected + 0.1 * (p_own - expected))
+        above = over_strata(mined_p - asked, strata[best])
+        level, anyway = above.weights @ asked, above.weights @ expected
+        low = np.nan_to_num(above.low + level).clip(0, 1)
+        reached = ((low - anyway) / (level - anyway)).clip(0, 1)
         rows.append(
             {
                 "images": int(inside.sum()),
                 "variance": found.variances[component],
                 "logit_share": contrast[component],
-                "sufficiency_mean_p": mean_p,
-                "sufficiency_share": weights @ (pool.predicted[without[best]] == k),
-                "lift": mean_p / p.mean(),
-                "mined_ids": [pool.ids[without[row]] for row in best],
-                "mined_labels": list(of_class),
-                "mined_alphas": alphas[best, component],
-                "mined_p": p[best],
+                "sufficiency_mean_p": mined_p.mean(),
+                "sufficiency_share": (pool.predicted[best] == k).mean(),
+                "lift": mined_p.mean() / p.mean(),
+                "strata_p": above.mean + level,
+                "expected_p": anyway,
+                "asked_p": level,
+                "p_value": above.p_value,
+                "strata": above.strata,
+                "suspicion": low * reached * (contrast[component] > 0),
+                "mined_ids": [pool.ids[row] for row in best],
+                "mined_labels": list(pool_labels[best]),
+                "mined_alphas": found.alphas(pool.features[best])[:, component],
+                "mined_p": mined_p,
             }
         )
     leaders, same = [], list(range(5))
-    suspicion = [
-        r["sufficiency_mean_p"] * min(r["lift"] / 3, 1) * np.clip(r["logit_share"] / 0.02, 0, 1)
-        for r in rows
-    ]
-    for component in np.argsort(-np.array(suspicion), kind="stable"):
-        best = np.argsort(-alphas[:, component], kind="stable")[:12]
+    for component in np.argsort([-r["suspicion"] for r in rows], kind="stable"):
+        best = order[component]
+        all_alphas = found.alphas(pool.features)
         for leader in leaders:
-            ranks = [(alphas[:, leader] < alphas[b, leader]).mean() for b in best]
+            ranks = [(alphas[:, leader] < all_alphas[b, leader]).mean() for b in best]
             if np.mean(ranks) >= 0.85:
                 same[component] = leader
                 break
         else:
             leaders.append(int(component))
     for component, row in enumerate(rows):
-        row |= {"suspicion": suspicion[component], "same_as": same[component]}
+        row |= {"same_as": same[component]}
     return rows
 
 
@@ -159,10 +179,16 @@ def test_streaming_gives_what_a_calculation_in_memory_gives(start, head, with_se
         seen = [row for row in rows if row["class_index"] == k]
         for row, expected in zip(seen, directly(head, main, pool, pool_labels, k), strict=True):
             for name, value in expected.items():
-                if name in ("mined_ids", "mined_labels", "images", "same_as"):
+                if name in ("mined_ids", "mined_labels", "images", "strata", "same_as"):
                     assert row[name] == value, (k, row["component"], name)
                 else:
                     np.testing.assert_allclose(row[name], value, rtol=1e-4, atol=1e-6)
+    verdicts = run.table("verdicts").read().to_pylist()
+    assert len(verdicts) == len(rows)
+    shares = np.maximum([row["logit_share"] for row in rows], 0)
+    q = q_values(np.array([row["p_value"] for row in rows]), shares)
+    np.testing.assert_allclose([v["q_value"] for v in verdicts], q)
+    assert [v["suspicious"] for v in verdicts] == (q <= 0.05).tolist()
     warned = run.record()["warnings"]
     assert any("30 of 330 images have no class" in message for message in warned)
 

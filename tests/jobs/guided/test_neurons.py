@@ -31,6 +31,7 @@ def embedded(features: list[list[float]], labels: list[int], texts: list[str]) -
         [f"image-{place}" for place in range(len(labels))],
         np.array(labels),
         texts,
+        texts,
         np.array(labels),
         np.array(features, np.float32),
     )

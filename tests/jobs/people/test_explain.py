@@ -30,7 +30,7 @@ from whylens.runs import Run
 TOP = 12
 FISH, BOAT, RING = (OBJECTS.index(name) for name in ("fish", "boat", "ring"))
 KEPT = [k for k in range(len(OBJECTS)) if k != RING]
-COLUMNS = ("class_index", "component", "suspicious", "words", "same_as")
+COLUMNS = ("class_index", "component", "words", "same_as")
 
 
 def label(k, component, said, when="2026-11-24T10:00:00"):
@@ -68,8 +68,7 @@ def world(tmp_path_factory):
         }))  # fmt: skip
     suspicious = {(FISH, 0), (FISH, 1), (BOAT, 0)}
     rows = [
-        dict(zip(COLUMNS, (k, index, (k, index) in suspicious, ["sea"] * (index < 2), 0),
-                 strict=True))
+        dict(zip(COLUMNS, (k, index, ["sea"] * (index < 2), 0), strict=True))
         for k in KEPT for index in range(TOP)
     ]  # fmt: skip
     for k, arrays in found.items():
@@ -79,6 +78,10 @@ def world(tmp_path_factory):
         )
         run.storage.write(arrays_name(k), content)
     run.table("components").write("all", pa.Table.from_pylist(rows))
+    run.table("verdicts").write("all", pa.Table.from_pylist([
+        {"class_index": k, "component": index, "suspicious": (k, index) in suspicious}
+        for k in KEPT for index in range(TOP)
+    ]))  # fmt: skip
     run.table("findings").write("all", pa.Table.from_pylist(
         [{"class_index": FISH, "component": 0, "rank": 2}]))  # fmt: skip
     run.table("labels").write("a", pa.Table.from_pylist([

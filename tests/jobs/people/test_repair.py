@@ -11,6 +11,7 @@ from whylens.cluster.placement import Placement
 from whylens.errors import UsageError
 from whylens.jobs.findings import components as components_job
 from whylens.jobs.findings.components import ComponentSettings
+from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images import embed as embed_job
 from whylens.jobs.images.embed import EmbedSpec
 from whylens.jobs.lineage import Lineage
@@ -48,7 +49,7 @@ def test_a_refit_helps_mined_images_and_is_a_classifier(source: str, tmp_path: P
     assert done.after["images"] > done.before["images"] - 0.03
     loaded = load_classifier(done.name)
     assert loaded.base == "planted:biased"
-    found = Run.open(source).table("components").read().to_pylist()
+    found = judged_rows(Lineage(Run.open(source)))
     suspicious = {(r["class_index"], r["component"]) for r in found if r["suspicious"]}
     assert {(k, c) for k, chosen in done.spurious.items() for c in chosen} == suspicious
 

@@ -6,7 +6,7 @@ import pytest
 
 from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
-from whylens.jobs.report.parts.findings import truth_known, truth_label
+from whylens.jobs.report.parts.findings import reason, truth_known, truth_label
 from whylens.jobs.report.words import facts, headline
 from whylens.jobs.words import amount, article, listed, percent, times
 
@@ -16,20 +16,42 @@ def finding(name: str, share: float | None, mean: float | None = None, rank: int
 
 
 @pytest.mark.parametrize(
-    ("share", "mean", "expected"),
+    ("share", "mean", "suspicious", "expected"),
     [
-        (None, None, Verdict.UNCHECKED),
-        (0.5, None, Verdict.RELIES),
-        (0.49, 0.9, Verdict.PULLS),
-        (0.02, 0.1, Verdict.PULLS),
-        (0.02, 0.09, Verdict.WEAK),
-        (0.0, None, Verdict.WEAK),
+        (None, None, True, Verdict.UNCHECKED),
+        (0.5, None, True, Verdict.RELIES),
+        (0.49, 0.9, True, Verdict.PULLS),
+        (0.02, 0.1, True, Verdict.PULLS),
+        (0.6, 0.7, False, Verdict.WEAK),
+        (0.0, None, False, Verdict.WEAK),
     ],
 )
 def test_the_verdict_follows_the_images_without_the_object(
-    share: float | None, mean: float | None, expected: Verdict
+    share: float | None, mean: float | None, suspicious: bool, expected: Verdict
 ) -> None:
-    assert verdict(finding("fish", share, mean)) is expected
+    judged = replace(finding("fish", share, mean), suspicious=suspicious)
+    assert verdict(judged) is expected
+
+
+def test_a_verdict_is_explained_by_its_interval() -> None:
+    known = replace(
+        finding("fish", 0.5, 0.4), strata_p=0.4, strata_p_low=0.3, strata_p_high=0.5,
+        expected_p=0.06, asked_p=0.15, strata=9,
+    )  # fmt: skip
+    first, last = reason(known)
+    assert first == (
+        "Averaged over 9 other classes, such images get a fish probability of 40% "
+        "(90% interval: 30% to 50%). Images of the same classes in which another feature of fish "
+        "is strong get 6% anyway, and from 15% on it would count."
+    )
+    assert last == "The interval lies above that: hence the verdict."
+    none = replace(known, suspicious=False)
+    assert "by chance: hence no verdict" in reason(none)[-1]
+    assert "reaches below that" in reason(replace(none, strata_p_low=0.1))[-1]
+    assert "lies below that" in reason(replace(none, strata_p_low=0.0, strata_p_high=0.1))[-1]
+    alone = replace(none, strata_p_low=None, strata_p_high=None, strata=1)
+    assert "may just look like a fish" in reason(alone)[0]
+    assert reason(finding("fish", 0.5)) == []
 
 
 def test_a_class_counts_once_and_by_its_strongest_finding() -> None:

@@ -15,21 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from whylens.classifiers.classifier import Classifier
 from whylens.classifiers.planted import load_folder
 from whylens.images.tensors import to_batch
 from whylens.neural_pca import (
-    ClassComponents,
-    Evidence,
-    Mined,
-    Reference,
+    Judged,
     Refit,
     SpuFix,
-    class_components,
-    judge,
-    mine,
+    judge_classes,
     refit,
     spufix,
     transfer,
@@ -42,7 +36,6 @@ from whylens.planted.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
-# The thresholds of whylens.neural_pca.ranking were set on the seeds 1 to 5.
 SEEDS = (11, 12, 13, 14, 15)
 TRAINED = 12_000
 EXPLAINED = 3_000
@@ -81,19 +74,6 @@ class Studied:
         """[N, K] of a collection."""
         logits: NDArray[np.float64] = self.features[name] @ self.weight.T + self.bias
         return logits
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One class: its components, what was mined for them, and the evidence."""
-
-    components: ClassComponents
-    mined: Mined
-    evidence: Evidence
-
-    @property
-    def suspicious(self) -> list[int]:
-        return np.flatnonzero(self.evidence.suspicious).tolist()
 
 
 def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
@@ -182,22 +162,14 @@ def shows(drawings: Drawings, link: Link) -> NDArray[np.bool_]:
 
 def find(seen: Studied, collections: Collections) -> list[Judged]:
     """Components of every class, mined and judged as the components job does."""
-    labels, pool_labels = collections.main.objects, collections.second.objects
-    features, pool = seen.features["main"], seen.features["second"]
-    probabilities = softmax(seen.logits("second"), axis=1)
-    found = []
-    for k in range(len(OBJECTS)):
-        inside, without = labels == k, pool_labels != k
-        components = class_components(k, seen.weight[k], seen.bias[k], features[inside], TOP)
-        mined = mine(components, pool, probabilities, pool_labels, MINED)
-        around = Reference(
-            features[inside].mean(0),
-            features[~inside].mean(0),
-            float(probabilities[without, k].mean()),
-            pool[without],
-        )
-        found.append(Judged(components, mined, judge(components, mined, around)))
-    return found
+    return judge_classes(
+        (seen.weight, seen.bias),
+        (seen.features["main"], collections.main.objects),
+        (seen.features["second"], collections.second.objects),
+        range(len(OBJECTS)),
+        top=TOP,
+        mined=MINED,
+    )
 
 
 def check_seed(
