@@ -143,12 +143,13 @@ def mine(
 
 def best_two(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
     """The classes of the two largest probabilities of each row [N, K], [N, 2]; K = 1: [N, 1]."""
-    first = probabilities.argmax(1)
+    first: NDArray[np.int64] = np.asarray(probabilities.argmax(1), np.int64)
     if probabilities.shape[1] == 1:
-        return first[:, None].astype(np.int64)
+        return first[:, None]
     rest = np.array(probabilities)
     rest[np.arange(len(rest)), first] = -1
-    return np.stack([first, rest.argmax(1)], 1).astype(np.int64)
+    both: NDArray[np.int64] = np.stack([first, rest.argmax(1)], 1).astype(np.int64)
+    return both
 
 
 def strata_of(labels: NDArray[np.int64], best: NDArray[np.int64], k: int) -> NDArray[np.int64]:
