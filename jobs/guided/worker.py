@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from whylens.classifiers import Classifier
+    from whylens.guidance.memory import Plan
     from whylens.guidance.objectives import Objective
     from whylens.guidance.optimiser import State
     from whylens.guidance.problems import Problems
@@ -105,7 +106,7 @@ class GuidedWorker(Generic[SpecT]):
         self.run, self.lineage, self.spec = run, lineage, spec
         self.sampler = models.load_sampler()
         self.memory = Memory(self.sampler, part=models.placement.part_of_gpu)
-        self._told: dict[str, tuple[int, int, int | None]] = {}
+        self._told: dict[str, Plan] = {}
         self.classifiers = models.load_classifiers()
         self.classifier = self.classifiers[models.classifier]
 
@@ -206,11 +207,12 @@ class GuidedWorker(Generic[SpecT]):
     ) -> int:
         """Write a unit's part; how many rows.
 
-        Beside it, for run.json, what was held at once in this stage (`memory_file`).
+        Beside it, for run.json, how much was held at once of the stage's largest unit
+        (`memory_file`).
         """
-        plan = self.memory.latest
-        if plan is not None and self._told.get(table) != plan.choice:
-            self._told[table] = plan.choice
+        plan, told = self.memory.latest, self._told.get(table)
+        if plan and (told is None or (plan.of >= told.of and plan.choice != told.choice)):
+            self._told[table] = plan
             self.run.storage.write(memory_file(table), json.dumps(plan.record).encode())
         self.run.table(table).write(unit, pa.Table.from_pylist(list(rows), schema=schema))
         return len(rows)
