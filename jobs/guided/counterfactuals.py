@@ -88,12 +88,16 @@ class CounterfactualSpec(Settings):
     ] = Field(
         RUNNER_UP,
         description="Class to change them to: a name, a number, runner-up, true (misclassified "
-        "images, to their label), or near (the class most alike).",
+        "images, to their label), near (the class most alike), cluster (every other class of its "
+        "branch of the tree), random, or listed (by `targets`).",
     )
     tree: str | None = Field(
         None,
-        description="JSON file with a tree of labels, by which near is meant; none: by the rows "
-        "of the classifier's head.",
+        description="JSON file with a tree of labels, by which near and cluster are meant; near "
+        "goes without one by the rows of the classifier's head.",
+    )
+    targets: dict[str, str] = Field(
+        {}, description="target = listed: the class that each image is changed to, by image id."
     )
     prompts: dict[str, str] = Field(
         {},
@@ -169,7 +173,8 @@ def plan(
         is left.
     """
     wanted = {classifier.class_index(name) for name in spec.classes}
-    aim = Targets(spec.target, spec.tree, classifier)
+    aim = Targets(spec.target, spec.tree, classifier, listed=spec.targets, seed=spec.seed)
+    check_listed(images, spec)
     check_prompts(images, classifier, spec)
     by_class: dict[int, list[tuple[str, int, int, int]]] = {}
     captions = {row["id"]: str(row.get("caption") or "") for row in images} | spec.prompts
@@ -177,7 +182,7 @@ def plan(
         label = row["label"]
         if (wanted and label not in wanted) or (spec.prompts and row["id"] not in spec.prompts):
             continue
-        if (pair := aim(label, list(row["top5_classes"] or ()))) is not None:
+        for pair in aim.of(row["id"], label, list(row["top5_classes"] or ())):
             by_class.setdefault(label, []).append((row["id"], label, *pair))
     if not by_class:
         which = "misclassified" if spec.target == "true" else "classified rightly"
@@ -207,6 +212,14 @@ def plan(
         for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
     ]
     return in_batches(changes, spec.batch, spec)
+
+
+def check_listed(images: Sequence[Mapping[str, Any]], spec: CounterfactualSpec) -> None:
+    """Refuse a listed target whose image isn't there."""
+    known = {row["id"] for row in images}
+    for image_id in spec.targets:
+        if image_id not in known:
+            raise UsageError(f"targets: there is no image {image_id!r} in the main collection")
 
 
 def check_prompts(

@@ -73,7 +73,8 @@ class Inversions:
             return Inversion.cat(kept)
         made = inverted(self.sampler, images, prompts, self.settings, self.memory)
         for place, (unit, holder) in enumerate(zip(units, holders, strict=True)):
-            if holder is None:
+            # An image that is changed to several classes is inverted alike for each.
+            if holder is None and units.index(unit) == place:
                 one = made.select(torch.tensor([place]))
                 self._keep(unit, image_ids[place], prompts[place], one)
         return made

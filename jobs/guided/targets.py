@@ -1,8 +1,9 @@
-"""Which class an image is changed to: the runner-up, the truth, a near class, a named one."""
+"""Which classes an image is changed to: the runner-up, the truth, near ones, named ones, any."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from whylens.errors import UsageError
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
 
-RUNNER_UP, TRUE, NEAR = "runner-up", "true", "near"
-RULES = (RUNNER_UP, TRUE, NEAR)
+RUNNER_UP, TRUE, NEAR, CLUSTER = "runner-up", "true", "near", "cluster"
+RANDOM, LISTED = "random", "listed"
+RULES = (RUNNER_UP, TRUE, NEAR, CLUSTER, RANDOM, LISTED)
 
 
 class Targets:
@@ -24,19 +26,61 @@ class Targets:
     runner-up: of a rightly classified image, the class that is second. true: of a misclassified
     one, its label. near: of a rightly classified one, the class nearest in a label tree; where
     no tree is given, the one whose row of the head is most alike (cosine, rows centred), which
-    needs no list of words and exists for every classifier. Anything else names one class.
+    needs no list of words and exists for every classifier. cluster: of a rightly classified one,
+    every other class of its branch of the tree, one after the other. random: of a rightly
+    classified one, any other class, by the seed and the image's id. listed: of a rightly
+    classified one, the class that `listed` gives for its id. Anything else names one class.
     """
 
-    def __init__(self, target: str, tree: str | None, classifier: Classifier) -> None:
-        """Raise UsageError for an unknown class, or a tree that can't be read or used."""
-        self.rule = target
+    def __init__(
+        self,
+        target: str,
+        tree: str | None,
+        classifier: Classifier,
+        *,
+        listed: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Raise UsageError for an unknown class, or a tree or list that can't be read or used."""
+        self.rule, self.seed, self.count = target, seed, len(classifier.class_names)
         self.fixed = None if target in RULES else classifier.class_index(target)
-        if tree is not None and target != NEAR:
-            raise UsageError(f"tree is for the target {NEAR!r}, not for {target!r}")
+        if tree is not None and target not in (NEAR, CLUSTER):
+            raise UsageError(f"tree is for the target {NEAR!r}, or {CLUSTER!r}, not for {target!r}")
+        if bool(listed) != (target == LISTED):
+            raise UsageError(
+                f"targets, a class by image id, go with the target {LISTED!r}, and it with them"
+            )
+        self.listed = {key: classifier.class_index(name) for key, name in (listed or {}).items()}
         self.near: Mapping[int, int] = {}
+        self.branches: Mapping[int, tuple[str, ...]] = {}
         if target == NEAR:
             alike = likeness(classifier.head.arrays()[0])
             self.near = nearest(alike if tree is None else alike + depths(tree, classifier))
+        if target == CLUSTER:
+            if tree is None:
+                raise UsageError(f"the target {CLUSTER!r} needs a tree of labels: name its file")
+            self.branches = branches_of(tree, classifier)
+
+    def of(self, image_id: str, label: int, top: Sequence[int]) -> list[tuple[int, int]]:
+        """Each (class that the classifier says, target) of an image; none: not for this rule.
+
+        `label` is the true class, `top` are the predicted classes, the first one first.
+        """
+        if self.rule not in (CLUSTER, RANDOM, LISTED):
+            pair = self(label, top)
+            return [] if pair is None else [pair]
+        if label < 0 or not top or top[0] != label:
+            return []
+        if self.rule == LISTED:
+            targets = [self.listed[image_id]] if image_id in self.listed else []
+        elif self.rule == CLUSTER:
+            own = self.branches.get(label)
+            targets = [k for k, branch in self.branches.items() if branch == own]
+        else:
+            others = [k for k in range(self.count) if k != label]
+            rng = np.random.default_rng([self.seed, zlib.crc32(image_id.encode())])
+            targets = [int(rng.choice(others))] if others else []
+        return [(label, target) for target in targets if target != label]
 
     def __call__(self, label: int, top: Sequence[int]) -> tuple[int, int] | None:
         """(class that the classifier says, target) of an image; None: it is not for this rule.
@@ -69,12 +113,11 @@ def nearest(alike: np.ndarray) -> dict[int, int]:
     return {k: int(j) for k, j in enumerate(best) if np.isfinite(alike[k, j])}
 
 
-def depths(tree: str, classifier: Classifier) -> np.ndarray:
-    """Three times the depth of two classes' last common branch: [K, K], so that it comes first.
+def branches_of(tree: str, classifier: Classifier) -> dict[int, tuple[str, ...]]:
+    """The branches that lead to each class in a tree.
 
     `tree` is a JSON file: objects and lists are branches, strings are classes, as in
-    {"animals": ["cat", "dog"], "vehicles": {"on water": ["boat"]}}. Classes that it leaves out
-    are near to none.
+    {"animals": ["cat", "dog"], "vehicles": {"on water": ["boat"]}}. It may leave classes out.
 
     Raises
     ------
@@ -87,6 +130,15 @@ def depths(tree: str, classifier: Classifier) -> np.ndarray:
         raise UsageError(f"the label tree {tree} can't be read as JSON: {error}") from None
     branches: dict[int, tuple[str, ...]] = {}
     _walk(root, (), branches, tree, classifier)
+    return branches
+
+
+def depths(tree: str, classifier: Classifier) -> np.ndarray:
+    """Three times the depth of two classes' last common branch: [K, K], so that it comes first.
+
+    Classes that the tree leaves out are near to none. Raises as `branches_of`.
+    """
+    branches = branches_of(tree, classifier)
     count = len(classifier.class_names)
     found = np.full((count, count), -np.inf)
     for k, branch in branches.items():

@@ -380,6 +380,36 @@ def test_near_is_by_the_heads_rows_or_by_a_tree(run: Run, tmp_path: Path) -> Non
         Targets("ring", str(tree), four)
 
 
+def test_targets_may_be_listed_random_or_a_whole_cluster(run: Run, tmp_path: Path) -> None:
+    four = MeanColour(("fish", "heart", "ring", "cat"))
+    four.head = Head(torch.eye(4)[:, :3], torch.zeros(4))
+    tree = tmp_path / "tree.json"
+    tree.write_text('{"alive": ["fish", "cat", "heart"], "things": ["ring"]}')
+    aim = Targets("cluster", str(tree), four)
+    assert sorted(aim.of("a", 0, [0, 1])) == [(0, 1), (0, 3)]
+    assert aim.of("a", 2, [2]) == aim.of("a", 0, [1, 0]) == aim.of("a", -1, [0]) == []
+    with pytest.raises(UsageError, match="needs a tree of labels"):
+        Targets("cluster", None, four)
+    drawn = {str(i): Targets("random", None, four, seed=1).of(str(i), 0, [0]) for i in range(60)}
+    assert {pair for pairs in drawn.values() for pair in pairs} == {(0, 1), (0, 2), (0, 3)}
+    assert drawn["7"] == Targets("random", None, four, seed=1).of("7", 0, [0])
+    listed = Targets("listed", None, four, listed={"a": "ring", "b": "fish"})
+    assert listed.of("a", 0, [0]) == [(0, 2)]
+    # To what it is already, of no list, misclassified.
+    assert listed.of("b", 0, [0]) == listed.of("c", 0, [0]) == listed.of("a", 0, [1]) == []
+    for target, wrong in (("ring", {"a": "ring"}), ("listed", None)):
+        with pytest.raises(UsageError, match="go with the target 'listed'"):
+            Targets(target, None, four, listed=wrong)
+
+
+def test_listed_targets_are_those_of_the_images(run: Run, optimiser: Call) -> None:
+    told = {"fish/0.png": "ring", "heart/1.png": "fish, sea fish"}
+    rows = changed(run, CounterfactualSpec(target="listed", targets=told))
+    assert {(r["image_id"], r["target_name"]) for r in rows} == set(told.items())
+    with pytest.raises(UsageError, match=r"targets: there is no image 'fish/99.png'"):
+        changed(run, CounterfactualSpec(target="listed", targets={"fish/99.png": "ring"}))
+
+
 def test_a_users_prompt_must_name_the_class(run: Run, optimiser: Call) -> None:
     told = {"fish/0.png": "my fish at home", "heart/1.png": "a Heart of glass"}
     rows = changed(run, CounterfactualSpec(target="ring", prompts=told))
