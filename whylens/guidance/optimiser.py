@@ -127,6 +127,7 @@ def _optimise(
         cutouts=settings.views.cutouts,
         smallest=settings.views.smallest,
         noise=settings.views.noise,
+        power=settings.views.power,
     )
     weights = torch.arange(1, settings.views.predictions + 1, device=sampler.device)
     weights = weights / weights.sum()

@@ -10,6 +10,8 @@ from whylens.settings import Settings
 # -log p + log p, or margins of logits.
 DisagreementForm = Literal["probability", "log", "log_ratio", "margin"]
 
+BLENDS: list[float | None] = [0.5, 0.3]
+
 
 class ChainSettings(Settings):
     """The chain from noise to image."""
@@ -103,6 +105,12 @@ class ViewSettings(Settings):
     smallest: float = Field(
         0.7, gt=0, le=1, description="Smallest side of a crop, as a part of the image."
     )
+    power: float = Field(
+        1.0,
+        gt=0,
+        description="A crop's side is smallest + (1 - smallest) u^power, u uniform: 1 is uniform, "
+        "below it larger crops are more frequent (DiG-IN: 0.3).",
+    )
     noise: float = Field(0.02, ge=0, description="Sd of the noise on each crop.")
 
 
@@ -180,10 +188,11 @@ class EditingSettings(Settings):
         "source: where the image's own word looked (DiG-IN).",
     )
     blends: list[Annotated[float, Field(ge=0, le=1)] | None] = Field(
-        default_factory=lambda: [None, 0.3],
+        default_factory=lambda: list(BLENDS),
         min_length=1,
         description="Counterfactuals with a mask: the part of the chain after which latents "
-        "outside of it are the image's own; null: never. The best is taken, with every threshold.",
+        "outside of it are the image's own; null: never, which leaves seams. The best is taken, "
+        "with every threshold.",
     )
     blended: Literal["after", "before"] = Field(
         "after",

@@ -13,10 +13,10 @@ class Views:
     """Random square cutouts and noise, drawn for each problem from a generator of its own."""
 
     def __init__(
-        self, seeds: Sequence[int], *, cutouts: int, smallest: float, noise: float
+        self, seeds: Sequence[int], *, cutouts: int, smallest: float, noise: float, power: float = 1
     ) -> None:
         self.generators = [torch.Generator().manual_seed(seed + 7919) for seed in seeds]
-        self.cutouts, self.smallest, self.noise = cutouts, smallest, noise
+        self.cutouts, self.smallest, self.noise, self.power = cutouts, smallest, noise, power
 
     def gradient(self, objective: Objective, images: Tensor, rows: Sequence[int]) -> Tensor:
         """The objective's gradient at images [b, 3, H, W] of the problems `rows` [b].
@@ -33,9 +33,8 @@ class Views:
         grids, noises = [], []
         for row in rows:
             generator = self.generators[row]
-            sides = self.smallest + (1 - self.smallest) * torch.rand(
-                self.cutouts, generator=generator
-            )
+            drawn = torch.rand(self.cutouts, generator=generator) ** self.power
+            sides = self.smallest + (1 - self.smallest) * drawn
             centres = (1 - sides)[:, None] * (
                 2 * torch.rand(self.cutouts, 2, generator=generator) - 1
             )

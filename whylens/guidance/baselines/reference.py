@@ -149,7 +149,7 @@ def cutouts(
         return image
     found = []
     for _ in range(views.cutouts):
-        share = torch.rand((), generator=places).item()
+        share = torch.rand((), generator=places).item() ** views.power
         side = round(whole * (views.smallest + (1 - views.smallest) * share))
         row, column = torch.randint(whole - side + 1, (2,), generator=places).tolist()
         crop = image[..., row : row + side, column : column + side]
