@@ -53,9 +53,7 @@ def test_the_spec_for_stable_diffusion_is_one() -> None:
         assert (guidance.chain.steps, views.cutouts, views.predictions) == (20, 16, 3)
 
 
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "docs").glob("*.yaml")), ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", sorted((ROOT / "docs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_spec_of_the_docs_is_one(file: Path) -> None:
     from whylens.jobs.investigate import InvestigateSpec
     from whylens.jobs.spec import make_spec, read_yaml
