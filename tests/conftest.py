@@ -27,6 +27,14 @@ def pytest_collection_modifyitems(items):
     )
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """What whylens keeps on a machine is not this machine's user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WHYLENS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _drawn_as_alone():
     """What a test draws from torch's own generator does not depend on the tests before it."""

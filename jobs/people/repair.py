@@ -105,6 +105,7 @@ def repair_run(spec: RepairSpec) -> Repair:
             seen.pool.labels[mined],
             mined_for,
             budget=spec.budget,
+            device="cuda" if torch.cuda.is_available() else "cpu",
         )
     else:
         name = str(lineage.setting("classifier"))

@@ -1,5 +1,6 @@
 """CLIP models: the head is made of what the text tower says of each class's prompts."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import open_clip
 import pytest
 import torch
 
-from whylens.classifiers import Classifier, load_classifier
-from whylens.classifiers.zero_shot import imagenet_templates, text_head, wrap_clip
+from whylens.classifiers import Classifier, load_classifier, text_heads
+from whylens.classifiers.text_heads import kept_text_head, text_head
+from whylens.classifiers.zero_shot import imagenet_templates, wrap_clip
 from whylens.errors import UsageError
 
 from .conftest import CLASSES, odd_images
@@ -159,3 +161,49 @@ def test_photographs_go_through_open_clips_own_preprocessing() -> None:
     with torch.no_grad():
         wanted = model.eval().encode_image(theirs, normalize=True) @ classifier.head.weight.T
         assert (classifier.logits(ours) - wanted).abs().max() < 1e-3
+
+
+def test_a_head_is_made_once_for_a_text_tower_and_its_prompts(
+    clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHYLENS_CACHE", str(tmp_path))
+    model = copy.deepcopy(clip.model)
+    tokenizer, made = open_clip.get_tokenizer("ViT-S-32-alt"), []
+
+    def counted(*asked: Any) -> torch.Tensor:
+        made.append(asked)
+        return text_head(*asked)
+
+    monkeypatch.setattr(text_heads, "text_head", counted)
+    words, templates = ("dog", "cat"), ("{class}", "a {class}")
+    first = kept_text_head(model, tokenizer, words, templates)
+    again = kept_text_head(model, tokenizer, words, templates)
+    assert torch.equal(first, again)
+    assert len(made) == 1
+    # Other words, prompts or weights are other heads; other image towers are not.
+    kept_text_head(model, tokenizer, ("dog", "fish"), templates)
+    kept_text_head(model, tokenizer, words, templates[:1])
+    assert len(made) == 3
+    with torch.no_grad():
+        model.visual.conv1.weight.add_(1)
+        kept_text_head(model, tokenizer, words, templates)
+        assert len(made) == 3
+        model.ln_final.bias.add_(1)
+    other = kept_text_head(model, tokenizer, words, templates)
+    assert len(made) == 4
+    assert not torch.allclose(first, other)
+
+
+def test_a_head_that_cannot_be_kept_or_read_is_made(
+    clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, asked = open_clip.get_tokenizer("ViT-S-32-alt"), (("dog",), ("{class}",))
+    wanted = text_head(clip.model, tokenizer, *asked)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("WHYLENS_CACHE", str(tmp_path / "file"))
+    assert torch.equal(kept_text_head(clip.model, tokenizer, *asked), wanted)
+    monkeypatch.setenv("WHYLENS_CACHE", str(tmp_path))
+    kept_text_head(clip.model, tokenizer, *asked)
+    (kept,) = (tmp_path / "text_heads").iterdir()
+    kept.write_bytes(b"half a file")
+    assert torch.equal(kept_text_head(clip.model, tokenizer, *asked), wanted)

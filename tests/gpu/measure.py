@@ -1,8 +1,8 @@
 """The figures of a GPU, part by part, each within its own time: see measure.sh.
 
 Each part is a process of its own, so that one that fails, hangs or is stopped loses no other's
-figures, nor its own of before. The next parts' processes import what they need while one measures,
-and wait for their turn.
+figures, nor its own of before. Where there are cores for it, all of them import what they need at
+first, side by side, and then wait for their turn.
 """
 
 import contextlib
@@ -25,8 +25,10 @@ HERE = Path(__file__).parent
 MARK = "FIGURE "
 USUAL = 235.0
 TOTAL = float(os.environ.get("MEASURE_SECONDS", USUAL))
-# Processes that import while another measures.
-AHEAD = max(1, (os.cpu_count() or 1) // 4)
+# Processes that import side by side, and how long they may take for it.
+TOGETHER = max(1, (os.cpu_count() or 1) // 2)
+IMPORTING = 40.0
+READY = "READY"
 PLAIN = "kernels=off&channels_last=off&compile=off"
 
 
@@ -107,7 +109,6 @@ def reference() -> None:
         return {**asdict(taken), "best": taken.best}
 
     tried("reference_fp32_b1", loop)
-    tried("whylens_fp32_b1", lambda: bench.steps_of(sampler, classifier, batch=1))
 
 
 def batches() -> None:
@@ -126,6 +127,12 @@ def alone() -> None:
     """Each way to be faster alone, and none of them, at the size's batch."""
     bench = Bench()
     bench.steps = 1
+
+    def single() -> dict[str, Any]:
+        sampler = bench.sampler("dtype=float32")
+        return bench.steps_of(sampler, bench.classifier(), batch=1)
+
+    tried("whylens_fp32_b1", single)
     ways = {
         "none": PLAIN,
         "kernels": "kernels=on&channels_last=off",
@@ -193,8 +200,12 @@ def tests() -> None:
         def __init__(self) -> None:
             self.ended: dict[str, int] = {}
             self.failures: dict[str, str] = {}
+            self.slow: dict[str, float] = {}
 
         def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.duration > 2:
+                self.slow[f"{report.nodeid} {report.when}"] = round(report.duration, 1)
+                figure("tests_slow", self.slow)
             if report.when == "call" or report.outcome != "passed":
                 self.ended[report.outcome] = self.ended.get(report.outcome, 0) + 1
                 if report.failed:
@@ -228,11 +239,11 @@ def sdxl() -> None:
 
 # In this order, the most important first; seconds that each may take of the usual total.
 PARTS: dict[str, tuple[Callable[[], None], float]] = {
-    "reference": (reference, 60),
+    "reference": (reference, 40),
     "batches": (batches, 80),
-    "tests": (tests, 60),
-    "kernels": (kernels, 50),
     "few": (few, 40),
+    "kernels": (kernels, 50),
+    "tests": (tests, 60),
     "alone": (alone, 60),
     "sdxl": (sdxl, 60),
     "compiled": (compiled, 200),
@@ -243,6 +254,7 @@ def part(name: str) -> None:
     """A part's process: import, wait for the turn, measure."""
     for library in ("torch", "diffusers", "transformers", "timm", "whylens.bench.report"):
         __import__(library)
+    print(READY, flush=True)
     sys.stdin.readline()
     PARTS[name][0]()
 
@@ -269,6 +281,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     each = {"bench": best / record["step"]["batch"] if best else None}
     each |= {name: of(name, "seconds_a_problem") for name in figures if name not in ("bench",)}
     found["seconds_a_problem"] = {name: value for name, value in each.items() if value}
+    found["gib"] = {name: of(name, "peak_gib") for name in figures if of(name, "peak_gib")}
     if loop:
         found["speedup"] = {n: round(loop / v, 2) for n, v in found["seconds_a_problem"].items()}
     few, many = of("one_step", "seconds_a_problem"), of("many_steps", "seconds_a_problem")
@@ -298,8 +311,10 @@ def main() -> int:
             )  # fmt: skip
 
     for name in names:
-        while waiting and len(started) <= AHEAD:
+        while waiting and len(started) < TOGETHER:
             start()
+        if not ended:
+            _wait(out, started)
         process, before = started[name], time.monotonic()
         left = min(PARTS[name][1] * TOTAL / USUAL, TOTAL - (before - began))
         state = "no time was left"
@@ -313,7 +328,7 @@ def main() -> int:
         for line in lines:
             if line.startswith(MARK):
                 figures |= json.loads(line.removeprefix(MARK))
-        said = [line for line in lines if line.strip() and not line.startswith(MARK)]
+        said = [line for line in lines if line.strip() and not line.startswith((MARK, READY))]
         ended[name] = {"state": state, "seconds": round(time.monotonic() - before, 1)}
         if state != "done" and said:
             ended[name]["last_line"] = said[-1][:300]
@@ -322,6 +337,16 @@ def main() -> int:
         (out / "gpu.json").write_text(json.dumps(whole, indent=1))
     print(json.dumps({**summary(figures), "parts": {n: e["state"] for n, e in ended.items()}}))
     return 0
+
+
+def _wait(out: Path, started: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Until all have imported, so that no import slows down what is measured."""
+    until = time.monotonic() + IMPORTING
+    while time.monotonic() < until and any(
+        process.poll() is None and READY not in (out / f"{name}.log").read_text(errors="replace")
+        for name, process in started.items()
+    ):
+        time.sleep(0.2)
 
 
 def _turn(process: subprocess.Popen[bytes], seconds: float) -> str:

@@ -22,20 +22,20 @@ from whylens.guidance import (
     solve,
 )
 
-PROMPTS = ["a photo of a fish on grass", "a photo of a moon", "a photo of a star on snow"]
-SEEDS = [0, 1, 2]
-TARGETS = [3, 4, 1]
+PROMPTS = ["a photo of a fish on grass", "a photo of a moon"]
+SEEDS = [0, 1]
+TARGETS = [3, 4]
 # Of an image in [0, 1], in the mean over its pixels, and of a loss: TF32 in convolutions, and sums
-# in another order, over ten steps of the U-Net and two of the optimiser.
+# in another order, over four steps of the U-Net and two of the optimiser.
 IMAGE, LOSS = 0.01, 0.05
 
 
 def settings(steps=2, **groups):
     return GuidanceSettings.model_validate(
         {
-            "chain": {"steps": 6},
+            "chain": {"steps": 4},
             "optimiser": {"steps": steps},
-            "views": {"cutouts": 3, "predictions": 2},
+            "views": {"cutouts": 2, "predictions": 2},
             **groups,
         }
     )
@@ -80,8 +80,8 @@ def test_a_real_image_is_inverted_as_on_the_cpu(on):
     back = {}
     for device in ("cuda", "cpu"):
         sampler, classifier = on(device)
-        inversion = invert_images(sampler, images.to(device), PROMPTS[:2], **asked.inverting)
-        problems = Problems.from_inversion(sampler, inversion, PROMPTS[1:], [0, 1])
+        inversion = invert_images(sampler, images.to(device), PROMPTS, **asked.inverting)
+        problems = Problems.from_inversion(sampler, inversion, PROMPTS[::-1], SEEDS)
         objective = TargetClass(classifier, torch.tensor([3, 4], device=device))
         objective = objective + 4.0 * PixelDistance(images.to(device))
         back[device] = solve(sampler, problems, objective, asked)
@@ -103,7 +103,7 @@ def test_half_pipelines_make_nearly_the_same_images(on, dtype):
     for name, each in (("half", sampler), ("full", wanted_sampler)):
         problems = Problems.from_prompts(each, PROMPTS, SEEDS)
         latents = problems.latents.clone().requires_grad_()
-        states = denoise(each, latents, problems.conditioning, steps=6, guidance_scale=3.0)
+        states = denoise(each, latents, problems.conditioning, steps=4, guidance_scale=3.0)
         image = each.decode(result(states))
         value = target_class("cuda", classifier).loss(image).sum()
         (moves[name],) = torch.autograd.grad(value, latents)
@@ -126,7 +126,7 @@ def test_chain_decoder_and_classifier_never_wait_for_the_gpu(on):
 
     def once():
         latents = problems.latents.clone().requires_grad_()
-        states = denoise(sampler, latents, problems.conditioning, steps=6, guidance_scale=3.0)
+        states = denoise(sampler, latents, problems.conditioning, steps=4, guidance_scale=3.0)
         image = sampler.decode(result(states))
         (pull,) = torch.autograd.grad(objective.loss(image).sum(), image, retain_graph=True)
         torch.autograd.grad(image, latents, pull)
@@ -161,7 +161,7 @@ def test_a_step_waits_for_the_gpu_once(on):
 def test_a_batch_that_does_not_fit_is_halved(on):
     """With so little memory that 32 problems don't fit, all are solved as they would be."""
     sampler, classifier = on("cuda")
-    asked = settings(steps=1, chain={"steps": 6, "segment": 6})
+    asked = settings(steps=1, chain={"steps": 4, "segment": 4})
 
     def solved(count):
         problems = Problems.from_prompts(sampler, [PROMPTS[0]] * count, list(range(count)))

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax
 
 from whylens.errors import UsageError, WhylensError
 from whylens.neural_pca import Refit, class_components, refit, spufix, transfer
+from whylens.neural_pca.head_fit import Rows, fit
 
 RNG = np.random.default_rng(3)
 K, D, OTHER = 4, 12, 9
@@ -130,6 +132,27 @@ def test_the_refitted_head_is_where_its_loss_is_least(context):
             moved = fixed.weight.copy()
             moved[index] += step
             assert loss(moved, fixed.bias) > least - 1e-7
+
+
+def test_single_precision_in_blocks_fits_the_same_head(context, monkeypatch):
+    """What a GPU does: rows of float32, some at a time."""
+    features, labels, mined, (weight, bias) = context
+    head = torch.from_numpy(weight), torch.from_numpy(bias)
+    known = np.zeros(60, int)
+
+    def fitted(dtype):
+        rows = Rows.of(features, labels, "cpu", dtype), Rows.of(mined, known, "cpu", dtype)
+        new = fit(*head, *rows, 0.5)
+        return [part.numpy() for part in new], rows[0].accuracy(*new)
+
+    (exact, bound), accuracy = fitted(torch.float64)
+    monkeypatch.setattr("whylens.neural_pca.head_fit.BLOCK", 77)
+    for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 2e-3)):
+        (found, shift), other = fitted(dtype)
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, exact, atol=tolerance * np.abs(exact).max())
+        np.testing.assert_allclose(shift, bound, atol=tolerance * np.abs(bound).max())
+        assert other == pytest.approx(accuracy, abs=0.002)
 
 
 def test_a_refit_keeps_to_its_budget_or_stays_timid(context):

@@ -37,7 +37,7 @@ class Setup:
         """One problem in float32, networks as their libraries have them: for the reference loop."""
         # Of an option that is given twice the last counts.
         sampler, classifier = (
-            f"{name}{'&' if '?' in name else '?'}kernels=off&channels_last=off"
+            f"{name}{'&' if '?' in name else '?'}kernels=off&channels_last=off&compile=off"
             for name in (self.sampler, self.classifier)
         )
         return replace(self, sampler=f"{sampler}&dtype=float32", classifier=classifier, batch=1)

@@ -21,8 +21,10 @@ from whylens.timing import now
 class Steps:
     """Optimisation steps of a batch, after a first one that is not counted.
 
+    first
+        Seconds of that first one, in which kernels are compiled.
     seconds
-        Of each step.
+        Of each other step.
     batch
         Problems in it: fewer than were asked for where memory was too small for them.
     calls
@@ -33,6 +35,7 @@ class Steps:
         Whether all losses were finite.
     """
 
+    first: float
     seconds: list[float]
     batch: int
     calls: float
@@ -63,10 +66,12 @@ def time_steps(sampler: Sampler, classifier: Classifier, setup: Setup, count: in
             finite = finite and bool(state.losses.isfinite().all()) and not state.failed
     # Where memory ran out there are several beginnings: the last is one of a batch that fitted.
     begun = max(place for place, stamp in enumerate(stamps) if stamp[0] == 0)
+    first = stamps[begun + 1][2] - stamps[begun][2]
     stamps = stamps[begun + 1 :]
     held = stamps[0][1]
     guided = 2 if setup.guidance.chain.guidance_scale > 1 else 1
     return Steps(
+        first=first,
         seconds=[b[2] - a[2] for a, b in pairwise(stamps)],
         batch=held,
         calls=(stamps[-1][3] - stamps[0][3]) / (len(stamps) - 1) / (guided * held),
@@ -81,7 +86,7 @@ def time_reference(sampler: Sampler, classifier: Classifier, setup: Setup, count
     run = reference_loop(sampler, classifier, PROMPT, 0, 0, setup.timed(count + 1))
     finite = all(abs(loss) < float("inf") for loss in run.losses)
     steps = setup.guidance.chain.steps
-    return Steps(run.seconds[1:], 1, 2.0 * steps, peak_gib(sampler.device), finite)
+    return Steps(run.seconds[0], run.seconds[1:], 1, 2.0 * steps, peak_gib(sampler.device), finite)
 
 
 def forget(device: torch.device) -> None:

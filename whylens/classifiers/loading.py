@@ -51,7 +51,7 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
             f"{', '.join((*HEADS, *EXECUTION))} with all"
         )
     how = execution(name, options, device)
-    classifier = _load(scheme, name, path, options)
+    classifier = _load(scheme, name, path, options, device)
     classifier.requires_grad_(False)
     _read_head(classifier, scheme, name, options)
     classifier = classifier.eval().to(device=device, dtype=torch.float32)
@@ -64,7 +64,9 @@ def load_classifier(name: str, device: str | torch.device = "cpu") -> Classifier
     return classifier
 
 
-def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classifier:
+def _load(
+    scheme: str, name: str, path: str, options: dict[str, str], device: str | torch.device
+) -> Classifier:
     if scheme == "planted":
         from whylens.classifiers.planted import load_planted
 
@@ -72,7 +74,7 @@ def _load(scheme: str, name: str, path: str, options: dict[str, str]) -> Classif
     if scheme == "open_clip":
         from whylens.classifiers.zero_shot import load_open_clip
 
-        return load_open_clip(name, path, options)
+        return load_open_clip(name, path, options, device)
     if scheme == "spufix":
         from whylens.classifiers.repaired import read_repair
 

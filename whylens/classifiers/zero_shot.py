@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
 from whylens.classifiers.state_dicts import read_names
 from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip_transformer
+from whylens.classifiers.text_heads import kept_text_head, text_head
 from whylens.classifiers.timm_models import imagenet_names
 from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
@@ -90,25 +91,9 @@ def first_synonyms(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names.split(",")[0].strip() for names in class_names)
 
 
-@torch.no_grad()  # an inference tensor could not take part in gradients
-def text_head(
-    model: nn.Module, tokenizer: Any, words: Sequence[str], templates: Sequence[str]
-) -> Tensor:
-    """The head's weight [K, D]: for each class, its prompts' mean embedding, scaled.
-
-    As open_clip's `build_zero_shot_classifier` does it, times exp(logit scale).
-    """
-    clip = cast(Any, model)
-    rows = []
-    for word in words:
-        tokens = tokenizer([template.replace("{class}", word) for template in templates])
-        embedding = F.normalize(clip.encode_text(tokens), dim=-1).mean(0)
-        rows.append(F.normalize(embedding, dim=-1))
-    weight: Tensor = clip.logit_scale.exp() * torch.stack(rows)
-    return weight
-
-
-def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShotClassifier:
+def load_open_clip(
+    name: str, path: str, options: Mapping[str, str], device: str | torch.device = "cpu"
+) -> ZeroShotClassifier:
     """open_clip:<model>/<pretrained>[?classes=<file>]; ImageNet's classes by default."""
     open_clip = importlib.import_module("open_clip")
     architecture, _, pretrained = path.partition("/")
@@ -142,7 +127,9 @@ def load_open_clip(name: str, path: str, options: Mapping[str, str]) -> ZeroShot
     if "classes" in options:
         names = read_names(options["classes"], name)
         words = first_synonyms(names)
-    return wrap_clip(name, model, tokenizer, names, imagenet_templates(), words)
+    templates = imagenet_templates()
+    weight = kept_text_head(model.eval().to(device), tokenizer, words, templates)
+    return wrap_clip(name, model, tokenizer, names, templates, weight=weight)
 
 
 def wrap_clip(
@@ -151,16 +138,22 @@ def wrap_clip(
     tokenizer: Any,
     class_names: Sequence[str],
     templates: Sequence[str],
-    words: Sequence[str] | None = None,
+    weight: Tensor | None = None,
 ) -> ZeroShotClassifier:
-    """A classifier of an open_clip model; prompts call classes `words`, or their first synonym."""
+    """A classifier of an open_clip model.
+
+    `weight` is its head [K, D]; where none is given, it is made of the templates and of each
+    class's first synonym.
+    """
     model = model.eval()
+    if weight is None:
+        weight = text_head(model, tokenizer, first_synonyms(class_names), templates)
     config = cast(Any, model).visual.preprocess_cfg
     return ZeroShotClassifier(
         name,
         model,
         class_names,
-        text_head(model, tokenizer, words or first_synonyms(class_names), templates),
+        weight,
         eval_transform(config, name),
         tokenizer=tokenizer,
         mean=config["mean"],

@@ -25,7 +25,6 @@ Labels = NDArray[np.integer[Any]]
 STRENGTHS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 # The part of the training images on which the strength is chosen.
 HELD_OUT = 0.3
-NEARNESS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ def refit(
     *,
     budget: float = 0.015,
     strengths: Sequence[float] = STRENGTHS,
+    device: str = "cpu",
 ) -> Refit:
     """Fit the head again, as boldly as training accuracy allows.
 
@@ -75,26 +75,37 @@ def refit(
     budget
         Accuracy on training images held out, in [0, 1], that may be lost; the boldest of
         `strengths` that keeps to it is taken.
+    device
+        Where it is calculated: in float64 on a CPU; on a GPU, which is slow at that, products of
+        rows are float32, while the head and all sums over rows are float64.
 
     Raises
     ------
     UsageError
         If there are no mined images, or features don't fit the head.
     """
+    import torch  # which takes seconds, and the rest of neural PCA does without
+
+    from whylens.neural_pca.head_fit import Rows, fit
+
     old = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     _require_fit(old[0], features, mined_features)
     known = np.where(mined_labels >= 0, mined_labels, _runner_up(*old, mined_features, mined_for))
     held = np.random.default_rng(0).random(len(labels)) < HELD_OUT
-    seen, unseen = features[~held], features[held]
-    before = _accuracy(*old, unseen, labels[held])
+    head = tuple(torch.from_numpy(part).to(device) for part in old)
+    mined = Rows.of(mined_features, known, device)
+    seen = Rows.of(features[~held], labels[~held], device)
+    unseen = Rows.of(features[held], labels[held], device)
+    before = unseen.accuracy(*head)
     chosen, cost = min(strengths), 0.0
     for strength in sorted(strengths):
-        fitted = _fit(*old, seen, labels[~held], mined_features, known, strength)
-        lost = before - _accuracy(*fitted, unseen, labels[held])
+        lost = before - unseen.accuracy(*fit(*head, seen, mined, strength))
         if lost > budget:
             break
         chosen, cost = strength, lost
-    return Refit(*_fit(*old, features, labels, mined_features, known, chosen), chosen, cost)
+    del seen, unseen  # with all images they might not fit into memory
+    fitted = fit(*head, Rows.of(features, labels, device), mined, chosen)
+    return Refit(*(part.cpu().numpy() for part in fitted), chosen, cost)
 
 
 def _runner_up(weight: Array, bias: Array, features: Features, excluded: Labels) -> Labels:
@@ -102,50 +113,6 @@ def _runner_up(weight: Array, bias: Array, features: Features, excluded: Labels)
     logits[np.arange(len(logits)), excluded] = -np.inf
     best: Labels = logits.argmax(1)
     return best
-
-
-def _accuracy(weight: Array, bias: Array, features: Features, labels: Labels) -> float:
-    return float(((features @ weight.T + bias).argmax(1) == labels).mean())
-
-
-def _fit(
-    weight: Array,
-    bias: Array,
-    features: Features,
-    labels: Labels,
-    mined_features: Features,
-    mined_labels: Labels,
-    strength: float,
-) -> tuple[Array, Array]:
-    """Mean cross-entropy of the training images, plus `strength` times that of the mined ones."""
-    import torch
-    from torch.nn import functional as F
-
-    rows = torch.from_numpy(np.concatenate([features, mined_features]).astype(np.float64))
-    classes = torch.from_numpy(np.concatenate([labels, mined_labels]).astype(np.int64))
-    parts = [
-        torch.full((len(labels),), 1 / len(labels), dtype=torch.double),
-        torch.full((len(mined_labels),), strength / len(mined_labels), dtype=torch.double),
-    ]
-    shares = torch.cat(parts)
-    # Change is measured in units of each feature's spread.
-    spread = rows[: len(labels)].std(0).clamp_min(1e-6)
-    start = torch.from_numpy(weight), torch.from_numpy(bias)
-    turn = torch.zeros_like(start[0], requires_grad=True)
-    shift = torch.zeros_like(start[1], requires_grad=True)
-    optimiser = torch.optim.LBFGS([turn, shift], max_iter=60, line_search_fn="strong_wolfe")
-
-    def loss() -> float:
-        optimiser.zero_grad()
-        logits = F.linear(rows, start[0] + turn / spread, start[1] + shift)
-        losses = F.cross_entropy(logits, classes, reduction="none")
-        value = (losses * shares).sum() + NEARNESS * turn.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return (start[0] + turn / spread).numpy(), (start[1] + shift).numpy()
 
 
 def _require_fit(weight: Array, features: Features, mined_features: Features) -> None:

@@ -1,0 +1,90 @@
+"""A linear head fitted to images again, held near the old one; block by block, on any device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+# What a unit of change costs, squared; in units of each feature's spread.
+NEARNESS = 1e-3
+# Rows whose logits are held at once.
+BLOCK = 16384
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images on a device: features [N, D] and labels [N]."""
+
+    features: Tensor
+    labels: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        features: NDArray[np.floating[Any]],
+        labels: NDArray[np.integer[Any]],
+        device: str,
+        dtype: torch.dtype | None = None,
+    ) -> "Rows":
+        """From arrays; float64 on a CPU and float32 elsewhere where no dtype is given."""
+        if dtype is None:
+            dtype = torch.float64 if torch.device(device).type == "cpu" else torch.float32
+        return cls(
+            torch.tensor(features, dtype=dtype, device=device),
+            torch.tensor(labels, dtype=torch.int64, device=device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features and labels, so many at a time that logits of as many fit into memory."""
+        yield from zip(self.features.split(BLOCK), self.labels.split(BLOCK), strict=True)
+
+    @torch.no_grad()
+    def accuracy(self, weight: Tensor, bias: Tensor) -> float:
+        """The part of the images, in [0, 1], that a head says the labels of."""
+        right = 0
+        for features, labels in self.blocks():
+            logits = F.linear(features, weight.to(features), bias.to(features))
+            right += int((logits.argmax(1) == labels).sum())
+        return right / len(self) if len(self) else float("nan")
+
+
+def fit(
+    weight: Tensor, bias: Tensor, images: Rows, mined: Rows, strength: float
+) -> tuple[Tensor, Tensor]:
+    """The head W [K, D], b [K], float64, with the least cross-entropy near the one given.
+
+    The mean over the training images, plus `strength` times that over the mined ones, and
+    `NEARNESS`; by L-BFGS. Whatever the rows' dtype, sums over them are float64.
+    """
+    # Change is measured in units of each feature's spread.
+    spread = images.features.std(0).clamp_min(1e-6).double()
+    turn = torch.zeros_like(weight, requires_grad=True)
+    shift = torch.zeros_like(bias, requires_grad=True)
+    optimiser = torch.optim.LBFGS([turn, shift], max_iter=60, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimiser.zero_grad()
+        near = NEARNESS * turn.square().sum()
+        near.backward()  # type: ignore[no-untyped-call]
+        total = float(near.detach())
+        for rows, share in ((images, 1 / len(images)), (mined, strength / len(mined))):
+            for features, labels in rows.blocks():
+                head = weight + turn / spread, bias + shift
+                logits = F.linear(features, *(part.to(features) for part in head))
+                losses = F.cross_entropy(logits, labels, reduction="none").double()
+                value = share * losses.sum()
+                value.backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+        return total
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return weight + turn / spread, bias + shift
