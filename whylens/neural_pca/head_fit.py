@@ -44,7 +44,8 @@ class Rows:
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Features and labels, so many at a time that logits of as many fit into memory."""
-        yield from zip(self.features.split(BLOCK), self.labels.split(BLOCK), strict=True)
+        for start in range(0, len(self), BLOCK):
+            yield self.features[start : start + BLOCK], self.labels[start : start + BLOCK]
 
     @torch.no_grad()
     def accuracy(self, weight: Tensor, bias: Tensor) -> float:

@@ -92,20 +92,20 @@ def refit(
     _require_fit(old[0], features, mined_features)
     known = np.where(mined_labels >= 0, mined_labels, _runner_up(*old, mined_features, mined_for))
     held = np.random.default_rng(0).random(len(labels)) < HELD_OUT
-    head = tuple(torch.from_numpy(part).to(device) for part in old)
+    w, b = (torch.from_numpy(part).to(device) for part in old)
     mined = Rows.of(mined_features, known, device)
     seen = Rows.of(features[~held], labels[~held], device)
     unseen = Rows.of(features[held], labels[held], device)
-    before = unseen.accuracy(*head)
+    before = unseen.accuracy(w, b)
     chosen, cost = min(strengths), 0.0
     for strength in sorted(strengths):
-        lost = before - unseen.accuracy(*fit(*head, seen, mined, strength))
+        lost = before - unseen.accuracy(*fit(w, b, seen, mined, strength))
         if lost > budget:
             break
         chosen, cost = strength, lost
     del seen, unseen  # with all images they might not fit into memory
-    fitted = fit(*head, Rows.of(features, labels, device), mined, chosen)
-    return Refit(*(part.cpu().numpy() for part in fitted), chosen, cost)
+    w, b = fit(w, b, Rows.of(features, labels, device), mined, chosen)
+    return Refit(w.cpu().numpy(), b.cpu().numpy(), chosen, cost)
 
 
 def _runner_up(weight: Array, bias: Array, features: Features, excluded: Labels) -> Labels:
