@@ -67,14 +67,17 @@ class CompiledBlocks:
             # An attribute of the module itself, so that its class, names and hooks stay.
             layer.forward = self._forward(layer.forward, counted)
 
-    def announce(self, calls: int) -> None:
+    def announce(self, calls: int) -> bool:
         """So many differentiated calls are about to be made; blocks change over here, if at all.
+
+        Returns whether they did.
 
         Not in the midst of them: where a checkpoint computes a segment again, it has to save what
         was saved before.
         """
-        self._on = self.calls >= self.after
+        before, self._on = self._on, self.calls >= self.after
         self.calls += calls
+        return before != self._on
 
     def _forward(self, plain: Callable[..., Any], counted: bool) -> Callable[..., Any]:
         compiled: Callable[..., Any] | None = None

@@ -98,10 +98,10 @@ def forget(device: torch.device) -> None:
 
 
 def peak_gib(device: torch.device) -> float | None:
-    """The most memory that was taken since `forget`; None on a CPU."""
+    """The most memory that was taken since `forget`, recorded calls' too; None on a CPU."""
     if device.type != "cuda":
         return None
-    return torch.cuda.max_memory_allocated(device) / 2**30
+    return torch.cuda.max_memory_reserved(device) / 2**30
 
 
 class _Counted:

@@ -170,8 +170,8 @@ class Processor:
     ) -> Tensor:
         """As diffusers' processors; a Recorder is filled, what is Injected is taken over."""
         if (
-            self.layer is None
-            or control is None
+            control is None
+            or self.layer is None
             or encoder_hidden_states is None
             or (isinstance(control, Recorder) and not control.wanted(self.layer))
         ):

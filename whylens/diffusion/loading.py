@@ -13,8 +13,9 @@ from whylens.diffusion.random_pipelines import random_pipeline
 from whylens.diffusion.sampler import Sampler, outer_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
-from whylens.execution import PLAIN, Execution, execution
+from whylens.execution import PLAIN, Execution, execution, is_on
 from whylens.planted.networks import WEIGHTS
+from whylens.replay import Replayed
 
 PLANTED = WEIGHTS / "pipeline"
 RANDOM = "random:"
@@ -25,8 +26,9 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+GRAPHS = "graphs"
 OPTIONS = (
-    "dtype", "image_size", "set_alpha_to_one", "negative_prompt", "preview_vae", *EXECUTION
+    "dtype", "image_size", "set_alpha_to_one", "negative_prompt", "preview_vae", *EXECUTION, GRAPHS
 )  # fmt: skip
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
@@ -60,7 +62,8 @@ def load_sampler(
         ("planted", a folder, or a Hub name such as madebyollin/taesd): less work where
         `views.predictions` is above 1, and an approximation.
         `kernels`, `channels_last` and `compile`, each auto, on or off, say how U-Net and
-        autoencoder run (see `whylens.execution`).
+        autoencoder run (see `whylens.execution`); `graphs` likewise, whether the U-Net's calls are
+        recorded and replayed as CUDA graphs (see `whylens.replay`).
     dtype
         As the option, which it overrides; `default_dtype` where neither is given, or it is auto.
 
@@ -88,6 +91,11 @@ def load_sampler(
     )
     if how != PLAIN:
         _run_as(sampler, how)
+    if options.get(GRAPHS) == "on" and sampler.device.type != "cuda":
+        raise UsageError(f"{name}: {GRAPHS}=on needs a GPU")
+    # In float16 gradients are scaled by numbers that the host has to know.
+    if is_on(name, GRAPHS, options, device) and dtype != torch.float16:
+        sampler.replayed = Replayed(sampler.call_unet)
     return sampler
 
 

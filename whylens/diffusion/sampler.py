@@ -3,6 +3,7 @@
 import importlib
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from whylens.compiled import CompiledBlocks
 from whylens.diffusion import attention, half
 from whylens.errors import UsageError
+from whylens.replay import Replayed
 
 
 class Sampler:
@@ -47,6 +49,8 @@ class Sampler:
         Side of its square images in pixels.
     compiled
         Blocks of its networks that run compiled, once they have been called often enough.
+    replayed
+        Calls of its U-Net, recorded and replayed where they are; None: every call is plain.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Sampler:
         diffusers = importlib.import_module("diffusers")
         self.name = name
         self.compiled: list[CompiledBlocks] = []
+        self.replayed: Replayed | None = None
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self._pipeline, self._negative_prompt = pipeline, negative_prompt
         self._preview = preview_vae
@@ -100,6 +105,8 @@ class Sampler:
         self.latent_shape = (int(self.unet.config.in_channels), side, side)
         self._scale = float(self.vae.config.scaling_factor)
         self._noise_scale = _noise_scale(self.scheduler)
+        self._times: dict[float, Tensor] = {}
+        self._scales: dict[float, Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +120,9 @@ class Sampler:
 
     def announce(self, calls: int) -> None:
         """So many differentiated calls of the U-Net are about to be made: see `CompiledBlocks`."""
-        for blocks in self.compiled:
-            blocks.announce(calls)
+        changed = [blocks.announce(calls) for blocks in self.compiled]
+        if any(changed) and self.replayed is not None:
+            self.replayed.forget()
 
     @property
     def prediction(self) -> Any:
@@ -219,35 +227,66 @@ class Sampler:
         for a U-Net that takes it as an input.
         """
         dtype = self.unet.dtype
-        scale = None
+        at = self._at(time)
+        own = {} if pooled is None else {"pooled": pooled.to(dtype)}
         if self.embeds_guidance:
-            width = int(self.unet.config.time_cond_proj_dim)
-            scale = guidance_embedding(guidance_scale, width).to(self.device, dtype)
-        asked = None if control is None else {attention.KEYWORD: control}
+            own["guidance"] = self._guidance(guidance_scale)
 
         def network(z: Tensor, embedding: Tensor) -> Tensor:
-            added = None
-            if pooled is not None:
-                added = {"text_embeds": pooled.to(dtype), "time_ids": self._sizes(len(z), dtype)}
-            out: Tensor = self.unet(
-                z.to(dtype),
-                time,
-                embedding.to(dtype),
-                timestep_cond=None if scale is None else scale.expand(len(z), -1),
-                added_cond_kwargs=added,
-                cross_attention_kwargs=asked,
-            ).sample
-            return out
+            z, embedding = z.to(dtype), embedding.to(dtype)
+            if control is None and self.replayed is not None:
+                return self.replayed(z, at, embedding, **own)
+            return self.call_unet(z, at, embedding, **own, control=control)
 
         if dtype == torch.float16:
             return half.in_range(network, latents, text)
         return network(latents, text)
 
-    def _sizes(self, count: int, dtype: torch.dtype) -> Tensor:
-        """SDXL's "time ids" [B, 6]: original size, corner of the crop, size."""
+    def call_unet(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: Tensor,
+        pooled: Tensor | None = None,
+        guidance: Tensor | None = None,
+        control: attention.Recorder | attention.Injected | None = None,
+    ) -> Tensor:
+        """The U-Net itself: all tensors of its dtype, but for the time, a number on its device.
+
+        `guidance` [C] is the embedding of the guidance scale, for a U-Net that takes one.
+        """
+        added = None
+        if pooled is not None:
+            added = {"text_embeds": pooled, "time_ids": self._sizes.expand(len(latents), -1)}
+        out: Tensor = self.unet(
+            latents,
+            time,
+            text,
+            timestep_cond=None if guidance is None else guidance.expand(len(latents), -1),
+            added_cond_kwargs=added,
+            cross_attention_kwargs=None if control is None else {attention.KEYWORD: control},
+        ).sample
+        return out
+
+    def _at(self, time: float) -> Tensor:
+        """A time as a tensor, sent to the device once: else each call would wait for it."""
+        if time not in self._times:
+            self._times[time] = torch.tensor(time, device=self.device)
+        return self._times[time]
+
+    def _guidance(self, scale: float) -> Tensor:
+        """The guidance scale's embedding [C], sent to the device once."""
+        if scale not in self._scales:
+            width = int(self.unet.config.time_cond_proj_dim)
+            self._scales[scale] = guidance_embedding(scale, width).to(self.device, self.unet.dtype)
+        return self._scales[scale]
+
+    @cached_property
+    def _sizes(self) -> Tensor:
+        """SDXL's "time ids" [6]: original size, corner of the crop, size."""
         side = self.image_size
-        ids = torch.tensor([side, side, 0, 0, side, side], dtype=dtype, device=self.device)
-        return ids.expand(count, -1)
+        sizes = [side, side, 0, 0, side, side]
+        return torch.tensor(sizes, dtype=self.unet.dtype, device=self.device)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] in [0, 1] -> latents [B, c, h, w], scaled.

@@ -1,0 +1,212 @@
+"""Calls of a frozen network, recorded once a shape and replayed: CUDA graphs, forward and backward.
+
+At batches of a few images a GPU is quicker at a U-Net's thousand kernels than a processor at
+starting them: Stable Diffusion 1.4's forward and backward take an H200 as long for 2 latents as for
+8. A recorded call is one launch.
+
+A recording works on memory of its own: its inputs, what backward needs, its results. So a call that
+backward is to come through has its recording to itself until backward has, or until nobody can ask
+for backward any more; a chain that holds s calls at once is s recordings, whose memory stays taken
+where that of plain calls would come and go. (PyTorch's `make_graphed_callables` gives one call.)
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Network = Callable[..., Tensor]
+Key = tuple[Any, ...]
+
+# Calls of a shape after which it is recorded. Recording takes about as long as six calls.
+PAYS_AFTER = 30
+# Calls before a recording, in which libraries choose and compile what they launch.
+WARM_UP = 3
+
+
+class Recording(Protocol):
+    """A call that can be made again, with other values in the same shapes."""
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The network's result; it is overwritten by the next call."""
+
+    def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
+        """The gradients by the inputs, None of those that asked for none; overwritten likewise."""
+
+
+class Replayed:
+    """A network whose calls are recorded where they repeat.
+
+    Parameters
+    ----------
+    network
+        A function of tensors whose result is one tensor; whatever it depends on beside them is
+        constant.
+    record
+        Makes a recording of the network for inputs.
+    after
+        Calls of a shape that are made plainly before.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        record: Callable[[Network, Sequence[Tensor]], Recording] | None = None,
+        after: int = PAYS_AFTER,
+    ) -> None:
+        self._network, self._after = network, after
+        self._record = CudaRecording if record is None else record
+        self._calls: Counter[Key] = Counter()
+        self._free: defaultdict[Key, list[Recording]] = defaultdict(list)
+        self._full = False
+
+    def __call__(self, *given: Tensor, **named: Tensor) -> Tensor:
+        """The network's result, which may be held and written to as that of a plain call."""
+        inputs = (*given, *named.values())
+        asks = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+        shapes = ((one.shape, one.dtype, asks and one.requires_grad) for one in inputs)
+        key = (asks, tuple(named), *shapes)
+        self._calls[key] += 1
+        count = len(given)
+
+        def network(*values: Tensor) -> Tensor:
+            return self._network(*values[:count], **dict(zip(named, values[count:], strict=True)))
+
+        pays = self._calls[key] > self._after
+        lease = self._lease(key, network, inputs) if pays else None
+        if lease is None:
+            return network(*inputs)
+        if not asks:
+            result = lease.recording.forward(inputs).clone()
+            lease.end()
+            return result
+        replayed: Tensor = _Replay.apply(lease, *inputs)  # type: ignore[no-untyped-call]
+        return replayed
+
+    def forget(self) -> None:
+        """Let go of all recordings: the network has changed."""
+        self._free.clear()
+        self._calls.clear()
+
+    def _lease(self, key: Key, network: Network, inputs: Sequence[Tensor]) -> "_Lease | None":
+        """A recording of the shape that nobody uses; None where there is no memory for one."""
+        if not self._free[key]:
+            if self._full:
+                return None
+            # Recordings of a batch that has shrunk hold memory that the smaller one's need.
+            for other in [k for k in self._free if k[0] == key[0] and k != key]:
+                del self._free[other]
+            try:
+                self._free[key].append(self._record(network, inputs))
+            except RuntimeError as error:  # no memory, or an operation that can't be recorded
+                reason = str(error).partition("\n")[0]
+                logger.warning("no call is recorded any more, others are made plainly: %s", reason)
+                self._full = True
+                return None
+        return _Lease(self._free[key].pop(), self._free[key])
+
+
+class _Lease:
+    """A recording that one call uses, until `end` or until the call is forgotten.
+
+    A call is forgotten with what it saves for backward. It saves a token, since that is what a
+    checkpoint drops in its first pass and makes again before backward; the lease hangs on the
+    token's memory, which is the same in all copies that autograd makes of a tensor.
+    """
+
+    def __init__(self, recording: Recording, home: list[Recording]) -> None:
+        self.recording, self._home = recording, home
+        self.ended = False
+
+    def token(self) -> Tensor:
+        """A tensor whose memory holds the lease."""
+        token = torch.empty(1)
+        token.untyped_storage().lease = self  # type: ignore[attr-defined]
+        return token
+
+    @staticmethod
+    def of(token: Tensor) -> "_Lease":
+        """The lease that a token, or a copy of one, stands for."""
+        lease: _Lease = token.untyped_storage().lease  # type: ignore[attr-defined]
+        return lease
+
+    def end(self) -> None:
+        """Let others have the recording."""
+        if not self.ended:
+            self.ended = True
+            self._home.append(self.recording)
+
+    def __del__(self) -> None:
+        self.end()
+
+
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, lease: _Lease, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(lease.token())
+        return lease.recording.forward(inputs).clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (token,) = ctx.saved_tensors
+        lease = _Lease.of(token)
+        if lease.ended:
+            raise RuntimeError("backward went through a recorded call before")
+        found = lease.recording.backward(gradient)
+        results = [None if one is None else one.clone() for one in found]
+        lease.end()
+        return (None, *results)
+
+
+class CudaRecording:
+    """A network's forward and backward as two CUDA graphs, in memory that is theirs alone."""
+
+    def __init__(self, network: Network, inputs: Sequence[Tensor]) -> None:
+        asks = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+        self._inputs = [
+            one.detach().clone().requires_grad_(asks and one.requires_grad) for one in inputs
+        ]
+        asking = [one for one in self._inputs if one.requires_grad]
+        device = inputs[0].device
+        with torch.cuda.device(device), torch.set_grad_enabled(asks):
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(WARM_UP):
+                    out = network(*self._inputs)
+                    if asks:
+                        torch.autograd.grad(out, asking, torch.zeros_like(out))
+                    del out
+            torch.cuda.current_stream().wait_stream(aside)
+            self._forward: Any = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
+                self._out = network(*self._inputs)
+            self._gradients: list[Tensor | None] = []
+            if asks:
+                self._gradient = torch.zeros_like(self._out)
+                self._backward: Any = torch.cuda.CUDAGraph()
+                pool = self._forward.pool()
+                with torch.cuda.graph(self._backward, pool, capture_error_mode="thread_local"):
+                    found = torch.autograd.grad(self._out, asking, self._gradient)
+                left = iter(found)
+                self._gradients = [next(left) if i.requires_grad else None for i in self._inputs]
+            self._out = self._out.detach()
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """As `Recording`."""
+        with torch.no_grad():
+            for own, given in zip(self._inputs, inputs, strict=True):
+                own.copy_(given)
+        self._forward.replay()
+        return self._out
+
+    def backward(self, gradient: Tensor) -> Sequence[Tensor | None]:
+        """As `Recording`."""
+        self._gradient.copy_(gradient)
+        self._backward.replay()
+        return self._gradients
