@@ -77,7 +77,8 @@ class Replayed:
         def network(*values: Tensor) -> Tensor:
             return self._network(*values[:count], **dict(zip(named, values[count:], strict=True)))
 
-        pays = self._calls[key] > self._after
+        # Memory that was taken in inference mode can't be written to outside of it.
+        pays = self._calls[key] > self._after and not torch.is_inference_mode_enabled()
         lease = self._lease(key, network, inputs) if pays else None
         if lease is None:
             return network(*inputs)

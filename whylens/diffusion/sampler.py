@@ -271,14 +271,17 @@ class Sampler:
     def _at(self, time: float) -> Tensor:
         """A time as a tensor, sent to the device once: else each call would wait for it."""
         if time not in self._times:
-            self._times[time] = torch.tensor(time, device=self.device)
+            with torch.inference_mode(False):
+                self._times[time] = torch.tensor(time, device=self.device)
         return self._times[time]
 
     def _guidance(self, scale: float) -> Tensor:
         """The guidance scale's embedding [C], sent to the device once."""
         if scale not in self._scales:
             width = int(self.unet.config.time_cond_proj_dim)
-            self._scales[scale] = guidance_embedding(scale, width).to(self.device, self.unet.dtype)
+            with torch.inference_mode(False):
+                embedding = guidance_embedding(scale, width)
+                self._scales[scale] = embedding.to(self.device, self.unet.dtype)
         return self._scales[scale]
 
     @cached_property
@@ -286,7 +289,8 @@ class Sampler:
         """SDXL's "time ids" [6]: original size, corner of the crop, size."""
         side = self.image_size
         sizes = [side, side, 0, 0, side, side]
-        return torch.tensor(sizes, dtype=self.unet.dtype, device=self.device)
+        with torch.inference_mode(False):
+            return torch.tensor(sizes, dtype=self.unet.dtype, device=self.device)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] in [0, 1] -> latents [B, c, h, w], scaled.
