@@ -18,13 +18,15 @@ What an allocator rounds up, and convolutions' workspaces, come on top.
 Prints a table and, as its last line, JSON, all in 10^9 bytes:
 
 unet_gb        held by a U-Net call, a sample, by model; `unet_plain_gb`: with diffusers' layers
-decoder_gb     held by decoding an image; `decoder_plain_gb`: with diffusers' layers in float32
+decoder_gb     held by decoding an image, as the sampler does it; `decoder_plain_gb`: all at once,
+               with diffusers' layers in float32
 peak_gb        by batch, of Stable Diffusion 1.4
 """
 
 import argparse
 import json
 import runpy
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -35,6 +37,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from whylens.diffusion.chain import segments
 from whylens.diffusion.frozen import freeze_layers
@@ -46,6 +49,8 @@ SHIPPED = HERE.parents[1] / "docs" / "stable-diffusion.yaml"
 PeakMemory = runpy.run_path(str(HERE.parent / "diffusion" / "peak_memory.py"))["PeakMemory"]
 # Heads that flash attention takes at most, and the classifier's side in pixels.
 WIDEST_HEAD, SIDE = 256, 224
+# Side of the largest image that the sampler decodes in one piece.
+LARGEST_DECODED = 512
 BATCHES = (1, 2, 4, 8)
 
 
@@ -63,22 +68,62 @@ class GpuAttention(TorchFunctionMode):
         )[0]
 
 
-def held(network, call, inputs):
-    """Bytes that autograd saves of a call: of each storage once, parameters and inputs excluded."""
-    own = (*network.parameters(), *network.buffers(), *inputs)
-    known = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in own}
-    kept = {}
+def kept(network, call, inputs, parts=()):
+    """Storages that autograd saves of a call, each once, by the part of the network that runs.
+
+    Parameters and inputs, the parts' too, are not counted; what runs in no part is None's.
+    """
+    found, running = {None: {}, **{part: {} for part in parts}}, [None]
+
+    def key(tensor: Tensor):
+        return StorageWeakRef(tensor.untyped_storage()).cdata
+
+    known = {key(tensor) for tensor in (*network.parameters(), *network.buffers(), *inputs)}
 
     def keep(tensor: Tensor):
-        storage = tensor.untyped_storage()
-        if (key := StorageWeakRef(storage).cdata) not in known:
-            kept[key] = storage
+        if key(tensor) not in known:
+            found[running[-1]][key(tensor)] = tensor.untyped_storage()
         return tensor
 
+    def enter(part, given):
+        known.add(key(given[0]))
+        running.append(part)
+
+    def leave(part, given, out):
+        running.pop()
+
+    hooks = [part.register_forward_pre_hook(enter) for part in parts]
+    hooks += [part.register_forward_hook(leave) for part in parts]
     with GpuAttention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = call(*inputs)
     del out
-    return sum(storage.nbytes() for storage in kept.values())
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def size_of(storages):
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def held(network, call, inputs):
+    """Bytes that autograd saves of a call."""
+    return size_of(kept(network, call, inputs)[None])
+
+
+def held_by_decoder(vae, inputs):
+    """Bytes that are alive for the backward of one image's decoder, as the sampler decodes it.
+
+    Of a large image a block's are alive at a time, beside what goes into the others.
+    """
+    call = decoder_call(vae)
+    if vae.config.sample_size <= LARGEST_DECODED:
+        return held(vae, call, inputs)
+    parts = [vae.decoder.mid_block, *vae.decoder.up_blocks]
+    by_part = kept(vae, call, inputs, parts)
+    largest = max(size_of(by_part[part]) for part in parts)
+    vae.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False))
+    return held(vae, call, inputs) + largest
 
 
 def peak(call, inputs):
@@ -139,7 +184,7 @@ def count(name):
     inputs = [leaf(1, 4, side, side, dtype=torch.float32)]
     found["decoder_plain"] = held(vae, decoder_call(vae), inputs)
     freeze_layers(frozen(vae))
-    found["decoder"] = held(vae, decoder_call(vae), [leaf(1, 4, side, side)])
+    found["decoder"] = held_by_decoder(vae, [leaf(1, 4, side, side)])
     return found, unet, vae
 
 
