@@ -26,6 +26,10 @@ def bench(
     reference: Annotated[
         bool, typer.Option(help="Time the papers' loop beside it, one problem at a time.")
     ] = True,
+    operation_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds for each shape of the fused operations; 0: not timed."),
+    ] = 0.3,
 ) -> None:
     """Measure guided generation: beside its floor, the device's peak, and the papers' loop.
 
@@ -36,7 +40,13 @@ def bench(
     report = importlib.import_module("whylens.bench.report")
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     setup = setups.setup_of(size, batch=batch, sampler=sampler)
-    record = report.bench(setup, torch.device(where), steps=steps, reference=reference)
+    record = report.bench(
+        setup,
+        torch.device(where),
+        steps=steps,
+        reference=reference,
+        operation_seconds=operation_seconds,
+    )
     record = {"size": size, **record}
     show(record)
     typer.echo(json.dumps(record))
@@ -68,6 +78,23 @@ def show(record: dict[str, Any]) -> None:
         table.add_row("", _gib(loop["peak_gib"]), "of memory")
         table.add_row("speedup", f"{record['speedup']:.2f}", "problems a second by the loop's")
     Console().print(table)
+    if record["operations"]:
+        Console().print(_operations(record["operations"]))
+
+
+def _operations(rows: list[dict[str, Any]]) -> Any:
+    """The fused operations one by one: how many times as fast, and what is held."""
+    from rich.table import Table
+
+    table = Table(title="Operations beside plain PyTorch, and what they hold for backward")
+    for name in ("operation", "shape", "forward", "backward", "both", "MB held", "plain"):
+        words = name in ("operation", "shape")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for row in rows:
+        ratios = [f"{row[which]['ratio']:.2f}x" for which in ("forward", "backward", "both")]
+        shape = " x ".join(map(str, row["shape"]))
+        table.add_row(row["operation"], shape, *ratios, *(f"{mb:.1f}" for mb in row["held_mb"]))
+    return table
 
 
 def _gib(value: float | None) -> str:

@@ -94,7 +94,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 from whylens.jobs.cli.commands import main
-main(["bench", "--size", "tiny", "--device", "cpu", "--steps", "1"])
+main(["bench", "--size", "tiny", "--device", "cpu", "--steps", "1", "--operation-seconds", "0.01"])
 """
     done = subprocess.run(
         [sys.executable, "-c", blocked], capture_output=True, text=True, check=False, cwd=tmp_path
@@ -102,6 +102,8 @@ main(["bench", "--size", "tiny", "--device", "cpu", "--steps", "1"])
     assert done.returncode == 0, done.stderr[-3000:]
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["step"]["finite"]
+    operations = {row["operation"] for row in record["operations"]}
+    assert {"group_norm_silu", "guided_ddim", "class_disagreement"} <= operations
     assert (
         record["speedup"]
         == record["reference"]["best"] * record["step"]["batch"] / (record["step"]["best"])

@@ -7,10 +7,8 @@ first, side by side, and then wait for their turn.
 
 import contextlib
 import gc
-import io
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -117,7 +115,12 @@ def batches() -> None:
 
     bench = Bench()
     asked = replace(bench.setup, sampler=f"{bench.setup.sampler}?{bench.half()}")
-    tried("bench", lambda: record(asked, bench.device, steps=bench.steps, reference=False))
+    tried(
+        "bench",
+        lambda: record(
+            asked, bench.device, steps=bench.steps, reference=False, operation_seconds=0
+        ),
+    )
     sampler, classifier = bench.sampler(bench.half()), bench.classifier()
     for batch in (1, 8) if bench.gpu else (1,):
         tried(f"b{batch}", partial(bench.steps_of, sampler, classifier, batch=batch))
@@ -184,12 +187,13 @@ def few() -> None:
 
 
 def kernels() -> None:
-    """Each operation beside its reference."""
-    sys.argv = ["kernels.py", "--seconds", "0.15"]
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        runpy.run_path(str(HERE.parent / "benchmarks" / "kernels.py"), run_name="__main__")
-    figure("kernels", json.loads(said.getvalue().strip().splitlines()[-1]))
+    """Each operation beside plain PyTorch."""
+    from whylens.bench.operations import rows
+
+    every = []
+    for row in rows(Bench().device.type, seconds=0.15):
+        every.append(row)
+        figure("kernels", every)
 
 
 def tests() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from whylens.bench.floor import measure_floor
+from whylens.bench.operations import rows
 from whylens.bench.peak import peak_flops, unet_flops
 from whylens.bench.setups import Setup
 from whylens.bench.steps import forget, time_reference, time_steps
@@ -16,8 +17,17 @@ from whylens.diffusion import load_sampler
 Record = dict[str, Any]
 
 
-def bench(setup: Setup, device: torch.device, *, steps: int = 3, reference: bool = True) -> Record:
+def bench(
+    setup: Setup,
+    device: torch.device,
+    *,
+    steps: int = 3,
+    reference: bool = True,
+    operation_seconds: float = 0.3,
+) -> Record:
     """Measure a setup: its steps, the floor under them, and the reference loop beside them.
+
+    The operations of whylens.kernels are timed one by one for `operation_seconds` a shape; 0: not.
 
     Returns
     -------
@@ -37,6 +47,8 @@ def bench(setup: Setup, device: torch.device, *, steps: int = 3, reference: bool
         The same of the whole step, with the operations that a step needs and no more.
     speedup
         Problems a second by the reference loop's; None without it.
+    operations
+        The operations of whylens.kernels one by one (`whylens.bench.operations`).
     """
     sampler = load_sampler(setup.sampler, device)
     classifier = load_classifier(setup.classifier, device)
@@ -68,9 +80,12 @@ def bench(setup: Setup, device: torch.device, *, steps: int = 3, reference: bool
         "mfu": flops / floor.unet / peak,
         "step_mfu": flops / setup.batch * chain.steps / seconds_each / peak,
         "speedup": None,
+        "operations": [],
     }
     del sampler, classifier
     forget(device)
+    if operation_seconds > 0:
+        record["operations"] = list(rows(device.type, seconds=operation_seconds))
     if reference:
         sampler = load_sampler(setup.plain.sampler, device)
         classifier = load_classifier(setup.plain.classifier, device)
