@@ -134,7 +134,9 @@ def test_half_precision_is_of_the_networks_only(one_of, family, dtype):
     whole = one_of(family).sampler
     half = load_sampler(f"{whole.name}?dtype={dtype}")
     assert half.unet.dtype == getattr(torch, dtype)
-    assert half.dtype == half.vae.dtype == torch.float32
+    assert half.dtype == torch.float32
+    # An autoencoder overflows in float16 only.
+    assert half.vae.dtype == {"bfloat16": torch.bfloat16, "float16": torch.float32}[dtype]
     prompts, options = ["a photo of a boat", "a moon"], {"steps": 3, "guidance_scale": 3.0}
     images = sample(half, prompts, [1, 2], **options)
     assert images.dtype == torch.float32

@@ -23,7 +23,7 @@ def test_the_triton_kernels_pass_the_same_tests():
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    names = ("guided_ddim", "class_disagreement", "group_norm_silu", "geglu")
+    names = ("guided_ddim", "class_disagreement", "group_norm_silu", "geglu", "cutouts")
     files = [str(HERE / f"test_{name}.py") for name in names]
     result = subprocess.run(
         [*command, *files],

@@ -57,12 +57,12 @@ def time_steps(sampler: Sampler, classifier: Classifier, setup: Setup, count: in
     rows = _Counted(sampler)
     stamps: list[tuple[int, int, float, int]] = []  # step, problems, when, rows of the U-Net
     finite = True
+    # The last state is only looked at, no step begins there.
+    settings = setup.timed(count + 2)
     with rows:
-        states = optimise(
-            sampler, problems, TargetClass(classifier, targets), setup.timed(count + 1)
-        )
-        for state in states:
-            stamps.append((state.step, len(state.rows), now(device), rows.seen))
+        for state in optimise(sampler, problems, TargetClass(classifier, targets), settings):
+            if state.step < settings.optimiser.steps:
+                stamps.append((state.step, len(state.rows), now(device), rows.seen))
             finite = finite and bool(state.losses.isfinite().all()) and not state.failed
     # Where memory ran out there are several beginnings: the last is one of a batch that fitted.
     begun = max(place for place, stamp in enumerate(stamps) if stamp[0] == 0)

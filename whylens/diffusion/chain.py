@@ -91,9 +91,10 @@ def schedule(sampler: Sampler, steps: int) -> list[Step]:
         shares = [1 / (1 + sigma**2) for sigma in (*sigmas[:steps], sigmas[-1])]
         return [Step(*row) for row in zip(times, shares[:-1], shares[1:], strict=True)]
     stride = trained // steps
-    alphas, last = scheduler.alphas_cumprod, scheduler.final_alpha_cumprod
+    alphas = scheduler.alphas_cumprod.tolist()
+    (last,) = scheduler.final_alpha_cumprod.view(1).tolist()
     return [
-        Step(time, float(alphas[time]), float(alphas[time - stride] if time >= stride else last))
+        Step(time, alphas[time], alphas[time - stride] if time >= stride else last)
         for time in times
     ]
 

@@ -10,7 +10,7 @@ import torch
 from whylens.compiled import CompiledBlocks
 from whylens.diffusion.preview import load_preview
 from whylens.diffusion.random_pipelines import random_pipeline
-from whylens.diffusion.sampler import Sampler, outer_dtype
+from whylens.diffusion.sampler import Sampler, decoder_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
 from whylens.execution import PLAIN, Execution, execution, is_on
@@ -51,8 +51,8 @@ def load_sampler(
     Parameters
     ----------
     name
-        May end with options: NAME?dtype=bfloat16&image_size=512. `dtype` is that of the U-Net and
-        the text encoders (see `Sampler`; half is for GPUs, a CPU is slower at it). `image_size` is
+        May end with options: NAME?dtype=bfloat16&image_size=512. `dtype` is that of the
+        networks (see `Sampler`; half is for GPUs, a CPU is slower at it). `image_size` is
         the side of the images in pixels, where it isn't to be the pipeline's own.
         `set_alpha_to_one`, true or false, is the DDIM schedule's option of that name, where it
         isn't to be the pipeline's own: true ends the chain at its last prediction of x0 (as DiG-IN
@@ -144,7 +144,7 @@ def _pipeline(name: str, path: str, dtype: torch.dtype, device: str | torch.devi
         return _load(name, path, dtype).to(device)
     pipeline = random_pipeline(path.removeprefix(RANDOM), dtype, device)
     # diffusers' own `to` warns of parts that were to stay float32; none is.
-    torch.nn.Module.to(pipeline.vae, outer_dtype(dtype))
+    torch.nn.Module.to(pipeline.vae, decoder_dtype(dtype))
     return pipeline
 
 
@@ -172,7 +172,7 @@ def _load(name: str, path: str, dtype: torch.dtype) -> Any:
         safety = "XL" not in kind
         pipeline = getattr(diffusers, kind).from_pretrained(
             source,
-            dtype={"default": dtype, "vae": outer_dtype(dtype)},
+            dtype={"default": dtype, "vae": decoder_dtype(dtype)},
             **({"safety_checker": None, "requires_safety_checker": False} if safety else {}),
         )
     except UsageError:

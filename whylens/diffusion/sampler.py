@@ -3,24 +3,28 @@
 import importlib
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from whylens.compiled import CompiledBlocks
 from whylens.diffusion import attention, half
 from whylens.errors import UsageError
 from whylens.replay import Replayed
 
+# Side in pixels of the largest image that is decoded beside others, and in one piece.
+LARGEST_DECODED = 512
+
 
 class Sampler:
     """The parts of a Stable Diffusion pipeline, frozen, with a deterministic schedule.
 
     Latents, images and conditioning are float32, and so is all arithmetic of the schedule, where
-    the U-Net and the text encoders are half; so has to be the autoencoder, which overflows in
-    float16 (SDXL). A float64 pipeline is float64 throughout.
+    the networks are half; the autoencoder is half in bfloat16 only, since it overflows in float16
+    (SDXL). A float64 pipeline is float64 throughout.
 
     Latents are those of DDIM, z = sqrt(a) x0 + sqrt(1 - a) noise, for every schedule. An Euler
     schedule is another choice of times: with sigma^2 = (1 - a) / a, its latents are
@@ -107,6 +111,11 @@ class Sampler:
         self._noise_scale = _noise_scale(self.scheduler)
         self._times: dict[float, Tensor] = {}
         self._scales: dict[float, Tensor] = {}
+        if self.image_size > LARGEST_DECODED:
+            # One image's decoder is held a block at a time, and computed again in backward.
+            self.vae.enable_gradient_checkpointing(
+                partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            )
 
     @property
     def device(self) -> torch.device:
@@ -307,13 +316,20 @@ class Sampler:
                 f"{self.image_size} x {self.image_size}: scale them, or load the sampler with "
                 "?image_size=PIXELS"
             )
-        out: Tensor = self.vae.encode(images.to(self.dtype) * 2 - 1).latent_dist.mode()
-        return out * self._scale
+        pixels = images.to(self.dtype) * 2 - 1
+        out: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        return out.to(self.dtype) * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, c, h, w] -> images [B, 3, S, S] in [0, 1]."""
-        out: Tensor = self.vae.decode(latents.to(self.dtype) / self._scale).sample
-        return clamped(out / 2 + 0.5)
+        scaled = latents.to(self.dtype) / self._scale
+        out: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample
+        return clamped(out.to(self.dtype) / 2 + 0.5)
+
+    @property
+    def decoded_at_once(self) -> int:
+        """Images whose decoder graphs may be alive together: one of 512 px, many small ones."""
+        return max(1, LARGEST_DECODED // self.image_size) ** 2
 
     def preview(self, latents: Tensor) -> Tensor:
         """As `decode`, by the tiny autoencoder where there is one: for predictions on the way."""
@@ -360,6 +376,11 @@ def guidance_embedding(guidance_scale: float, width: int) -> Tensor:
     angles = torch.tensor([[1000 * (guidance_scale - 1)]]) * frequencies
     waves = torch.cat([angles.sin(), angles.cos()], 1)
     return torch.nn.functional.pad(waves, (0, width % 2))
+
+
+def decoder_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The autoencoder's dtype in a pipeline of this dtype: what float16 has no range for."""
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def _noise_scale(scheduler: Any) -> float:

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from whylens.diffusion.adam import Adam
-from whylens.guidance.settings import OptimiserSettings
+from whylens.diffusion.sampler import Sampler
+from whylens.errors import UsageError
+from whylens.guidance.problems import Problems
+from whylens.guidance.settings import GuidanceSettings, OptimiserSettings
 
 # torch's own, of AdamW and of SGD as DiG-IN's code takes it.
 WEIGHT_DECAY, MOMENTUM = 0.01, 0.9
@@ -84,3 +87,38 @@ def learning_rate(step: int, settings: OptimiserSettings, factor: float) -> floa
 def _each(like: Tensor, values: Tensor) -> Tensor:
     """Values [B] in the shape in which they weigh `like` [B, ...]."""
     return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def with_deltas(sampler: Sampler, problems: Problems, settings: GuidanceSettings) -> Problems:
+    """The problems with deltas of zero [B, T, L, C] where the optimiser is to move some."""
+    text, null_delta = problems.conditioning.text, problems.conditioning.null_delta
+    nothing = text.new_zeros((len(text), settings.chain.steps, *text.shape[1:]))
+    deltas = {}
+    if settings.optimiser.text_factor:
+        deltas["text_delta"] = nothing
+    guided = sampler.asks_null(settings.chain.guidance_scale)
+    if settings.optimiser.null_factor and guided and null_delta is None:
+        deltas["null_delta"] = nothing.clone()
+    return problems.moved_to(deltas)
+
+
+def moved_variables(problems: Problems, settings: OptimiserSettings) -> dict[str, float]:
+    """What moves, and its learning rate as a factor.
+
+    Raises
+    ------
+    UsageError
+        If steps are asked for and nothing is to move.
+    """
+    factors = {
+        "latents": settings.latents_factor,
+        "text_delta": settings.text_factor,
+        "null_delta": settings.null_factor,
+    }
+    moved = {name: factors[name] for name in problems.variables() if factors[name] > 0}
+    if settings.steps and not moved:
+        raise UsageError(
+            "nothing is left to optimise: the null text has no effect on a sampler that takes the "
+            "guidance scale as an input; set optimiser.latents_factor or text_factor"
+        )
+    return moved

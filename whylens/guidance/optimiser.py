@@ -10,20 +10,21 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from whylens.diffusion.chain import denoise, last_predictions
 from whylens.diffusion.sampler import Sampler
-from whylens.errors import UsageError
-from whylens.guidance.descent import Descent
+from whylens.guidance.descent import Descent, moved_variables, with_deltas
+from whylens.guidance.looking import look
 from whylens.guidance.memory import Memory
 from whylens.guidance.objectives import Objective
 from whylens.guidance.problems import Problems
 from whylens.guidance.regularisers import Regularisers
 from whylens.guidance.settings import GuidanceSettings, OptimiserSettings
-from whylens.guidance.views import Views
+from whylens.guidance.views import ViewGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class State:
     images
         [b, 3, S, S] in [0, 1].
     losses
-        [b], of the images as they are, without views.
+        [b], of the images as they are, without views; on the CPU.
     failed
         Why problems ended early since the state before, by row.
     """
@@ -122,23 +123,17 @@ def _optimise(
         problems.variables(), problems.reference, settings.regularisers, problems.background
     )
     descent = Descent(settings.optimiser, moved)
-    views = Views(
-        problems.seeds.tolist(),
-        cutouts=settings.views.cutouts,
-        smallest=settings.views.smallest,
-        noise=settings.views.noise,
-        power=settings.views.power,
-    )
-    weights = torch.arange(1, settings.views.predictions + 1, device=sampler.device)
-    weights = weights / weights.sum()
-    failed: dict[int, str] = {}
-    for step in range(settings.optimiser.steps + 1):
-        # The chain, and the images that its last predictions decode to.
-        variables = {name: problems.variables()[name].detach() for name in moved}
-        with torch.enable_grad():
-            for variable in variables.values():
-                variable.requires_grad_(True)
-            problems = problems.moved_to(variables)
+    generator = ViewGenerator(problems.seeds.tolist(), settings.views)
+    count, steps = settings.views.predictions, settings.optimiser.steps
+    sound = torch.ones(len(problems), dtype=torch.bool, device=sampler.device)
+    for step in range(steps + 1):
+        # The chain, and its last predictions.
+        moving = step < steps
+        variables = {
+            name: problems.variables()[name].detach().requires_grad_(moving) for name in moved
+        }
+        problems = problems.moved_to(variables)
+        with torch.set_grad_enabled(moving):
             states = denoise(
                 sampler,
                 problems.latents,
@@ -148,92 +143,95 @@ def _optimise(
                 segment=segment,
                 gradient_steps=chain.gradient_steps,
             )
-            predictions = last_predictions(states, settings.views.predictions)
-            *earlier, last = predictions
-            images = [problems.shown(sampler.preview(latents)) for latents in earlier]
-            images.append(problems.shown(sampler.decode(last)))
-        # The objective at the image.
-        shown = [image.detach() for image in images]
-        losses, plain = objective.value_and_gradient(shown[-1])
-        losses = losses + regularisers.values(predictions[-1], problems.variables()).to(losses)
-        finite = losses.isfinite() & shown[-1].flatten(1).isfinite().all(1)
-        failed |= _reasons(rows, finite, f"the image or its loss was not finite at step {step}")
-        kept = finite.nonzero()[:, 0]
-        yield State(step, _chosen(rows, kept), shown[-1][kept], losses[kept], failed)
-        failed = {}
-        going = finite & ~_finished(losses, settings.optimiser)
-        if step == settings.optimiser.steps or not going.any():
+            *before, end = last_predictions(states, count if moving else 1)
+        # Decoder and objective: the gradient at the latents.
+        drawn = [generator.draw(rows, sampler.device) if moving and settings.views.cutouts else None
+                 for _ in range(count)]  # fmt: skip
+        seen = look(sampler, problems, objective, end.detach(), drawn[-1], gradient=moving)
+        losses = seen.losses + regularisers.values(end, problems.variables()).to(seen.losses)
+        # All that the host needs to know of a step, in one transfer.
+        finite = losses.isfinite() & seen.images.flatten(1).isfinite().all(1)
+        told = _told(losses, finite, sound)
+        failed = {
+            row: reason for row, one in zip(rows, told, strict=True)
+            if (reason := _reason(one, step)) is not None
+        }  # fmt: skip
+        good = [place for place, row in enumerate(rows) if row not in failed]
+        yield _state(step, rows, good, seen.images, [one.loss for one in told], failed)
+        going = [place for place in good if not _finished(told[place].loss, settings.optimiser)]
+        if not moving or not going:
             return
-        gradients = [views.gradient(objective, image, rows) for image in shown[:-1]]
-        gradients.append(views.gradient(objective, shown[-1], rows) if views.cutouts else plain)
-        # Backward, from the images and from the latents.
-        ends = [(i, w * g.to(i)) for w, g, i in zip(weights, gradients, images, strict=True)]
-        if (pull := regularisers.at_latents(predictions[-1])) is not None:
-            ends.append((predictions[-1], pull))
-        outputs, pulls = zip(*ends, strict=True)
+        pulls = [
+            look(
+                sampler, problems, objective, latents.detach(), views, decode=sampler.preview
+            ).pulls
+            for latents, views in zip(before, drawn[:-1], strict=True)
+        ]
+        # Backward, from the latents.
+        weights = [place / sum(range(count + 1)) for place in range(1, count + 1)]
+        pulls = [w * pull for w, pull in zip(weights, [*pulls, seen.pulls], strict=True)]
+        if (pull := regularisers.at_latents(end)) is not None:
+            pulls[-1] = pulls[-1] + pull
         slopes = dict(
-            zip(moved, torch.autograd.grad(outputs, list(variables.values()), pulls), strict=True)
+            zip(
+                moved,
+                torch.autograd.grad([*before, end], list(variables.values()), pulls),
+                strict=True,
+            )
         )
         for name, gradient in regularisers.at_variables(problems.variables()).items():
             if name in slopes:
                 slopes[name] = slopes[name] + gradient
+        # One step of each problem's own optimiser; the next step tells whose gradient was unsound.
         sound = torch.stack([g.flatten(1).isfinite().all(1) for g in slopes.values()]).all(0)
-        reason = f"the gradient was not finite at step {step}"
-        failed |= _reasons(rows, sound | ~going, reason)
-        going = going & sound
-        # One step of each problem's own optimiser.
+        slopes = {name: g.where(_each(sound, g), 0) for name, g in slopes.items()}
         problems = problems.moved_to(descent.moved(step, variables, slopes))
         problems = replace(problems, latents=_with_norm(problems.latents, norms))
-        if not going.all():
-            left = going.nonzero()[:, 0]
-            rows = _chosen(rows, left)
-            problems, objective, norms = problems.select(left), objective.select(left), norms[left]
+        if len(going) < len(rows):
+            left, rows = torch.tensor(going, device=sampler.device), [rows[i] for i in going]
+            problems, objective = problems.select(left), objective.select(left)
+            norms, sound = norms[left], sound[left]
             descent.select(left)
             regularisers.select(left)
-        if not rows:
-            yield State(step + 1, [], shown[-1][:0], losses[:0], failed)
-            return
 
 
-def with_deltas(sampler: Sampler, problems: Problems, settings: GuidanceSettings) -> Problems:
-    """The problems with deltas of zero [B, T, L, C] where the optimiser is to move some."""
-    text, null_delta = problems.conditioning.text, problems.conditioning.null_delta
-    nothing = text.new_zeros((len(text), settings.chain.steps, *text.shape[1:]))
-    deltas = {}
-    if settings.optimiser.text_factor:
-        deltas["text_delta"] = nothing
-    guided = sampler.asks_null(settings.chain.guidance_scale)
-    if settings.optimiser.null_factor and guided and null_delta is None:
-        deltas["null_delta"] = nothing.clone()
-    return problems.moved_to(deltas)
+class Told(NamedTuple):
+    """What the host knows of a problem's step."""
+
+    loss: float
+    finite: bool
+    sound: bool
 
 
-def moved_variables(problems: Problems, settings: OptimiserSettings) -> dict[str, float]:
-    """What moves, and its learning rate as a factor.
-
-    Raises
-    ------
-    UsageError
-        If steps are asked for and nothing is to move.
-    """
-    factors = {
-        "latents": settings.latents_factor,
-        "text_delta": settings.text_factor,
-        "null_delta": settings.null_factor,
-    }
-    moved = {name: factors[name] for name in problems.variables() if factors[name] > 0}
-    if settings.steps and not moved:
-        raise UsageError(
-            "nothing is left to optimise: the null text has no effect on a sampler that takes the "
-            "guidance scale as an input; set optimiser.latents_factor or text_factor"
-        )
-    return moved
+def _told(losses: Tensor, finite: Tensor, sound: Tensor) -> list[Told]:
+    rows = torch.stack([losses.double(), finite.double(), sound.double()], 1).tolist()
+    return [Told(loss, bool(good), bool(right)) for loss, good, right in rows]
 
 
-def _finished(losses: Tensor, settings: OptimiserSettings) -> Tensor:
-    if settings.stop_below is None:
-        return torch.zeros_like(losses, dtype=torch.bool)
-    return losses < settings.stop_below
+def _reason(told: Told, step: int) -> str | None:
+    """Why a problem ends early, if it does."""
+    if not told.sound:
+        return f"the gradient was not finite at step {step - 1}"
+    return None if told.finite else f"the image or its loss was not finite at step {step}"
+
+
+def _state(
+    step: int,
+    rows: Sequence[int],
+    good: Sequence[int],
+    images: Tensor,
+    losses: Sequence[float],
+    failed: Mapping[int, str],
+) -> State:
+    """The state of the problems at the places `good`."""
+    if len(good) < len(rows):
+        images = images[torch.tensor(good, dtype=torch.int64, device=images.device)]
+    kept = torch.tensor([losses[i] for i in good], dtype=torch.float64)
+    return State(step, [rows[i] for i in good], images, kept, failed)
+
+
+def _finished(loss: float, settings: OptimiserSettings) -> bool:
+    return settings.stop_below is not None and loss < settings.stop_below
 
 
 def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:
@@ -243,9 +241,6 @@ def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:
     return scaled
 
 
-def _reasons(rows: Sequence[int], good: Tensor, reason: str) -> dict[int, str]:
-    return {rows[int(place)]: reason for place in (~good).nonzero()[:, 0]}
-
-
-def _chosen(rows: Sequence[int], places: Tensor) -> list[int]:
-    return [rows[place] for place in places.tolist()]
+def _each(values: Tensor, like: Tensor) -> Tensor:
+    """Values [b] that go with [b, ...]."""
+    return values.view(-1, *(1,) * (like.ndim - 1))

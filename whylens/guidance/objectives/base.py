@@ -7,6 +7,8 @@ the objective of some of them. Anything that answers this way serves, a Ray acto
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,6 +22,8 @@ class Objective(ABC):
     on_views
         Whether random views of an image are as good as the image itself. They are for a
         classifier; a distance to a reference image would compare a crop with the whole.
+    view_size
+        Side in pixels at which its network takes views; None: that of the images themselves.
     name
         What is lowered, as a formula that reports and logs are labelled by; names of sums are sums
         of names.
@@ -28,6 +32,7 @@ class Objective(ABC):
     """
 
     on_views: bool = True
+    view_size: int | None = None
 
     @property
     def name(self) -> str:
@@ -41,9 +46,13 @@ class Objective(ABC):
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images [B, 3, H, W] -> (values [B], gradients [B, 3, H, W]), both detached."""
 
+    def value_only(self, images: Tensor) -> Tensor:
+        """The values [B] without a gradient, detached."""
+        return self.value_and_gradient(images)[0]
+
     @abstractmethod
     def select(self, rows: Tensor) -> "Objective":
-        """The objective of the problems `rows` [b], in their order."""
+        """The objective of the problems `rows` [b], in their order, as often as they are named."""
 
     def __add__(self, other: "Objective") -> "Objective":
         return Weighted(((1.0, self), (1.0, other)))
@@ -73,6 +82,10 @@ class Weighted(Objective):
     def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.combine([term.value_and_gradient(images) for _, term in self.terms])
 
+    def value_only(self, images: Tensor) -> Tensor:
+        parts = [weight * term.value_only(images) for weight, term in self.terms]
+        return torch.stack(parts).sum(0)
+
     def combine(self, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """The weighted sum of the terms' values [B] and gradients [B, 3, H, W]."""
         weights = [weight for weight, _ in self.terms]
@@ -97,6 +110,21 @@ class LocalObjective(Objective):
             values = self.loss(pixels)
             (gradients,) = torch.autograd.grad(values.sum(), pixels)
         return values.detach(), gradients
+
+    @torch.no_grad()
+    def value_only(self, images: Tensor) -> Tensor:
+        return self.loss(images)
+
+    def _of_rows(self, rows: Tensor, *names: str) -> Self:
+        """The same with rows of the tensors of these names: what was checked is not checked again.
+
+        (Looking at a tensor would make the host wait for a GPU.)
+        """
+        some = copy(self)
+        for name in names:
+            if (values := getattr(self, name)) is not None:
+                setattr(some, name, values[rows])
+        return some
 
 
 def _weighed(weight: float, term: Objective, text: str) -> str:

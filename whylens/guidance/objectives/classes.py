@@ -51,6 +51,7 @@ class TargetClass(LocalObjective):
     ) -> None:
         check_targets(classifier, targets)
         self.classifier, self.targets, self.form = classifier, targets, form
+        self.view_size = classifier.image_size
 
     @property
     def name(self) -> str:
@@ -69,7 +70,7 @@ class TargetClass(LocalObjective):
         return -says.p(logits, self.targets)
 
     def select(self, rows: Tensor) -> Objective:
-        return TargetClass(self.classifier, self.targets[rows], self.form)
+        return self._of_rows(rows, "targets")
 
 
 class AvoidClass(LocalObjective):
@@ -83,6 +84,7 @@ class AvoidClass(LocalObjective):
     ) -> None:
         check_targets(classifier, targets)
         self.classifier, self.targets, self.form = classifier, targets, form
+        self.view_size = classifier.image_size
 
     @property
     def name(self) -> str:
@@ -103,7 +105,7 @@ class AvoidClass(LocalObjective):
         return says.p(logits, self.targets)
 
     def select(self, rows: Tensor) -> Objective:
-        return AvoidClass(self.classifier, self.targets[rows], self.form)
+        return self._of_rows(rows, "targets")
 
 
 def targets_of(classifier: Classifier, names: Sequence[str | int]) -> Tensor:

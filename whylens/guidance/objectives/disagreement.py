@@ -67,6 +67,8 @@ class Disagreement(LocalObjective):
         check_targets(b, targets_b)
         self.a, self.b, self.form = a, b, form
         self.targets_a, self.targets_b = targets_a, targets_b
+        # The smaller one scales views as it scales images.
+        self.view_size = max(a.image_size, b.image_size)
 
     @property
     def name(self) -> str:
@@ -94,7 +96,7 @@ class Disagreement(LocalObjective):
         return of_b.p(b, self.targets_b) - of_a.p(a, self.targets_a)
 
     def select(self, rows: Tensor) -> Objective:
-        return Disagreement(self.a, self.b, self.targets_a[rows], self.targets_b[rows], self.form)
+        return self._of_rows(rows, "targets_a", "targets_b")
 
 
 class Vote(NamedTuple):

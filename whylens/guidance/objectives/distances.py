@@ -39,8 +39,7 @@ class PixelDistance(LocalObjective):
         return sizes.flatten(1).mean(1)
 
     def select(self, rows: Tensor) -> Objective:
-        mask = None if self.mask is None else self.mask[rows]
-        return PixelDistance(self.reference[rows], mask, self.power)
+        return self._of_rows(rows, "reference", "mask")
 
 
 class FeatureDistance(LocalObjective):
@@ -71,6 +70,4 @@ class FeatureDistance(LocalObjective):
         return gap.square().sum(1) / self.features.square().sum(1).clamp_min(1e-12)
 
     def select(self, rows: Tensor) -> Objective:
-        some = FeatureDistance.__new__(FeatureDistance)
-        some.classifier, some.features = self.classifier, self.features[rows]
-        return some
+        return self._of_rows(rows, "features")

@@ -43,6 +43,7 @@ class FeatureObjective(LocalObjective):
         self.signs = ones if signs is None else signs
         self.scale = ones if scale is None else scale
         self.weight_log_p, self.classes = weight_log_p, classes
+        self.view_size = classifier.image_size
 
     @property
     def name(self) -> str:
@@ -62,14 +63,7 @@ class FeatureObjective(LocalObjective):
         return values
 
     def select(self, rows: Tensor) -> Objective:
-        return FeatureObjective(
-            self.classifier,
-            self.features[rows],
-            self.signs[rows],
-            self.scale[rows],
-            weight_log_p=self.weight_log_p,
-            classes=None if self.classes is None else self.classes[rows],
-        )
+        return self._of_rows(rows, "features", "signs", "scale", "classes")
 
 
 class ComponentObjective(LocalObjective):
@@ -92,6 +86,7 @@ class ComponentObjective(LocalObjective):
         self.classifier = classifier
         self.directions, self.offsets = directions, offsets
         self.weight_log_p, self.classes = weight_log_p, classes
+        self.view_size = classifier.image_size
         self.scale = directions.norm(dim=1) if scale is None else scale
 
     @property
@@ -113,14 +108,7 @@ class ComponentObjective(LocalObjective):
         return values
 
     def select(self, rows: Tensor) -> Objective:
-        return ComponentObjective(
-            self.classifier,
-            self.directions[rows],
-            self.offsets[rows],
-            weight_log_p=self.weight_log_p,
-            classes=None if self.classes is None else self.classes[rows],
-            scale=self.scale[rows],
-        )
+        return self._of_rows(rows, "directions", "offsets", "scale", "classes")
 
 
 def _with_log_p(weight: float) -> str:

@@ -53,7 +53,7 @@ class TextMatch(LocalObjective):
                 f"the form {form!r} goes {'with' if form == 'contrast' else 'without'} negatives: "
                 "texts that an image should not look like"
             )
-        self.model, self.form = model, form
+        self.model, self.form, self.view_size = model, form, model.image_size
         self.texts = model.embed_texts(texts)  # [B, D]
         self.negatives = model.embed_texts(negatives) if negatives else None  # [N, D]
 
@@ -81,7 +81,4 @@ class TextMatch(LocalObjective):
         return F.cross_entropy(logits, logits.new_zeros(len(logits)).long(), reduction="none")
 
     def select(self, rows: Tensor) -> Objective:
-        some = TextMatch.__new__(TextMatch)
-        some.model, some.form = self.model, self.form
-        some.texts, some.negatives = self.texts[rows], self.negatives
-        return some
+        return self._of_rows(rows, "texts")
