@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from whylens.replay import Replayed
@@ -23,12 +24,15 @@ class Simulated:
         self.network = network
         self.inputs = [one.detach().clone().requires_grad_(one.requires_grad) for one in inputs]
         self.out = torch.empty_like(inputs[0]).detach()
+        asking = [one for one in self.inputs if one.requires_grad]
+        if asking:  # As a recording warms up.
+            torch.autograd.grad(network(*self.inputs).sum(), asking)
 
     def forward(self, inputs):
         with torch.no_grad():
             for own, given in zip(self.inputs, inputs, strict=True):
                 own.copy_(given)
-        with torch.enable_grad():
+        with torch.enable_grad(), saved_tensors_hooks(torch.Tensor.detach, lambda saved: saved):
             self.graph = self.network(*self.inputs)
         self.out.copy_(self.graph.detach())
         return self.out

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,9 @@ class Replayed:
             for other in [k for k in self._free if k[0] == key[0] and k != key]:
                 del self._free[other]
             try:
-                self._free[key].append(self._record(network, inputs))
+                # Where a checkpoint looks on, what is saved here is none of its business.
+                with saved_tensors_hooks(Tensor.detach, lambda saved: saved):
+                    self._free[key].append(self._record(network, inputs))
             except RuntimeError as error:  # no memory, or an operation that can't be recorded
                 reason = str(error).partition("\n")[0]
                 logger.warning("no call is recorded any more, others are made plainly: %s", reason)

@@ -79,7 +79,8 @@ class Bench:
 
     def half(self) -> str:
         """The sampler's dtype: bfloat16 where there is a GPU."""
-        return "dtype=bfloat16" if self.gpu else "dtype=float32"
+        half = "dtype=bfloat16" if self.gpu else "dtype=float32"
+        return half + os.environ.get("MEASURE_OPTIONS", "")
 
     def steps_of(self, sampler: Any, classifier: Any, **changed: Any) -> dict[str, Any]:
         """Seconds and memory of optimisation steps, of a setup that is changed."""

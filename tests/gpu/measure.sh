@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that only a GPU can show, in four minutes: figures into ${OUT:-out}/gpu.json, one JSON
 # line last. Without a GPU the same path at tiny sizes. whylens need not be installed; wheels of what
-# the machine lacks may lie in .whl. MEASURE_SECONDS and MEASURE_PARTS change the time and the parts.
+# the machine lacks may lie in .whl. MEASURE_SECONDS and MEASURE_PARTS change the time and the parts,
+# MEASURE_OPTIONS (such as &graphs=off) go with the sampler.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
