@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from whylens.classifiers import Head
+from whylens.classifiers.activation import SOFTMAX
 from whylens.diffusion import Conditioning, Inversion
 from whylens.errors import UsageError
 from whylens.guidance.objectives import PixelDistance
@@ -35,7 +36,7 @@ NAMES = ("fish, sea fish", "heart", "ring")
 class MeanColour:
     """A classifier whose features are the mean red, green and blue, and whose head is fixed."""
 
-    name = "mean colour"
+    name, activation = "mean colour", SOFTMAX
 
     def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.class_names = names
