@@ -1,7 +1,8 @@
 """The paper's settings, as its code has them, against a loop written from them.
 
 The loop below knows nothing of whylens: diffusers' pipeline and its own DDIM step, torch's Adam and
-autograd from the loss to all that moves, in one graph and float64.
+autograd from the loss to all that moves, in one graph and float64. Only what is random is taken
+from whylens: where crops are, and their noise.
 """
 
 import runpy
@@ -22,8 +23,10 @@ from whylens.guidance.objectives import Disagreement, TargetClass
 from whylens.guidance.optimiser import optimise
 from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.views import ViewGenerator
 from whylens.jobs.guided.disagreements import DisagreementSpec
 from whylens.jobs.spec import read_yaml
+from whylens.kernels.cutouts import normal
 
 ROOT = Path(__file__).parents[2]
 tiny = runpy.run_path(str(ROOT / "tests" / "diffusion" / "tiny_pipeline.py"))
@@ -92,9 +95,13 @@ CLIPPED = {"clip": 1e-4, "clipping": "rescale", "cosine": True, "cosine_floor": 
 # Objective, views, optimiser; the chain's 20 steps once, since fewer are walked alike.
 WHOLE, FEW = 20, 3
 CASES = {
-    "cross-entropy, the whole chain": ("cross-entropy", {"cutouts": 0}, {}, WHOLE),
-    "disagreement": ("disagreement", {"cutouts": 0}, {}, FEW),
-    "log disagreement": ("log disagreement", {"cutouts": 0}, {}, FEW),
+    "cross-entropy, the whole chain": ("cross-entropy", {}, {}, WHOLE),
+    "cross-entropy without noise": ("cross-entropy", {"noise": 0.0}, {}, FEW),
+    "cross-entropy without crops": ("cross-entropy", {"cutouts": 0}, {}, FEW),
+    "disagreement": ("disagreement", {}, {}, FEW),
+    "disagreement without noise": ("disagreement", {"noise": 0.0}, {}, FEW),
+    "disagreement without crops": ("disagreement", {"cutouts": 0}, {}, FEW),
+    "log disagreement": ("log disagreement", {}, {}, FEW),
     "clipped, along a cosine": ("cross-entropy", {"cutouts": 0}, CLIPPED, FEW),
 }
 
@@ -164,6 +171,36 @@ def loop(folder, loss, views, variant, chain):
             rates.step()
 
 
+def pooled(image, box, size):
+    """A crop [1, 3, size, size]: the mean of the image over each of its parts, by integrals."""
+    top, left, tall, wide = (float(value) for value in box)
+
+    def means(start, side, pixels):
+        """[size, pixels]: how much of a pixel is in each part."""
+        edges = start + side / size * torch.arange(size + 1, dtype=torch.float64)
+        # The integral of pixel p from 0 to t is min(max(t - p, 0), 1).
+        up_to = (edges[:, None] - torch.arange(pixels, dtype=torch.float64)).clamp(0, 1)
+        return up_to.diff(dim=0) * size / side
+
+    rows, columns = means(top, tall, image.shape[2]), means(left, wide, image.shape[3])
+    return rows @ image @ columns.T
+
+
+class GivenViews:
+    """The crops and the noise that whylens' views of the problem would be, in their order."""
+
+    def __init__(self, settings):
+        self.settings = settings.views
+        self.drawn = ViewGenerator([SEED], settings.views)
+
+    def __call__(self, image):
+        views = self.drawn.draw([0], image.device)
+        boxes = views.boxes[0].double() * image.shape[-1]
+        crops = torch.cat([pooled(image, box, 8) for box in boxes])
+        noise = normal(views.keys, len(boxes), 3, 8)[:, 0]
+        return crops + self.settings.noise * noise.double()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_what_a_loop_written_from_the_settings_comes_to(folder, monkeypatch, case):
@@ -180,7 +217,8 @@ def test_it_is_what_a_loop_written_from_the_settings_comes_to(folder, monkeypatc
         return -logits_a.log_softmax(1)[:, TARGET] + logits_b.log_softmax(1)[:, TARGET]
 
     settings = published(chain, views, variant)
-    expected = loop(folder, loss, None, variant, chain)
+    drawn = None if settings.views.cutouts == 0 else GivenViews(settings)
+    expected = loop(folder, loss, drawn, variant, chain)
     objective = {
         "cross-entropy": TargetClass(a, target),
         "disagreement": Disagreement(a, b, target, target),
