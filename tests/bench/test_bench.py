@@ -28,7 +28,8 @@ def test_a_size_can_be_changed_and_is_checked():
     assert (changed.batch, changed.sampler) == (8, "random:sd14?dtype=bfloat16")
     assert changed.guidance == SIZES["sd14"].guidance
     assert changed.plain.sampler == (
-        "random:sd14?dtype=bfloat16&kernels=off&channels_last=off&compile=off&dtype=float32"
+        "random:sd14?dtype=bfloat16&kernels=off&channels_last=off&compile=off&graphs=off"
+        "&dtype=float32"
     )
     assert changed.plain.classifier == "random:resnet50?kernels=off&channels_last=off&compile=off"
     assert setup_of("planted").batch == 8

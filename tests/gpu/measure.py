@@ -100,7 +100,7 @@ def reference() -> None:
     from whylens.bench.steps import time_reference
 
     bench = Bench()
-    sampler = bench.sampler(f"dtype=float32&{PLAIN}")
+    sampler = bench.sampler(f"dtype=float32&{PLAIN}&graphs=off")
     classifier = bench.classifier(PLAIN)
 
     def loop() -> dict[str, Any]:
@@ -137,15 +137,18 @@ def alone() -> None:
         return bench.steps_of(sampler, bench.classifier(), batch=1)
 
     tried("whylens_fp32_b1", single)
+    layers = "kernels={}&channels_last={}&compile=off"
     ways = {
-        "none": PLAIN,
-        "kernels": "kernels=on&channels_last=off",
-        "channels_last": "kernels=off&channels_last=on",
+        "none": (PLAIN, "off"),
+        "kernels": (layers.format("on", "off"), "off"),
+        "channels_last": (layers.format("off", "on"), "off"),
+        "kernels_channels_last": (layers.format("on", "on"), "off"),
+        "graphs": (PLAIN, "on"),
     }
-    for name, options in ways.items():
+    for name, (options, graphs) in ways.items():
 
-        def steps(options: str = options) -> dict[str, Any]:
-            sampler = bench.sampler(f"{bench.half()}&{options}")
+        def steps(options: str = options, graphs: str = graphs) -> dict[str, Any]:
+            sampler = bench.sampler(f"{bench.half()}&{options}&graphs={graphs}")
             return bench.steps_of(sampler, bench.classifier(options))
 
         tried(f"alone_{name}", steps)

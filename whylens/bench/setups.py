@@ -40,7 +40,8 @@ class Setup:
             f"{name}{'&' if '?' in name else '?'}kernels=off&channels_last=off&compile=off"
             for name in (self.sampler, self.classifier)
         )
-        return replace(self, sampler=f"{sampler}&dtype=float32", classifier=classifier, batch=1)
+        sampler = f"{sampler}&graphs=off&dtype=float32"
+        return replace(self, sampler=sampler, classifier=classifier, batch=1)
 
     def timed(self, steps: int) -> GuidanceSettings:
         """The settings with so many optimisation steps."""
