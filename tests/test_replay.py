@@ -25,7 +25,7 @@ class Simulated:
         self.inputs = [one.detach().clone().requires_grad_(one.requires_grad) for one in inputs]
         self.out = torch.empty_like(inputs[0]).detach()
         asking = [one for one in self.inputs if one.requires_grad]
-        if asking:  # As a recording warms up.
+        if asking and torch.is_grad_enabled():  # As a recording warms up.
             torch.autograd.grad(network(*self.inputs).sum(), asking)
 
     def forward(self, inputs):
@@ -48,6 +48,19 @@ def _none_made():
     Simulated.made = 0
 
 
+class Always(set):
+    """Every shape is one that repeats."""
+
+    def __contains__(self, key):
+        return True
+
+
+def always(call=network):
+    replayed = Replayed(call, Simulated)
+    replayed._repeated = Always()
+    return replayed
+
+
 def inputs(size=3, asks=(True, True)):
     return [torch.randn(size, dtype=torch.float64).requires_grad_(a) for a in asks]
 
@@ -59,7 +72,7 @@ def chain(call, x, ys):
 
 
 def test_a_chain_that_holds_its_calls_has_the_gradients_of_plain_calls():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     for _ in range(3):
         x, *ys = (torch.randn(4, dtype=torch.float64).requires_grad_() for _ in range(6))
         found = torch.autograd.grad(chain(replayed, x, ys).sum(), [x, *ys])
@@ -70,7 +83,7 @@ def test_a_chain_that_holds_its_calls_has_the_gradients_of_plain_calls():
 
 
 def test_a_checkpoint_drops_its_recordings_and_takes_others_when_it_computes_again():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     x, *ys = (torch.randn(4, dtype=torch.float64).requires_grad_() for _ in range(7))
     out = x
     for part in (ys[:3], ys[3:]):
@@ -83,7 +96,7 @@ def test_a_checkpoint_drops_its_recordings_and_takes_others_when_it_computes_aga
 
 
 def test_a_call_that_nobody_goes_back_through_frees_its_recording():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     first = replayed(*inputs())
     assert Simulated.made == 1
     del first
@@ -94,7 +107,7 @@ def test_a_call_that_nobody_goes_back_through_frees_its_recording():
 
 
 def test_results_are_the_callers_own():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     with torch.no_grad():
         (x, y), (u, v) = inputs(), inputs()
         first = replayed(x, y)
@@ -107,6 +120,7 @@ def test_shapes_and_what_asks_for_gradients_are_recorded_apart_once_they_repeat(
     replayed = Replayed(network, Simulated, after=2)
     for size, asks in [(3, (True, True)), (3, (True, False)), (3, (False, False))]:
         for call in range(4):
+            replayed.announce()
             x, y = inputs(size, asks)
             out = replayed(x, y)
             assert torch.equal(out, network(x, y))
@@ -122,25 +136,30 @@ def test_shapes_and_what_asks_for_gradients_are_recorded_apart_once_they_repeat(
 
 
 def test_a_batch_that_shrinks_lets_go_of_the_recordings_of_the_larger_one():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     for size in (4, 3):
         x, y = inputs(size)
         torch.autograd.grad(replayed(x, y).sum(), [x, y])
     assert [len(home) for home in replayed._free.values()] == [1]
 
 
-def test_without_memory_calls_are_plain():
+def test_without_memory_the_chain_ends_and_later_ones_are_plain():
     def full(network, inputs):
         raise torch.OutOfMemoryError
 
-    replayed = Replayed(network, full, after=0)
-    for _ in range(2):
-        x, y = inputs()
+    replayed = Replayed(network, full, after=1)
+    x, y = inputs()
+    replayed(x, y)
+    replayed.announce()
+    with pytest.raises(torch.OutOfMemoryError):
+        replayed(x, y)
+    for _ in range(3):
+        replayed.announce()
         assert torch.equal(replayed(x, y), network(x, y))
 
 
 def test_backward_comes_once():
-    replayed = Replayed(network, Simulated, after=0)
+    replayed = always()
     x, y = inputs()
     out = replayed(x, y)
     torch.autograd.grad(out.sum(), x, retain_graph=True)

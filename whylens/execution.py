@@ -44,24 +44,16 @@ def execution(name: str, options: Mapping[str, str], device: str | torch.device)
     UsageError
         If an option is none of auto, on and off.
     """
-    chosen = {option: is_on(name, option, options, device) for option in OPTIONS}
+    on_gpu = torch.device(device).type == "cuda"
+    chosen = {}
+    for option in OPTIONS:
+        choice = options.get(option, "auto")
+        if choice not in CHOICES:
+            raise UsageError(f"{name}: {option} is one of {', '.join(CHOICES)}, not {choice!r}")
+        chosen[option] = choice == "on" or (choice == "auto" and on_gpu)
     waiting = 0 if options.get("compile") == "on" else PAYS_AFTER
     return Execution(
         kernels=chosen["kernels"],
         channels_last=chosen["channels_last"],
         compile_after=waiting if chosen["compile"] else None,
     )
-
-
-def is_on(name: str, option: str, options: Mapping[str, str], device: str | torch.device) -> bool:
-    """Whether an option of a name is on; `auto`, the default, is on where the network is on a GPU.
-
-    Raises
-    ------
-    UsageError
-        If it is none of auto, on and off.
-    """
-    choice = options.get(option, "auto")
-    if choice not in CHOICES:
-        raise UsageError(f"{name}: {option} is one of {', '.join(CHOICES)}, not {choice!r}")
-    return choice == "on" or (choice == "auto" and torch.device(device).type == "cuda")

@@ -51,7 +51,8 @@ class Replayed:
     record
         Makes a recording of the network for inputs.
     after
-        Calls of a shape that are made plainly before.
+        Calls of a shape that are made plainly before; then those behind the next `announce` are
+        recorded.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Replayed:
         self._network, self._after = network, after
         self._record = CudaRecording if record is None else record
         self._calls: Counter[Key] = Counter()
+        self._repeated: set[Key] = set()
         self._free: defaultdict[Key, list[Recording]] = defaultdict(list)
         self._full = False
 
@@ -79,10 +81,9 @@ class Replayed:
             return self._network(*values[:count], **dict(zip(named, values[count:], strict=True)))
 
         # Memory that was taken in inference mode can't be written to outside of it.
-        pays = self._calls[key] > self._after and not torch.is_inference_mode_enabled()
-        lease = self._lease(key, network, inputs) if pays else None
-        if lease is None:
+        if key not in self._repeated or torch.is_inference_mode_enabled():
             return network(*inputs)
+        lease = self._lease(key, network, inputs)
         if not asks:
             result = lease.recording.forward(inputs).clone()
             lease.end()
@@ -90,16 +91,31 @@ class Replayed:
         replayed: Tensor = _Replay.apply(lease, *inputs)  # type: ignore[no-untyped-call]
         return replayed
 
+    def announce(self) -> None:
+        """A chain begins: shapes that were called often enough are recorded from here on.
+
+        Not in the midst of one: where a checkpoint computes a segment again, it has to save what
+        was saved before.
+        """
+        if not self._full:
+            self._repeated = {key for key, calls in self._calls.items() if calls >= self._after}
+
     def forget(self) -> None:
         """Let go of all recordings: the network has changed."""
         self._free.clear()
         self._calls.clear()
+        self._repeated.clear()
 
-    def _lease(self, key: Key, network: Network, inputs: Sequence[Tensor]) -> "_Lease | None":
-        """A recording of the shape that nobody uses; None where there is no memory for one."""
+    def _lease(self, key: Key, network: Network, inputs: Sequence[Tensor]) -> "_Lease":
+        """A recording of the shape that nobody uses.
+
+        Raises
+        ------
+        RuntimeError
+            If there is no memory for one, or an operation can't be recorded; calls of later chains
+            are plain.
+        """
         if not self._free[key]:
-            if self._full:
-                return None
             # Recordings of a batch that has shrunk hold memory that the smaller one's need.
             for other in [k for k in self._free if k[0] == key[0] and k != key]:
                 del self._free[other]
@@ -107,11 +123,11 @@ class Replayed:
                 # Where a checkpoint looks on, what is saved here is none of its business.
                 with saved_tensors_hooks(Tensor.detach, lambda saved: saved):
                     self._free[key].append(self._record(network, inputs))
-            except RuntimeError as error:  # no memory, or an operation that can't be recorded
-                reason = str(error).partition("\n")[0]
-                logger.warning("no call is recorded any more, others are made plainly: %s", reason)
+            except RuntimeError:
+                logger.warning("a call of the U-Net can't be recorded: from here on all are plain")
                 self._full = True
-                return None
+                self.forget()
+                raise
         return _Lease(self._free[key].pop(), self._free[key])
 
 

@@ -24,8 +24,8 @@ def test_latents_and_gradients_are_those_of_plain_calls():
         return end.detach(), gradient
 
     plain = chained()
-    sampler.replayed, before = Replayed(sampler.call_unet, Simulated, after=0), Simulated.made
-    for _ in range(2):
+    sampler.replayed, before = Replayed(sampler.call_unet, Simulated, after=7), Simulated.made
+    for _ in range(4):
         for found, wanted in zip(chained(), plain, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     # As many as a segment has steps.

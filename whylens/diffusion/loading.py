@@ -13,7 +13,7 @@ from whylens.diffusion.random_pipelines import random_pipeline
 from whylens.diffusion.sampler import Sampler, decoder_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
-from whylens.execution import PLAIN, Execution, execution, is_on
+from whylens.execution import PLAIN, Execution, execution
 from whylens.planted.networks import WEIGHTS
 from whylens.replay import Replayed
 
@@ -62,8 +62,8 @@ def load_sampler(
         ("planted", a folder, or a Hub name such as madebyollin/taesd): less work where
         `views.predictions` is above 1, and an approximation.
         `kernels`, `channels_last` and `compile`, each auto, on or off, say how U-Net and
-        autoencoder run (see `whylens.execution`); `graphs` likewise, whether the U-Net's calls are
-        recorded and replayed as CUDA graphs (see `whylens.replay`).
+        autoencoder run (see `whylens.execution`). `graphs`, on or off (the default), says whether
+        the U-Net's calls are recorded and replayed as CUDA graphs (see `whylens.replay`).
     dtype
         As the option, which it overrides; `default_dtype` where neither is given, or it is auto.
 
@@ -91,10 +91,10 @@ def load_sampler(
     )
     if how != PLAIN:
         _run_as(sampler, how)
-    if options.get(GRAPHS) == "on" and sampler.device.type != "cuda":
-        raise UsageError(f"{name}: {GRAPHS}=on needs a GPU")
-    # In float16 gradients are scaled by numbers that the host has to know.
-    if is_on(name, GRAPHS, options, device) and dtype != torch.float16:
+    if options.get(GRAPHS, "off") == "on":
+        if sampler.device.type != "cuda" or dtype == torch.float16:
+            # In float16 gradients are scaled by numbers that the host has to know.
+            raise UsageError(f"{name}: {GRAPHS}=on needs a GPU, and a dtype other than float16")
         sampler.replayed = Replayed(sampler.call_unet)
     return sampler
 
@@ -130,6 +130,8 @@ def _options(name: str, query: str) -> dict[str, str]:
         raise UsageError(
             f"{name}: unknown dtype {options['dtype']!r}; there are {', '.join(DTYPES)}, auto"
         )
+    if options.get(GRAPHS, "off") not in ("on", "off"):
+        raise UsageError(f"{name}: {GRAPHS} is on or off, not {options[GRAPHS]!r}")
     if not options.get("image_size", "1").isdecimal():
         raise UsageError(f"{name}: image_size is a number of pixels, not {options['image_size']!r}")
     if options.get("set_alpha_to_one", "true") not in ("true", "false"):

@@ -130,8 +130,10 @@ class Sampler:
     def announce(self, calls: int) -> None:
         """So many differentiated calls of the U-Net are about to be made: see `CompiledBlocks`."""
         changed = [blocks.announce(calls) for blocks in self.compiled]
-        if any(changed) and self.replayed is not None:
-            self.replayed.forget()
+        if self.replayed is not None:
+            if any(changed):
+                self.replayed.forget()
+            self.replayed.announce()
 
     @property
     def prediction(self) -> Any:
