@@ -62,11 +62,19 @@ def test_as_many_problems_are_held_as_fit(sampler, problems, free, segment, expe
     assert (plan.of, plan.free) == (problems, free)
 
 
-def test_steps_without_gradients_and_more_predictions_count(sampler):
+def test_of_large_images_one_decoder_counts_whatever_the_batch(sampler, monkeypatch):
+    monkeypatch.setattr(type(sampler), "decoded_at_once", 1)
+    plan = known(sampler, free=300).plan(8, settings_of(2, predictions=2))
+    assert (plan.problems, plan.needed) == (8, 8 * 2 * 10 + 30 + 5)
+    plan = known(sampler, free=100).plan(8, settings_of("auto", predictions=2))
+    assert (plan.problems, plan.segment, plan.needed) == (1, 6, 60 + 30 + 5)
+
+
+def test_steps_without_gradients_count_and_more_predictions_do_not(sampler):
     memory = known(sampler)
     # Three differentiated steps, all of them held by a segment of 4.
     plan = memory.plan(1, settings_of(gradient_steps=3, predictions=2))
-    assert plan.needed == 3 * 10 + 2 * 30 + 5
+    assert plan.needed == 3 * 10 + 30 + 5
     assert memory.plan(1, settings_of("auto", gradient_steps=3)).segment == 3
 
 

@@ -5,7 +5,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -181,5 +181,12 @@ def resize(images: Tensor, size: int, mode: str = "bilinear") -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(images - mean) / std for each channel."""
-    shape = (1, 3, 1, 1)
-    return (images - images.new_tensor(mean).view(shape)) / images.new_tensor(std).view(shape)
+    like = (images.device, images.dtype)
+    return (images - _of_channels(tuple(mean), *like)) / _of_channels(tuple(std), *like)
+
+
+@cache
+def _of_channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[1, C, 1, 1], sent to the device once: the host would wait for it at each call."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype).view(1, -1, 1, 1)

@@ -114,20 +114,23 @@ class Memory:
         if "segment" in self.most:
             fixed = self.most["segment"]
         least = min(fixed or rooted(steps), steps)
-        images = settings.views.predictions * costs.image
+
+        def images(count: int) -> int:
+            # Of however many predictions; decoders are gone before others are made.
+            return min(count, self.sampler.decoded_at_once) * costs.image
 
         def needed(count: int, segment: int) -> int:
-            return count * (segment * costs.step + images) + costs.beside
+            return count * segment * costs.step + images(count) + costs.beside
 
         most = min(problems, self.most.get("problems", problems))
-        fitting = (free - costs.beside) // max(least * costs.step + images, 1)
-        at_once = max(1, min(most, fitting))
+        fitting = (count for count in range(most, 1, -1) if needed(count, least) <= free)
+        at_once = next(fitting, 1)
         # In parts of about one size.
         at_once = math.ceil(problems / math.ceil(problems / at_once))
         segment = least
         if chain.segment == "auto" and fixed is None:
-            longest = (free - costs.beside - at_once * images) // max(at_once * costs.step, 1)
-            segment = max(1, min(steps, longest))
+            left = free - costs.beside - images(at_once)
+            segment = max(1, min(steps, left // max(at_once * costs.step, 1)))
         told = segment if chain.segment == "auto" else fixed
         total = needed(at_once, segment)
         plan = Plan(at_once, problems, told, total, free, costs.step, costs.image)
