@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from whylens.kernels import (
     class_disagreement,
+    cutouts,
     disagreement,
     frozen_conv,
     geglu,
@@ -137,6 +138,36 @@ def geglu_case(where: Where, shape: Shape) -> Case:
     )
 
 
+def cutouts_case(where: Where, shape: Shape) -> Case:
+    """Of `OPERATIONS`: beside crops that are pooled one by one, as the papers' code does it."""
+    *size, views, side = shape
+    images = where.drawn(*size).requires_grad_()
+    count, whole = size[0], size[2]
+    sides = (0.44 + 0.56 * torch.rand(views, count, 1)) * whole
+    corners = (whole - sides) * torch.rand(views, count, 2)
+    boxes = torch.cat([corners, sides, sides], -1)
+    keys = torch.arange(count, device=where.device)
+    places = [
+        (row, top, left, tall)
+        for view in boxes.long().tolist()
+        for row, (top, left, tall, _) in enumerate(view)
+    ]
+    there = boxes.to(where.device)
+
+    def plain(images: Tensor) -> Tensor:
+        crops = [
+            F.adaptive_avg_pool2d(images[row, :, top : top + tall, left : left + tall], side)
+            for row, top, left, tall in places
+        ]
+        seen = torch.stack(crops)
+        return seen + 0.005 * torch.randn_like(seen)
+
+    def fused(images: Tensor) -> Tensor:
+        return cutouts(images, there, keys, size=side, noise=0.005)
+
+    return Case([images], fused, plain, reads_inputs=False)
+
+
 # An operation's case, and its shapes on a GPU and on a CPU.
 OPERATIONS: dict[str, tuple[Callable[[Where, Shape], Case], list[Shape], list[Shape]]] = {
     "group_norm_silu": (
@@ -160,6 +191,12 @@ OPERATIONS: dict[str, tuple[Callable[[Where, Shape], Case], list[Shape], list[Sh
         # The last number: channels of the output.
         [(8, 320, 64, 64, 320), (8, 1280, 16, 16, 1280), (1, 256, 512, 512, 128)],
         [(2, 48, 16, 16, 48)],
+    ),
+    "cutouts": (
+        cutouts_case,
+        # The last numbers: views of each image, and their side.
+        [(4, 3, 512, 512, 16, 224), (1, 3, 1024, 1024, 16, 224)],
+        [(8, 3, 64, 64, 4, 64), (2, 3, 256, 256, 16, 112)],
     ),
     "guided_ddim": (ddim_case, [(4, 4, 64, 64), (16, 4, 128, 128)], [(32, 4, 16, 16)]),
     "class_disagreement": (disagreement_case, [(64, 1000), (256, 21843)], [(32, 10), (32, 1000)]),
