@@ -60,7 +60,7 @@ def test_another_prompt_alone_changes_the_image(sampler, classifier, images):
 def test_the_target_becomes_more_probable(sampler, classifier, images):
     for target, solution in zip(
         TARGETS,
-        run(sampler, classifier, images, optimiser={"steps": 6}, regularisers={"pixels": 0.5}),
+        run(sampler, classifier, images, optimiser={"steps": 10}, regularisers={"pixels": 0.5}),
         strict=True,
     ):
         p = classifier.probabilities(torch.stack([solution.start_image, solution.image]))

@@ -36,7 +36,7 @@ NAMES = ("fish, sea fish", "heart", "ring")
 class MeanColour:
     """A classifier whose features are the mean red, green and blue, and whose head is fixed."""
 
-    name, activation = "mean colour", SOFTMAX
+    name, activation, image_size = "mean colour", SOFTMAX, 8
 
     def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.class_names = names
