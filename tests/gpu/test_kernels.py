@@ -53,6 +53,16 @@ def geglu(shape, dtype, device="cuda"):
     return [x], lambda f: lambda x: f(x, weight, bias)
 
 
+def cutouts(shape, dtype, device="cuda", views=4):
+    (x,) = drawn(shape, dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(1)
+    sides = shape[-1] * (0.4 + 0.6 * torch.rand(views, shape[0], 1, generator=generator))
+    corners = (shape[-1] - sides) * torch.rand(views, shape[0], 2, generator=generator)
+    boxes = torch.cat([corners, sides, sides], -1).to(device)
+    keys = torch.arange(shape[0], device=device)
+    return [x], lambda f: lambda x: f(x, boxes, keys, size=shape[-1] // 2, noise=0.1)
+
+
 # An operation of a module, its case, and shapes: those of Stable Diffusion's layers, and odd ones.
 CASES = [
     ("guided_ddim", "guided_ddim_step", guided_ddim, (4, 4, 64, 64)),
@@ -66,6 +76,8 @@ CASES = [
     ("frozen_conv", "frozen_conv", frozen_conv, (1, 64, 5, 7)),
     ("geglu", "geglu", geglu, (2, 1024, 320)),
     ("geglu", "geglu", geglu, (1, 7, 64)),
+    ("cutouts", "cutouts", cutouts, (2, 3, 512, 512)),
+    ("cutouts", "cutouts", cutouts, (1, 3, 37, 37)),
 ]
 
 
