@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def _without_tf32(monkeypatch):
+    """Convolutions in float32 proper, which torch leaves to TF32: what is compared is ours."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.fixture(scope="session")
 def on():
     """The planted sampler in float32 and the biased classifier, by device."""

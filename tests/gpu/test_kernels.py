@@ -10,12 +10,6 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 STEP = {"guidance_scale": 3.0, "alpha_bar": 0.35, "alpha_bar_prev": 0.62, "prediction": "epsilon"}
 
 
-@pytest.fixture(autouse=True)
-def _without_tf32(monkeypatch):
-    """Convolutions in float32 proper, which torch leaves to TF32."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
 def drawn(*shapes, dtype, device="cuda"):
     generator = torch.Generator().manual_seed(0)
     return [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
