@@ -26,8 +26,8 @@ PROMPTS = ["a photo of a fish on grass", "a photo of a moon"]
 SEEDS = [0, 1]
 TARGETS = [3, 4]
 # Of an image in [0, 1], in the mean over its pixels, and of a loss: sums in another order, over
-# four steps of the U-Net and two of the optimiser. (With TF32 in convolutions, losses after two
-# steps were further apart on an H200.)
+# four steps of the U-Net and two of the optimiser. (On an H200, with TF32 in convolutions and
+# with CUDA graphs, losses of one objective were further apart; without either is untried.)
 IMAGE, LOSS = 0.01, 0.05
 
 
