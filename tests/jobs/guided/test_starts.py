@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from whylens.classifiers import Head
+from whylens.classifiers.activation import SOFTMAX
 from whylens.guidance.settings import ChainSettings
 from whylens.jobs.guided import starts
 from whylens.jobs.guided.models import Models
@@ -87,6 +88,7 @@ def test_the_plainest_prompt_that_says_the_class_most_is_chosen(
     classifier = SimpleNamespace(
         head=Head(torch.tensor([[0.0] * 3, [1.0] * 3]), torch.tensor([0.0, bias])),
         features=lambda images: images.mean((2, 3)),
+        activation=SOFTMAX,
     )
 
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda *_: classifier)
