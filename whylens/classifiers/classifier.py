@@ -1,6 +1,5 @@
 """A classifier: images in [0, 1] -> features phi -> one linear head -> logits."""
 
-import difflib
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from whylens.classifiers.activation import SOFTMAX, Activation
 from whylens.classifiers.structure import VisionTransformer
 from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
-from whylens.images.matching import fold, synonyms
+from whylens.images.matching import fold, near_hint, synonyms
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,7 @@ class Classifier(nn.Module, ABC):
             return known[wanted]
         if name.isdecimal():
             return self._numbered(int(name))
-        near = difflib.get_close_matches(wanted, known, n=3)
-        hint = f"; near names: {', '.join(near)}" if near else ""
-        raise UsageError(f"{self.name} has no class {name!r}{hint}")
+        raise UsageError(f"{self.name} has no class {name!r}{near_hint(wanted, known)}")
 
     @cached_property
     def _synonyms(self) -> dict[str, int]:

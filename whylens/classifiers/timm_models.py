@@ -13,7 +13,8 @@ from whylens.classifiers.modules import class_names_for
 from whylens.classifiers.state_dicts import fit_state, read_names, read_state
 from whylens.classifiers.structure import VisionTransformer, timm_last_map, timm_transformer
 from whylens.errors import UsageError
-from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform, Fit
+from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform, Fit, require_square
+from whylens.images.matching import near_hint
 
 # timm's crop modes. A `center` crop pads with black what it needn't cut.
 FITS: dict[str, Fit] = {"center": "shortest", "border": "longest", "squash": "squash"}
@@ -215,10 +216,7 @@ def eval_transform(config: Mapping[str, Any], name: str) -> EvalTransform:
         If the model looks at anything but squares, or at them by an unknown interpolation.
     """
     _, height, width = config["input_size"]
-    if height != width:
-        raise UsageError(
-            f"{name} looks at images of {width} x {height} px: they have to be squares"
-        )
+    require_square(height, width, name)
     if config["interpolation"] not in INTERPOLATIONS:
         raise UsageError(f"{name} asks for an unknown interpolation, {config['interpolation']!r}")
     red, green, blue = (round(255 * level) for level in config["mean"])
@@ -240,8 +238,5 @@ def imagenet_names() -> tuple[str, ...]:
 def _check_architecture(architecture: str) -> None:
     timm = importlib.import_module("timm")
     if not timm.is_model(architecture):
-        import difflib
-
-        near = difflib.get_close_matches(architecture.split(".")[0], timm.list_models(), n=3)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near_hint(architecture.split(".")[0], timm.list_models())
         raise UsageError(f"timm has no model {architecture!r}{hint}")

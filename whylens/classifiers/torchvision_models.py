@@ -1,6 +1,5 @@
 """Classifiers of torchvision's architectures: its weights, files, `robustness` checkpoints."""
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from whylens.classifiers.modules import (
 from whylens.classifiers.state_dicts import fit_state, read_names, read_robustness, read_state
 from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
+from whylens.images.matching import near_hint
 
 
 def load_torchvision(name: str, architecture: str, options: Mapping[str, str]) -> ModuleClassifier:
@@ -106,8 +106,7 @@ def _architectures(architecture: str) -> Any:
     models = importlib.import_module("torchvision.models")
     known = models.list_models(module=models)
     if architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near_hint(architecture, known)
         raise UsageError(f"torchvision has no classifier {architecture!r}{hint}")
     return models
 

@@ -15,7 +15,8 @@ from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip
 from whylens.classifiers.text_heads import kept_text_head, text_head
 from whylens.classifiers.timm_models import imagenet_names
 from whylens.errors import UsageError
-from whylens.images.eval_transform import EvalTransform
+from whylens.images.eval_transform import EvalTransform, require_square
+from whylens.images.matching import near_hint
 
 
 class ZeroShotClassifier(Classifier):
@@ -99,10 +100,7 @@ def load_open_clip(
     architecture, _, pretrained = path.partition("/")
     known = open_clip.list_models()
     if architecture not in known:
-        import difflib
-
-        near = difflib.get_close_matches(architecture, known, n=3)
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        hint = near_hint(architecture, known)
         raise UsageError(f"open_clip has no model {architecture!r}{hint}")
     if not pretrained:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "a file"
@@ -171,10 +169,7 @@ def eval_transform(config: Mapping[str, Any], name: str) -> EvalTransform:
     """
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
-    if height != width:
-        raise UsageError(
-            f"{name} looks at images of {width} x {height} px: they have to be squares"
-        )
+    require_square(height, width, name)
     grey = int(config["fill_color"])
     bilinear = config["interpolation"] == "bilinear"  # "random" is for training
     return EvalTransform(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from whylens.errors import UsageError
 from whylens.images.tensors import square
 
 Fit = Literal["shortest", "longest", "squash", "square"]
@@ -97,3 +98,17 @@ class EvalTransform:
 
     def _start(self, gap: int) -> int:
         return round(gap / 2) if self.half == "even" else gap // 2
+
+
+def require_square(height: int, width: int, name: str) -> None:
+    """That a model looks at squares.
+
+    Raises
+    ------
+    UsageError
+        If it looks at anything else.
+    """
+    if height != width:
+        raise UsageError(
+            f"{name} looks at images of {width} x {height} px: they have to be squares"
+        )

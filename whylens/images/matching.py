@@ -47,6 +47,12 @@ def near_classes(name: str, class_names: Sequence[str]) -> list[str]:
     return [known[near] for near in difflib.get_close_matches(fold(name), known, n=3)]
 
 
+def near_hint(name: str, known: Iterable[str]) -> str:
+    """What follows in a message that `name` is not among the known names: up to three near ones."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"; near names: {', '.join(near)}" if near else ""
+
+
 def _wordnet() -> dict[str, int]:
     from timm.data import ImageNetInfo
 
