@@ -60,3 +60,8 @@ def _joined(name: str, join: Callable[[list[Tensor]], Tensor], values: list[Any]
     if any(value is not first for value in values):
         raise ValueError(f"batches of different {name} can't be one batch")
     return first
+
+
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """Values [B], one a problem, in the shape in which they weigh `like` [B, ...]."""
+    return values.view(-1, *(1,) * (like.ndim - 1))

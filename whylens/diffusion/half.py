@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from whylens.batch import beside
+
 
 class _Out(torch.autograd.Function):
     """Identity; backward divides each problem's gradient by its largest entry, and notes it."""
@@ -21,7 +23,7 @@ class _Out(torch.autograd.Function):
         # A gradient of zeros stays one; one that is not finite stays visible.
         size = torch.where(size > 0, size, torch.ones_like(size))
         ctx.sizes["largest"] = size
-        return gradient / _rows(size, gradient), None
+        return gradient / beside(size, gradient), None
 
 
 class _In(torch.autograd.Function):
@@ -34,11 +36,7 @@ class _In(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * _rows(ctx.sizes["largest"], gradient), None
-
-
-def _rows(size: Tensor, like: Tensor) -> Tensor:
-    return size.view(-1, *(1,) * (like.ndim - 1))
+        return gradient * beside(ctx.sizes["largest"], gradient), None
 
 
 def in_range(network: Callable[[Tensor, Tensor], Tensor], latents: Tensor, text: Tensor) -> Tensor:

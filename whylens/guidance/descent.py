@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from whylens.batch import beside
 from whylens.diffusion.adam import Adam
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
@@ -63,10 +64,10 @@ class Descent:
             gradient = gradient.clamp(-most, most)
         elif most is not None:
             # As torch.nn.utils.clip_grad_norm_ has it, for each problem.
-            largest = _each(gradient, gradient.flatten(1).abs().amax(1))
+            largest = beside(gradient.flatten(1).abs().amax(1), gradient)
             gradient = gradient * (most / (largest + 1e-6)).clamp_max(1.0)
         if settings.normalise:
-            length = _each(gradient, gradient.flatten(1).norm(dim=1))
+            length = beside(gradient.flatten(1).norm(dim=1), gradient)
             gradient = gradient / length.clamp_min(torch.finfo(gradient.dtype).tiny)
         return gradient
 
@@ -82,11 +83,6 @@ def learning_rate(step: int, settings: OptimiserSettings, factor: float) -> floa
     last = min(settings.cosine_floor, factor)
     part = (1 + math.cos(math.pi * step / max(settings.steps, 1))) / 2
     return settings.learning_rate * (last + (factor - last) * part)
-
-
-def _each(like: Tensor, values: Tensor) -> Tensor:
-    """Values [B] in the shape in which they weigh `like` [B, ...]."""
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def with_deltas(sampler: Sampler, problems: Problems, settings: GuidanceSettings) -> Problems:

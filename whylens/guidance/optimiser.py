@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from whylens.batch import beside
 from whylens.diffusion.chain import denoise, last_predictions
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.descent import Descent, moved_variables, with_deltas
@@ -73,8 +74,9 @@ def optimise(
     a single problem is recomputed step by step.
     """
     segment, at_once = settings.chain.own_segment, len(problems)
-    if memory is not None or settings.chain.segment == "auto":
-        memory = memory or Memory(sampler)
+    planned = memory is not None or settings.chain.segment == "auto"
+    memory = memory or Memory(sampler)
+    if planned:
         plan = memory.plan(len(problems), settings)
         segment, at_once = plan.segment, plan.problems
     every = torch.arange(len(problems))
@@ -96,15 +98,11 @@ def optimise(
                 raise
         if len(rows) == 1:
             logger.warning("out of memory with one problem; going on with chain.segment = 1")
-            segment = 1
+            segment = memory.most["segment"] = 1
         else:
-            at_once = math.ceil(len(rows) / 2)
-            logger.warning(
-                "out of memory with %d problems at once; going on with %d", len(rows), at_once
-            )
+            memory.ran_out("problems", len(rows))
+            at_once = memory.most["problems"]
         waiting = [rows, *waiting]
-        if memory is not None:
-            memory.most |= {"segment": 1} if len(rows) == 1 else {"problems": at_once}
 
 
 def _optimise(
@@ -125,6 +123,7 @@ def _optimise(
     descent = Descent(settings.optimiser, moved)
     generator = ViewGenerator(problems.seeds.tolist(), settings.views)
     count, steps = settings.views.predictions, settings.optimiser.steps
+    weights = [place / sum(range(count + 1)) for place in range(1, count + 1)]
     sound = torch.ones(len(problems), dtype=torch.bool, device=sampler.device)
     for step in range(steps + 1):
         # The chain, and its last predictions.
@@ -168,7 +167,6 @@ def _optimise(
             for latents, views in zip(before, drawn[:-1], strict=True)
         ]
         # Backward, from the latents.
-        weights = [place / sum(range(count + 1)) for place in range(1, count + 1)]
         pulls = [w * pull for w, pull in zip(weights, [*pulls, seen.pulls], strict=True)]
         if (pull := regularisers.at_latents(end)) is not None:
             pulls[-1] = pulls[-1] + pull
@@ -184,7 +182,7 @@ def _optimise(
                 slopes[name] = slopes[name] + gradient
         # One step of each problem's own optimiser; the next step tells whose gradient was unsound.
         sound = torch.stack([g.flatten(1).isfinite().all(1) for g in slopes.values()]).all(0)
-        slopes = {name: g.where(_each(sound, g), 0) for name, g in slopes.items()}
+        slopes = {name: g.where(beside(sound, g), 0) for name, g in slopes.items()}
         problems = problems.moved_to(descent.moved(step, variables, slopes))
         problems = replace(problems, latents=_with_norm(problems.latents, norms))
         if len(going) < len(rows):
@@ -237,10 +235,4 @@ def _finished(loss: float, settings: OptimiserSettings) -> bool:
 def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:
     """Latents rescaled to the norm that each problem started with."""
     length = latents.flatten(1).norm(dim=1).clamp_min(1e-12)
-    scaled: Tensor = latents * (norms / length).view(-1, 1, 1, 1)
-    return scaled
-
-
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    """Values [b] that go with [b, ...]."""
-    return values.view(-1, *(1,) * (like.ndim - 1))
+    return latents * beside(norms / length, latents)
