@@ -11,6 +11,7 @@ import typer
 
 from whylens.errors import UsageError
 from whylens.jobs.registry import Job, named
+from whylens.runs.run import lacking
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -162,11 +163,10 @@ def _tell_undone(run: Run) -> None:
     typer.Exit
         With the exit code of an incomplete run.
     """
-    undone = run.record().get("undone", {})
-    for stage, lack in undone.items():
+    undone = lacking(run.record())
+    for lack in undone:
         typer.echo(
-            f"whylens: incomplete: {stage} lacks {lack['units']} of {lack['of']} units, most of "
-            f"them for: {lack['reason']}. Start the same command again to try them again",
+            f"whylens: incomplete: {lack}. Start the same command again to try them again",
             err=True,
         )
     if undone:

@@ -28,7 +28,7 @@ from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
-from whylens.neural_pca.ranking import Asked
+from whylens.neural_pca.ranking import DEFAULT, Asked
 from whylens.runs import Run
 from whylens.settings import Settings
 
@@ -44,13 +44,13 @@ class ComponentSettings(Settings):
         10, ge=2, description="Classes with fewer images are skipped, with a warning."
     )
     times: float = Field(
-        1.5,
+        DEFAULT.times,
         ge=1,
         description="Suspicious only where mined images get at least so many times as much of the "
         "class as such images get anyway.",
     )
     part: float = Field(
-        0.1,
+        DEFAULT.part,
         ge=0,
         le=1,
         description="And at least this part of the way from there to what the class's own images "

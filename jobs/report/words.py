@@ -8,7 +8,7 @@ from typing import Any
 
 from whylens.jobs.report.part import RunData, parts
 from whylens.jobs.words import amount
-from whylens.runs.run import DEAD_AFTER
+from whylens.runs.run import DEAD_AFTER, lacking
 
 
 def headline(data: RunData) -> str:
@@ -49,12 +49,7 @@ def standing(manifest: Mapping[str, Any]) -> str | None:
     if state == "failed" and manifest.get("error"):
         return f"failed: {manifest['error']}"
     if state == "incomplete":
-        lacks = [
-            f"{stage} lacks {lack['units']} of {lack['of']} units, most of them for: "
-            f"{lack['reason']}"
-            for stage, lack in manifest.get("undone", {}).items()
-        ]
-        return "; ".join(["incomplete", *lacks])
+        return "; ".join(["incomplete", *lacking(manifest)])
     last = manifest.get("heartbeat")
     if state == "running" and last and time.time() - last > DEAD_AFTER:
         since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(last))

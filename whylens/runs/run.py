@@ -25,7 +25,7 @@ FORMAT = 1
 # Seconds between heartbeats, and after the last one until a driver is taken for dead.
 BEAT, DEAD_AFTER = 15.0, 60.0
 # Heartbeats are written beside what the job writes into run.json.
-_UPDATING = threading.RLock()
+_UPDATING = threading.Lock()
 _REPORTED = ("whylens", "torch", "diffusers", "transformers", "timm", "faiss-cpu", "ray", "pyarrow")
 
 
@@ -208,10 +208,9 @@ class Run:
     def warn(self, message: str) -> None:
         """Log a warning and keep it in run.json, once."""
         logger.warning(message)
-        with _UPDATING:
-            warnings = self.record()["warnings"]
-            if message not in warnings:
-                self._update(warnings=[*warnings, message])
+        warnings = self.record()["warnings"]
+        if message not in warnings:
+            self._update(warnings=[*warnings, message])
 
     def note_arithmetic(self, words: str) -> None:
         """Keep in run.json what its workers calculate in."""
@@ -231,8 +230,7 @@ class Run:
 
     def note_memory(self, stage: str, plan: Mapping[str, Any]) -> None:
         """Keep in run.json how much of a stage's batches was held at once, and why."""
-        with _UPDATING:
-            self._update(memory={**self.record().get("memory", {}), stage: dict(plan)})
+        self._update(memory={**self.record().get("memory", {}), stage: dict(plan)})
 
     def finish(self) -> None:
         """Mark the run as finished, or as incomplete where units have no part."""
@@ -308,6 +306,14 @@ def at_work(record: Mapping[str, Any]) -> str | None:
     if host == socket.gethostname() and (pid == os.getpid() or not _alive(pid)):
         return None
     return f"process {pid} on {host}"
+
+
+def lacking(record: Mapping[str, Any]) -> list[str]:
+    """What a run has not done, by its record: a sentence without a full stop for each stage."""
+    return [
+        f"{stage} lacks {lack['units']} of {lack['of']} units, most of them for: {lack['reason']}"
+        for stage, lack in record.get("undone", {}).items()
+    ]
 
 
 def _alive(pid: int) -> bool:

@@ -32,8 +32,9 @@ def load_failures(run: Lineage) -> tuple[FailedUnit, ...]:
     for (stage, unit), tries in grouped(rows, lambda row: (row["stage"], row["unit"])).items():
         if stage not in there:
             there[stage] = set(run.table(stage).units()) if run.has(stage) else set()
-        pieces = {name for name in there[stage] if name.startswith(f"{unit}-")}
-        done = "since then" if unit in there[stage] else "in part" if pieces else "no"
+        # Tasks that failed alone, too, are listed as units of their own.
+        alone = any(name.startswith(f"{unit}-") for name in there[stage])
+        done = "since then" if unit in there[stage] else "task by task" if alone else "no"
         last = tries[-1]
         found.append(
             FailedUnit(
