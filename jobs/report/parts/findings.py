@@ -21,7 +21,8 @@ from whylens.jobs.words import amount, article, listed, percent, plain_name, tim
 # Columns of the table findings that have a sentence of their own; others are shown as numbers.
 EVIDENCE: dict[str, Callable[[str, float], str]] = {
     "lift": lambda name, value: (
-        f"That is {times(value)} what images without {article(name)} get on average."
+        f"Where it is strongest, images without {article(name)} get {times(value)} the {name} "
+        "probability that they get on average."
     ),
     "logit_share": lambda name, value: (
         f"It carries {percent(value)} of what sets {name} images' score apart from others'."
@@ -155,7 +156,7 @@ def reason(finding: Finding) -> list[str]:
         else "On average"
     )
     sentences = [
-        f"{over}, such images get a {name} probability of {percent(finding.strata_p)} "
+        f"{over}, such images get {article(name)} probability of {percent(finding.strata_p)} "
         f"(90% interval: {percent(max(low, 0.0))} to {percent(min(high, 1.0))}). Images of the "
         f"same classes in which another feature of {name} is strong get "
         f"{percent(finding.expected_p)} anyway, and from {percent(finding.asked_p)} on it would "
