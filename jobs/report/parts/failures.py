@@ -60,6 +60,7 @@ FAILURES = Part(
     tables=("failures",),
     read=load_failures,
     place=95,
+    empty=lambda data: "None: no unit of work failed.",
     sentence=sentence,
     limits=(Limit("failures", 50, "List this many of the failed units."),),
 )
