@@ -11,7 +11,6 @@ import typer
 
 from whylens.errors import UsageError
 from whylens.jobs.registry import Job, named
-from whylens.runs.run import lacking
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -163,7 +162,7 @@ def _tell_undone(run: Run) -> None:
     typer.Exit
         With the exit code of an incomplete run.
     """
-    undone = lacking(run.record())
+    undone = run.lacking()
     for lack in undone:
         typer.echo(
             f"whylens: incomplete: {lack}. Start the same command again to try them again",

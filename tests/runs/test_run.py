@@ -238,12 +238,13 @@ def test_an_error_between_stages_is_a_failure_and_an_interruption_is_none(folder
 
 def test_sigterm_stops_a_run(folder: str) -> None:
     run = Run.start(folder, "embed", SPEC)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end, run.working():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert end.value.code == 143
     assert written(folder)["state"] == "stopped"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_run_with_undone_units_is_incomplete_until_they_are_done(folder: str) -> None:

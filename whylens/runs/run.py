@@ -205,6 +205,10 @@ class Run:
             )
         return record
 
+    def lacking(self) -> list[str]:
+        """What is not done, by run.json: a sentence without a full stop for each stage."""
+        return lacking(self.record())
+
     def warn(self, message: str) -> None:
         """Log a warning and keep it in run.json, once."""
         logger.warning(message)
