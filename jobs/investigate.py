@@ -15,10 +15,12 @@ from whylens.jobs.findings.exemplars import JOB as EXEMPLARS
 from whylens.jobs.findings.exemplars import ExemplarSettings, exemplars
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.visualisations import VisualisationSpec
+from whylens.jobs.guided.counterfactual_plan import CounterfactualSpec
 from whylens.jobs.guided.counterfactuals import JOB as COUNTERFACTUALS
-from whylens.jobs.guided.counterfactuals import CounterfactualSpec, counterfactuals
+from whylens.jobs.guided.counterfactuals import counterfactuals
+from whylens.jobs.guided.disagreement_plan import DisagreementSpec
 from whylens.jobs.guided.disagreements import JOB as DISAGREEMENTS
-from whylens.jobs.guided.disagreements import DisagreementSpec, disagreements
+from whylens.jobs.guided.disagreements import disagreements
 from whylens.jobs.guided.generate import JOB as GENERATE
 from whylens.jobs.guided.generate import GenerateSpec, generate
 from whylens.jobs.guided.models import Models

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.columns import columns
+from whylens.jobs.guided.counterfactual_plan import Change, CounterfactualSpec, plan, unnamed
 from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
-from whylens.jobs.guided.methods import BaselineSettings, MethodName, baseline_steps, load_baseline
+from whylens.jobs.guided.methods import baseline_steps, load_baseline
 from whylens.jobs.guided.models import Models
-from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, names, prompt_pair
+from whylens.jobs.guided.prompts import prompt_pair
 from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.spec import Against, GuidedSpec
-from whylens.jobs.guided.targets import RUNNER_UP, Targets
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import onto
-from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
-from whylens.jobs.words import plain_name
+from whylens.jobs.stage import Batch, work_through
 from whylens.runs import Run
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
-    from whylens.classifiers import Classifier
     from whylens.guidance.segment import Segmenter
 
 TABLE = "counterfactuals"
@@ -72,64 +66,6 @@ SCHEMA = pa.schema(
 )
 
 
-# Of `guidance`, where it differs from what images from noise need.
-OWN_DEFAULTS: dict[str, Any] = {"optimiser": {"stop_below": 0.3}}
-
-
-class CounterfactualSpec(Settings):
-    """Which images are changed, and how."""
-
-    images: int = Field(12, ge=1, description="Change this many images, spread over the classes.")
-    classes: list[str] = Field([], description="Take images of these classes only; empty: of all.")
-    # YAML reads true and 3 as no words.
-    target: Annotated[
-        str,
-        BeforeValidator(lambda value: str(value).lower() if type(value) in (bool, int) else value),
-    ] = Field(
-        RUNNER_UP,
-        description="Class to change them to: a name, a number, runner-up, true (misclassified "
-        "images, to their label), near (the class most alike), cluster (every other class of its "
-        "branch of the tree), random, or listed (by `targets`).",
-    )
-    tree: str | None = Field(
-        None,
-        description="JSON file with a tree of labels, by which near and cluster are meant; near "
-        "goes without one by the rows of the classifier's head.",
-    )
-    targets: dict[str, str] = Field(
-        {}, description="target = listed: the class that each image is changed to, by image id."
-    )
-    prompts: dict[str, str] = Field(
-        {},
-        description="What images show, by id, each with the word of its class; only these images "
-        "are changed then.",
-    )
-    batch: BatchSize = 6
-    prompt_template: PromptTemplate = PLAIN_TEMPLATE
-    seed: int = Field(0, ge=0, description="Seed of the choice of images.")
-    guidance: Annotated[GuidanceSettings, onto(OWN_DEFAULTS)] = Field(
-        GuidanceSettings.model_validate(OWN_DEFAULTS),
-        description="How the images are optimised.",
-    )
-    masks: str | None = Field(
-        None,
-        description="Folder of masks for guidance.editing.mask = given, white where an image may "
-        "change, under the images' own names with .png; null: the collection's own.",
-    )
-    segmenter: str | None = Field(
-        None,
-        description="A SAM or SAM-HQ model, by Hub name or folder, which refines the masks of "
-        "guidance.editing.mask = attention.",
-    )
-    method: MethodName = Field(
-        "uvce", description="uvce, or an earlier method to compare with: svce, dvce, ldce."
-    )
-    baseline: BaselineSettings = Field(
-        BaselineSettings(),
-        description="Settings of the earlier methods.",
-    )
-
-
 class CounterfactualsJobSpec(GuidedSpec):
     """Counterfactuals of images that were embedded."""
 
@@ -139,107 +75,6 @@ class CounterfactualsJobSpec(GuidedSpec):
         CounterfactualSpec(),
         description="Which images are changed, and how.",
     )
-
-
-@dataclass(frozen=True)
-class Change:
-    """One image to change, its classes as the classifier's class indices.
-
-    source is what the classifier says, shown is what the image shows (its label), target what the
-    classifier is to say; `caption` is empty where nobody knows. Where it does not name what the
-    image shows (`named`), a template stands in for it.
-    """
-
-    image_id: str
-    shown: int
-    source: int
-    target: int
-    seed: int
-    caption: str
-    named: bool
-
-
-def plan(
-    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
-) -> list[Batch[Change]]:
-    """The units: images that the target is for, the classes in turn, in an order of the seed.
-
-    `images` are rows of the run's images table (id, label, top5_classes).
-
-    Raises
-    ------
-    UsageError
-        Where a class or an image is unknown, a prompt does not name its image's class, or no image
-        is left.
-    """
-    wanted = {classifier.class_index(name) for name in spec.classes}
-    aim = Targets(spec.target, spec.tree, classifier, listed=spec.targets, seed=spec.seed)
-    check_listed(images, spec)
-    check_prompts(images, classifier, spec)
-    by_class: dict[int, list[tuple[str, int, int, int]]] = {}
-    captions = {row["id"]: str(row.get("caption") or "") for row in images} | spec.prompts
-    for row in images:
-        label = row["label"]
-        if (wanted and label not in wanted) or (spec.prompts and row["id"] not in spec.prompts):
-            continue
-        for pair in aim.of(row["id"], label, list(row["top5_classes"] or ())):
-            by_class.setdefault(label, []).append((row["id"], label, *pair))
-    if not by_class:
-        which = "misclassified" if spec.target == "true" else "classified rightly"
-        raise UsageError(
-            f"No image to change: of the wanted classes none is labelled and {which}. "
-            "Name other classes, or a collection whose folders are named by class."
-        )
-    rng = np.random.default_rng(spec.seed)
-    orders = {
-        label: [changes[i] for i in rng.permutation(len(changes))]
-        for label, changes in sorted(by_class.items())
-    }
-    longest = max(map(len, orders.values()))
-    turns = [
-        order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
-    ]
-    changes = [
-        Change(
-            image_id,
-            shown,
-            source,
-            target,
-            spec.seed + place,
-            captions[image_id],
-            names(captions[image_id], classifier.class_names[shown]),
-        )
-        for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
-    ]
-    return in_batches(changes, spec.batch, spec)
-
-
-def check_listed(images: Sequence[Mapping[str, Any]], spec: CounterfactualSpec) -> None:
-    """Refuse a listed target whose image isn't there."""
-    known = {row["id"] for row in images}
-    for image_id in spec.targets:
-        if image_id not in known:
-            raise UsageError(f"targets: there is no image {image_id!r} in the main collection")
-
-
-def check_prompts(
-    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
-) -> None:
-    """Refuse a user's prompt whose image isn't there, or that doesn't name the image's class.
-
-    The word of the class is what the edit swaps, and where the object is looked for.
-    """
-    labels = {row["id"]: row["label"] for row in images if row["id"] in spec.prompts}
-    for image_id, prompt in spec.prompts.items():
-        if image_id not in labels:
-            raise UsageError(f"prompts: there is no image {image_id!r} in the main collection")
-        label = labels[image_id]
-        name = classifier.class_names[label] if label >= 0 else None
-        if name is not None and not names(prompt, name):
-            raise UsageError(
-                f"the prompt {prompt!r} of the image {image_id!r} lacks the word of its class, "
-                f"{plain_name(name)!r}, which would become the target's: put it in"
-            )
 
 
 def planned(lineage: Lineage, classifier: str, spec: CounterfactualSpec) -> list[Batch[Change]]:
@@ -283,19 +118,6 @@ def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models
     if told := unnamed([change for unit in units for change in unit.tasks], spec):
         run.warn(told)
     work_through(run, TABLE, units, Changer, (run, lineage, models, spec), models.placement)
-
-
-def unnamed(changes: Sequence[Change], spec: CounterfactualSpec) -> str | None:
-    """What to say of captions that do not name what their image shows; None where all do."""
-    lacking = [change for change in changes if change.caption and not change.named]
-    if not lacking:
-        return None
-    first = lacking[0]
-    return (
-        f"counterfactuals: the captions of {len(lacking)} of {len(changes)} images lack the word "
-        f"of their class (of {first.image_id}: {first.caption!r}); {spec.prompt_template!r} stands "
-        "in for them, and counterfactuals.prompts takes better ones"
-    )
 
 
 class Changer(GuidedWorker[CounterfactualSpec]):

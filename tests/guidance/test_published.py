@@ -24,7 +24,7 @@ from whylens.guidance.optimiser import optimise
 from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
 from whylens.guidance.views import ViewGenerator
-from whylens.jobs.guided.disagreements import DisagreementSpec
+from whylens.jobs.guided.disagreement_plan import DisagreementSpec
 from whylens.jobs.spec import read_yaml
 from whylens.kernels.cutouts import normal
 

@@ -21,9 +21,9 @@ from whylens.errors import UsageError
 from whylens.guidance.objectives import PixelDistance
 from whylens.guidance.optimiser import State
 from whylens.guidance.problems import Problems
-from whylens.jobs.guided import counterfactuals, disagreements, generate
-from whylens.jobs.guided.counterfactuals import CounterfactualSpec
-from whylens.jobs.guided.disagreements import DisagreementSpec
+from whylens.jobs.guided import counterfactuals, disagreement_plan, disagreements, generate
+from whylens.jobs.guided.counterfactual_plan import CounterfactualSpec
+from whylens.jobs.guided.disagreement_plan import DisagreementSpec
 from whylens.jobs.guided.generate import GenerateSpec
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.targets import Targets
@@ -475,13 +475,13 @@ def test_disagreements_follow_the_findings(run: Run, optimiser: Call) -> None:
 def test_every_pair_of_any_number_of_classifiers_is_looked_at() -> None:
     three = {"a": MeanColour(), "b": MeanColour(), "c": MeanColour(("ring", "cat"))}
     plain = {
-        NAMES[0]: [disagreements.Plain("p", 0, {"a": 0.9, "b": 0.1})],
-        "heart": [disagreements.Plain("p", 0, {"a": 0.2, "b": 0.8})],
-        "ring": [disagreements.Plain("p", 0, {"a": 0.5, "b": 0.6, "c": 0.7})],
+        NAMES[0]: [disagreement_plan.Plain("p", 0, {"a": 0.9, "b": 0.1})],
+        "heart": [disagreement_plan.Plain("p", 0, {"a": 0.2, "b": 0.8})],
+        "ring": [disagreement_plan.Plain("p", 0, {"a": 0.5, "b": 0.6, "c": 0.7})],
     }
 
     def pairs(spec: DisagreementSpec) -> list[tuple[str, str, str]]:
-        units = disagreements.plan(plain, three, spec)
+        units = disagreement_plan.plan(plain, three, spec)
         return [(t.a, t.b, t.class_name) for unit in units for t in unit.tasks]
 
     spec = DisagreementSpec(images=1, most_classes=1)
@@ -499,8 +499,10 @@ def test_every_pair_of_any_number_of_classifiers_is_looked_at() -> None:
 
 def test_more_images_than_were_scouted_start_from_new_seeds() -> None:
     two = {"a": MeanColour(), "b": MeanColour()}
-    plain = {"ring": [disagreements.Plain("p", seed, {"a": seed / 10, "b": 0}) for seed in (0, 1)]}
-    (unit,) = disagreements.plan(plain, two, DisagreementSpec(images=4))
+    plain = {
+        "ring": [disagreement_plan.Plain("p", seed, {"a": seed / 10, "b": 0}) for seed in (0, 1)]
+    }
+    (unit,) = disagreement_plan.plan(plain, two, DisagreementSpec(images=4))
     assert [task.seed for task in unit.tasks] == [1, 0, 2, 3]
 
 
@@ -508,9 +510,9 @@ def test_disagreements_need_a_shared_class_and_two_classifiers(run: Run, optimis
     spec = DisagreementSpec(classes=["ring"], images=1)
     stranger = {"a": MeanColour(), "b": MeanColour(("dog", "cat"))}
     with pytest.raises(UsageError, match="knows any of the classes ring"):
-        disagreements.scouting([], {}, stranger, spec)
+        disagreement_plan.scouting([], {}, stranger, spec)
     other = {"a": MeanColour(), "b": MeanColour(("cat", "ring"))}
-    (scout,) = disagreements.scouting([], {}, other, spec)
+    (scout,) = disagreement_plan.scouting([], {}, other, spec)
     assert (scout.class_name, scout.prompts) == ("ring", ("a photo of a ring",))
     with pytest.raises(UsageError, match="two different classifiers"):
         disagreements.disagreements(run, Lineage(run), spec, Models("s", "a", ["a"]), [], {})

@@ -22,7 +22,8 @@ from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.guidance import measures
 from whylens.guidance.baselines import SvceSettings
 from whylens.images import RejectedImageError, open_collection
-from whylens.jobs.guided.counterfactuals import Changer, CounterfactualSpec, plan
+from whylens.jobs.guided.counterfactual_plan import CounterfactualSpec, plan
+from whylens.jobs.guided.counterfactuals import Changer
 from whylens.jobs.guided.methods import BaselineSettings, load_baseline
 from whylens.jobs.guided.models import Models
 from whylens.jobs.images import closest
