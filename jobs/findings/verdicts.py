@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 
 
 def write_verdicts(run: Run, false_discoveries: float) -> None:
-    """The verdicts on all components of the run, again where some were judged since."""
+    """Write the verdicts on all components of the run; again only where some were judged since."""
     judged = run.table(COMPONENTS).read([*KEY, "p_value", "logit_share"])
     q_value = verdict_q_values(judged["p_value"].to_numpy(), judged["logit_share"].to_numpy())
     written = pa.table(
@@ -36,7 +36,9 @@ def write_verdicts(run: Run, false_discoveries: float) -> None:
         },
         schema=SCHEMA,
     )
-    run.table(TABLE).write("all", written)
+    table = run.table(TABLE)
+    if not (table.done("all") and table.read().equals(written)):
+        table.write("all", written)
 
 
 def judged_rows(lineage: Lineage, names: Sequence[str] | None = None) -> list[dict[str, Any]]:

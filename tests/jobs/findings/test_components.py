@@ -1,6 +1,7 @@
 """The components job beside a direct calculation in memory; tables that it refuses."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -189,6 +190,10 @@ def test_streaming_gives_what_a_calculation_in_memory_gives(start, head, with_se
     q = q_values(np.array([row["p_value"] for row in rows]), shares)
     np.testing.assert_allclose([v["q_value"] for v in verdicts], q)
     assert [v["suspicious"] for v in verdicts] == (q <= 0.05).tolist()
+    (part,) = Path(run.folder, "tables", "verdicts").iterdir()
+    written = part.stat().st_mtime_ns
+    find(run)
+    assert part.stat().st_mtime_ns == written
     warned = run.record()["warnings"]
     assert any("30 of 330 images have no class" in message for message in warned)
 
