@@ -1,84 +1,78 @@
-"""Send a job to a cluster through Ray's job API; whylens travels with it."""
+"""Send a job to a cluster through Ray's job API; whylens and what the spec names travel with it."""
 
 import logging
 import shlex
-import shutil
 import tempfile
-import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from whylens.errors import UsageError, WhylensError
+from whylens.cluster.baggage import VERSIONS, check_size, pack, package
+from whylens.cluster.job_server import STOPPING, JobServer
+from whylens.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("kernels", "cluster", "jobs", "dashboard")
 
+def submit(
+    server: JobServer,
+    job: str,
+    spec: Path,
+    *,
+    assignments: Sequence[str] = (),
+    files: Mapping[str, str],
+    variables: Mapping[str, str],
+    about: Mapping[str, str],
+    identifier: str | None = None,
+    any_versions: bool = False,
+) -> str:
+    """Submit a job with its spec file; the job's id.
 
-def submit(job: str, spec: str, *, address: str, wait: bool) -> str:
-    """Submit a job with its spec file; the job's id, or with `wait` its final status.
+    Parameters
+    ----------
+    assignments
+        PATH=VALUE for settings above the file's.
+    files
+        Relative paths of the files and folders that travel, and the settings that name them.
+    variables
+        Environment variables of the job and its workers.
+    about
+        What the job server keeps with the job for whoever lists it.
+    identifier
+        The id that the job is to have; one of Ray's making if None.
+    any_versions
+        Whether the job goes on where the cluster's packages do not fit what whylens needs.
 
     Raises
     ------
     UsageError
-        If no job server answers at the address, or it does not let us in.
+        If the files are too large to travel, or a job has that id already.
+    WhylensError
+        If the server does not answer any more, or refuses.
     """
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
-    # Without a scheme Ray takes an address for its own head's, and tries that for a minute.
-    url = address if "://" in address else f"http://{address}"
-    try:
-        client = JobSubmissionClient(url)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"no Ray job server answers at {address}: {str(error).splitlines()[0]}"
-        ) from error
-    except AuthenticationError as error:
-        raise UsageError(
-            f"the Ray job server at {address} asks for a token: set RAY_AUTH_MODE=token, and "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
-        ) from error
-    name = Path(spec).name
+    size = check_size(files)
+    if files:
+        logger.info("%.1f MB of files travel along: %s", size / 1e6, ", ".join(files))
+    words = [f"--spec {shlex.quote(spec.name)}"]
+    words += [f"--set {shlex.quote(assignment)}" for assignment in assignments]
+    check = f"python -m whylens.cluster.versions {VERSIONS}"
     with tempfile.TemporaryDirectory(prefix="whylens-job-") as folder:
-        working = Path(folder, "working")
-        working.mkdir()
-        shutil.copyfile(spec, working / name)
-        # Ray sends both folders before it returns.
-        identifier = client.submit_job(
-            entrypoint=f"python -m whylens.jobs.cli {job} --spec {shlex.quote(name)}",
-            runtime_env={
-                "py_modules": [str(_module(Path(folder, "whylens")))],
-                "working_dir": str(working),
-            },
-        )
-    logger.info("submitted as %s", identifier)
-    if not wait:
-        return str(identifier)
-    seen = 0
-    while True:
-        log: Any = client.get_job_logs(identifier)
-        if len(log) > seen:
-            logger.info("%s", log[seen:].rstrip())
-            seen = len(log)
-        status = client.get_job_status(identifier)
-        if status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
-            return str(status.value)
-        time.sleep(1.0)
-
-
-def _module(target: Path) -> Path:
-    """The installed package as a folder with the installed shape, weights and all."""
-    import whylens
-
-    source = Path(whylens.__file__).parent
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, target, ignore=ignore)
-    for part in PACKAGES:
-        # In an editable install these folders lie beside the package, not inside it.
-        if not (target / part).is_dir():
-            beside = source.parent / part
-            if not beside.is_dir():
-                raise WhylensError(f"whylens.{part} is not where the package is: install whylens")
-            shutil.copytree(beside, target / part, ignore=ignore)
-    return target
+        working = pack(spec, files, Path(folder, "working.zip"))
+        module = package(Path(folder, "whylens"))
+        if identifier and identifier in {job.submission_id for job in server.jobs()}:
+            raise UsageError(f"{server.address} has a job {identifier} already: name another id")
+        # Ray sends both before it returns. `exec`: what is told to stop is the job, no shell.
+        with server.asking(identifier):
+            submitted: str = server.client.submit_job(
+                entrypoint=f"{check}{' --any-versions' if any_versions else ''} && "
+                f"exec python -m whylens.jobs.cli {job} {' '.join(words)}",
+                submission_id=identifier,
+                runtime_env={
+                    "py_modules": [str(module)],
+                    "working_dir": str(working),
+                    # A bucket may take longer to note the end than the 3 s that Ray waits.
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOPPING), **variables},
+                },
+                metadata=dict(about),
+            )
+    logger.info("submitted as %s", submitted)
+    return submitted

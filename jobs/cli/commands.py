@@ -15,7 +15,9 @@ from whylens.jobs.cli.bench import bench
 from whylens.jobs.cli.labels import app as labels
 from whylens.jobs.cli.planted import app as planted
 from whylens.jobs.cli.running import argument, command, options_of, signed
-from whylens.jobs.registry import Listed, find, jobs
+from whylens.jobs.cli.submission import CODES, submit
+from whylens.jobs.cli.submission import app as submitted
+from whylens.jobs.registry import Listed, jobs
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -186,31 +188,7 @@ def dashboard(
     raise typer.Exit(module.launch(run, port=port))
 
 
-@app.command()
-def submit(
-    job: Annotated[str, typer.Argument(help="The job: investigate, embed, ...")],
-    spec: Annotated[str, typer.Argument(help="YAML file with the job's settings.")],
-    address: Annotated[
-        str, typer.Option(help="Ray's job server, such as http://HEAD:8265.")
-    ] = "http://127.0.0.1:8265",
-    wait: Annotated[bool, typer.Option(help="Follow the job's log until it ends.")] = True,
-) -> None:
-    """Send a job to a Ray cluster; the installed whylens travels with it."""
-    from whylens.jobs.spec import make_spec, read_yaml
-
-    out = make_spec(find(job).spec, read_yaml(spec)).out
-    if "://" not in out and not os.path.isabs(out):
-        raise UsageError(
-            f"out: {out} would be lost with the job's working folder on the cluster: name a full "
-            "path that its machines share, or a URL such as s3://bucket/run"
-        )
-    module = importlib.import_module("whylens.cluster.submit")
-    ended = module.submit(job, spec, address=address, wait=wait)
-    typer.echo(ended)
-    if wait and ended != "SUCCEEDED":
-        raise typer.Exit(1)
-
-
+app.command(epilog=CODES)(submit)
 app.command()(bench)
 
 
@@ -245,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         _add_report(asked)
         app.add_typer(planted, name="planted")
         app.add_typer(labels, name="labels")
+        app.add_typer(submitted, name="jobs")
         app(words, prog_name="whylens")
     except WhylensError as error:
         if debug:

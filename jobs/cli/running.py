@@ -103,7 +103,7 @@ def _spec(
     # A list that isn't given is None or empty, by the version of typer.
     settings.update({name: value for name, value in options.items() if value not in (None, [])})
     for assignment in assignments:
-        _assign(settings, assignment)
+        assign(settings, assignment)
     return make_spec(job.spec, settings)
 
 
@@ -119,7 +119,14 @@ def _over(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     return both
 
 
-def _assign(settings: dict[str, Any], assignment: str) -> None:
+def assign(settings: dict[str, Any], assignment: str) -> None:
+    """Put PATH=VALUE into settings.
+
+    Raises
+    ------
+    UsageError
+        If it is no such thing, its value is not YAML, or its path leads through a value.
+    """
     import yaml
 
     path, equals, value = assignment.partition("=")

@@ -15,7 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
+from whylens.cluster import versions
+from whylens.cluster.versions import Version
+from whylens.jobs.cli import main
 from whylens.runs import Run
 
 MARK = "WHYLENS_TEST_CLUSTER"
@@ -88,13 +92,14 @@ def server():
             stop_marked(mark)
 
 
-def submit(spec: Path, address: str, **settings: str) -> subprocess.CompletedProcess:
+def submit(spec: Path, address: str, *options: str, **settings: str) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment |= TOKEN | settings
-    words = ["submit", "embed", str(spec), "--address", address]
+    words = ["submit", "embed", str(spec), "--address", address, *options]
     return subprocess.run(
         [sys.executable, "-m", "whylens.jobs.cli", *words],
         env=environment,
+        cwd=spec.parent,
         capture_output=True,
         text=True,
         check=False,
@@ -117,9 +122,30 @@ def write_spec(folder: Path, **more: object) -> Path:
     return path
 
 
+@pytest.fixture
+def jobs(server, capsys, monkeypatch):
+    """Run `whylens jobs ...` in this process; its exit code and what it printed."""
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["jobs", *words, "--address", server])
+        return stop.value.code, capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.slow
-def test_a_submitted_job_succeeds_and_leaves_its_run(server, tmp_path):
-    result = submit(write_spec(tmp_path), server)
+def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for shade in (60, 200):
+        Image.new("RGB", (64, 64), (shade,) * 3).save(tmp_path / "photos" / f"{shade}.png")
+    # What a .gitignore names travels too: the spec asks for it.
+    (tmp_path / "photos" / ".gitignore").write_text("*.png\n")
+    spec = write_spec(tmp_path, second="elsewhere")
+    options = ("--set", "second=photos", "--submission-id", "mine", "--env", "WHYLENS_LOG=plain")
+    result = submit(spec, server, *options)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.strip().splitlines()[-1] == "SUCCEEDED"
     # The job's own log is shown while it runs.
@@ -128,6 +154,69 @@ def test_a_submitted_job_succeeds_and_leaves_its_run(server, tmp_path):
     assert run.record()["state"] == "finished"
     table = run.table("images").read()
     assert table["id"].to_pylist() == [f"linked-3-{i:06d}" for i in range(40)]
+    assert run.table("second").read()["id"].to_pylist() == ["200.png", "60.png"]
+
+    code, said = jobs("status", "mine")
+    assert code == 0
+    assert said.splitlines()[0].endswith(f"run: {tmp_path / 'run'}")
+    assert said.splitlines()[1:] == ["The run is finished", "SUCCEEDED"]
+    code, log = jobs("logs", "mine")
+    assert code == 0
+    assert "images: 2 of 2 units" in log
+    code, listed = jobs("list", "--json")
+    (mine,) = [job for job in json.loads(listed) if job["id"] == "mine"]
+    assert (mine["job"], mine["status"], mine["exit_code"]) == ("embed", "SUCCEEDED", 0)
+    assert jobs("stop", "mine") == (0, "SUCCEEDED\n")
+    assert jobs("status", "nobody's")[0] == 2
+    again = submit(spec, server, *options)
+    assert again.returncode == 2
+    assert "has a job mine already" in again.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_job_running_until_it_is_stopped(server, jobs, tmp_path):
+    spec = write_spec(tmp_path, images="planted:linked?count=200000&seed=3")
+    words = ["submit", "embed", str(spec), "--address", server, "--submission-id", "long"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | TOKEN
+    following = subprocess.Popen(
+        [sys.executable, "-m", "whylens.jobs.cli", *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stderr is not None
+    lines = []
+    while not any("units were done before" in line for line in lines):
+        lines.append(following.stderr.readline())
+        assert lines[-1], "".join(lines)
+    following.send_signal(signal.SIGINT)
+    _, rest = following.communicate(timeout=60)
+    assert following.returncode == 4, rest
+    assert f"detached: the job goes on. whylens jobs logs long --follow --address {server}" in rest
+    assert "stopped" not in rest
+    assert jobs("status", "long")[0] == 4
+    assert jobs("stop", "long") == (0, "STOPPED\n")
+    code, said = jobs("status", "long")
+    assert code == 5
+    # The driver had the time to say so itself.
+    assert said.splitlines()[-2:] == ["The run is stopped", "STOPPED"]
+
+
+@pytest.mark.slow
+def test_versions_that_do_not_fit_are_named_and_nothing_runs(server, jobs, tmp_path, monkeypatch):
+    there = versions.here()
+    other = {"torch": Version("9.0.0", ">=9,<10"), "ray": Version("1.0.0")}
+    monkeypatch.setattr(versions, "here", lambda: there | other)
+    spec = write_spec(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["submit", "embed", str(spec), "--address", server, "--submission-id", "newer"])
+    assert stop.value.code == 1
+    _, log = jobs("logs", "newer")
+    ray, torch = there["ray"].version, there["torch"].version
+    assert f"ray is 1.0.0 where the job was submitted, {ray} on the cluster" in log
+    needs = f"torch is 9.0.0 where the job was submitted, {torch} on the cluster; whylens needs"
+    assert needs in log
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
