@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class JobServer:
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
+        # Ray tells each package that it makes and sends.
+        logging.getLogger("ray").setLevel(logging.WARNING)
         # Without a scheme Ray takes an address for its own head's, and tries that for a minute.
         url = address if "://" in address else f"http://{address}"
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from whylens import logs
 from whylens.cluster.placement import Placement
 from whylens.cluster.room import settled, sizes
 from whylens.cluster.session import hired, start
@@ -84,7 +85,7 @@ class WorkerPool(Generic[Unit]):
         free: list[Any] = []
 
         def load(host: Any) -> None:
-            loading[host.load.remote(self._make, self._arguments)] = host
+            loading[host.load.remote(self._make, self._arguments, logs.current())] = host
 
         def replace(host: Any) -> None:
             ray.kill(host)

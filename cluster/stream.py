@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from whylens import logs
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
 from whylens.cluster.room import settled, sizes
@@ -127,7 +128,7 @@ class Stream(Generic[Unit]):
             )
             return prepared.map_batches(
                 _Finishing,
-                fn_constructor_args=(self._make, self._arguments),
+                fn_constructor_args=(self._make, self._arguments, logs.current()),
                 # A block is one row; Ray wants the size said where GPUs are asked for.
                 batch_size=1,
                 batch_format="pyarrow",
@@ -181,9 +182,11 @@ class _Preparing:
 class _Finishing:
     """An actor of Ray Data's pool: a host whose worker is called with prepared tables."""
 
-    def __init__(self, make: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    def __init__(
+        self, make: Callable[..., Any], arguments: Sequence[Any], about: Mapping[str, str]
+    ) -> None:
         self._host = Host()
-        self._refused = self._host.load(make, arguments)
+        self._refused = self._host.load(make, arguments, about)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         failed = row["failed"][0].as_py()

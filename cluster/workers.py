@@ -4,11 +4,13 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import format_exc
 from typing import Any, Protocol
 
+from whylens import logs
+from whylens.cluster.gpus import watch
 from whylens.cluster.placement import Placement
 from whylens.errors import WhylensError
 
@@ -45,31 +47,40 @@ class Host:
 
     def __init__(self) -> None:
         self._worker: Any = None
+        self._about: dict[str, str] = {}
 
-    def load(self, make: Callable[..., Any], arguments: Sequence[Any]) -> WhylensError | None:
-        """Hold `make(*arguments)` instead of what was held before."""
-        self._worker = None
+    def load(
+        self, make: Callable[..., Any], arguments: Sequence[Any], about: Mapping[str, str]
+    ) -> WhylensError | None:
+        """Hold `make(*arguments)` instead of what was held before; `about` is what logs tell."""
+        self._worker, self._about = None, dict(about)
+        logs.configure()
         if "torch" in sys.modules:  # it may hold the last worker's memory
             sys.modules["torch"].cuda.empty_cache()
-        try:
-            self._worker = make(*arguments)
-        except WhylensError as error:
-            return error
-        except Exception as error:
-            # Every worker would fail so, whatever the unit.
-            logger.exception("a worker could not start")
-            return WhylensError(f"a worker could not start: {type(error).__name__}: {error}")
+        with logs.about(**self._about):
+            try:
+                self._worker = make(*arguments)
+            except WhylensError as error:
+                return error
+            except Exception as error:
+                # Every worker would fail so, whatever the unit.
+                logger.exception("a worker could not start")
+                told = WhylensError(f"a worker could not start: {type(error).__name__}: {error}")
+                told.add_note(f"On {socket.gethostname()}:\n{format_exc()}")
+                return told
+            watch()
         return None
 
     def work(self, unit: Any) -> Any:
         """What the worker makes of a unit, UnitFailed, or a WhylensError."""
-        try:
-            return self._worker(unit)
-        except WhylensError as error:
-            return error
-        except Exception as error:
-            logger.exception("a unit failed")
-            return UnitFailed.by(error)
+        with logs.about(**self._about, unit=getattr(unit, "name", "")):
+            try:
+                return self._worker(unit)
+            except WhylensError as error:
+                return error
+            except Exception as error:
+                logger.exception("a unit failed")
+                return UnitFailed.by(error)
 
 
 class Crew:
@@ -138,4 +149,5 @@ def _kind(placement: Placement) -> tuple[float, float]:
 
 def _offline() -> dict[str, str]:
     """Settings of the driver that workers need to see."""
-    return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME") if k in os.environ}
+    needed = ("HF_HUB_OFFLINE", "HF_HOME", logs.VARIABLE)
+    return {k: os.environ[k] for k in needed if k in os.environ}

@@ -104,9 +104,10 @@ def _within(name: str, setting: str) -> Iterator[Place]:
         yield Place(setting, rest, required=True)
         if scheme == "spufix":
             yield from _of_repair(rest, setting)
+    elif scheme == "open_clip":
+        yield Place(setting, rest.partition("/")[2])
     elif scheme not in WITHOUT:
         yield Place(setting, rest)
-        yield Place(setting, rest.partition("/")[2])
     for option, value in parse_qsl(query):
         if option in ("weights", "classes"):
             yield Place(setting, value)

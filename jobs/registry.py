@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import whylens.jobs
+from whylens import logs
 from whylens.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Job:
         if source is not None:
             Run.open(source)
         run = Run.start(spec.out, self.name, spec.model_dump(mode="json"), type(spec).deciding)
-        with run.working():
+        with logs.about(run=run.folder, job=self.name), run.working():
             yield run
 
 

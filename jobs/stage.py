@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
+from whylens import logs
 from whylens.cluster.placement import Placement
 from whylens.cluster.workers import Named, UnitFailed, arithmetic
 from whylens.errors import UnfinishedError
@@ -128,25 +129,40 @@ def do_missing(
     spec = run.record()["spec"]
     there = set(run.table(stage).units())
     missing = [piece for unit in units for piece in _undone(unit, there)]
-    done, total = len(units) - len(missing), len(units)
-    with run.stage(stage):
+    total = len(missing) + sum(not _undone(unit, there) for unit in units)
+    retried, given_up = 0, 0
+    with run.stage(stage), logs.about(stage=stage):
         if not missing:
             logger.info("%s: all %d units were done before", stage, total)
             run.note_undone(stage, 0, total)
             return
-        results = progress(do(missing), stage=stage, total=total, done=done)
-        failed = _failures(run, stage, 1, results)
+
+        def tried(attempt: int, again: Sequence[Unit]) -> list[tuple[Unit, UnitFailed]]:
+            """Those of the units that fail."""
+            results = progress(
+                do(again),
+                stage=stage,
+                total=total,
+                done=total - len(again) - given_up,
+                retried=retried,
+                failed=lambda result: isinstance(result[1], UnitFailed),
+                hear=run.hear,
+            )
+            return _failures(run, stage, attempt, results)
+
+        failed = tried(1, missing)
         attempts = 1 + spec.get("retries", 0)
         for attempt in range(2, attempts + 1):
             if failed:
                 logger.warning("%s: %s tried again", stage, amount(len(failed), "unit"))
-                again = [unit for unit, _ in failed]
-                failed = _failures(run, stage, attempt, do(again))
+                retried += len(failed)
+                failed = tried(attempt, [unit for unit, _ in failed])
         if pieces := [piece for unit, _ in failed for piece in _pieces(unit)]:
             logger.warning("%s: %s tried one by one", stage, amount(len(pieces), "task"))
             whole = [(unit, failure) for unit, failure in failed if not _pieces(unit)]
             total += len(pieces) - (len(failed) - len(whole))
-            failed = whole + _failures(run, stage, attempts + 1, do(pieces))
+            retried, given_up = retried + len(pieces), len(whole)
+            failed = whole + tried(attempts + 1, pieces)
         if run.storage.exists(memory_file(stage)):
             run.note_memory(stage, json.loads(run.storage.read(memory_file(stage))))
         _settle(run, stage, failed, total, spec.get("tolerate", 0.0))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from whylens import logs
 from whylens.errors import TERMINATED, UsageError, WhylensError
 from whylens.jobs import demo
 from whylens.jobs.cli.bench import bench
@@ -181,11 +182,17 @@ def explain(
 def dashboard(
     run: Annotated[str | None, typer.Argument(help="Run folder, or a folder of runs.")] = None,
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 8501,
+    address: Annotated[
+        str,
+        typer.Option(
+            help="Address to serve on; 0.0.0.0: whoever reaches this machine sees the runs."
+        ),
+    ] = "localhost",
 ) -> None:
     """Look at runs in the browser."""
     # The dashboard is above the jobs: it is started, not imported, as Streamlit would anyway.
     module = importlib.import_module("whylens.dashboard.launch")
-    raise typer.Exit(module.launch(run, port=port))
+    raise typer.Exit(module.launch(run, port=port, address=address))
 
 
 app.command(epilog=CODES)(submit)
@@ -196,11 +203,10 @@ app.command()(bench)
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and more log.")] = False,
 ) -> None:
-    level = logging.DEBUG if debug else logging.INFO
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
-    logging.getLogger("whylens").setLevel(level)
+    try:
+        logs.configure(logging.DEBUG if debug else logging.INFO)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -271,7 +271,11 @@ def _standing(record: dict[str, Any] | None) -> list[str]:
     """What a run's record says of how far it is."""
     if record is None:
         return []
+    from whylens.cluster.progress import line
+
     lines = [f"The run is {record['state']}"]
+    if record.get("progress"):
+        lines.append(line(record["progress"]))
     if record.get("error"):
         lines[0] += f": {record['error']}"
     return lines

@@ -1,7 +1,11 @@
 """What is deployed fits the package: specs, commands and paths in infra/ are real ones."""
 
+import inspect
+import json
 import re
+import runpy
 import shlex
+import subprocess
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -9,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from whylens.cluster import metrics
+from whylens.jobs.cli.commands import dashboard
 from whylens.jobs.investigate import InvestigateSpec
 from whylens.jobs.registry import jobs
 from whylens.jobs.spec import make_spec
@@ -29,9 +35,9 @@ def cluster(manifests) -> dict:
     return manifests["RayJob"]["spec"]["rayClusterSpec"]
 
 
-@pytest.fixture(scope="module")
-def launcher() -> dict:
-    return yaml.safe_load((INFRA / "ray" / "cluster.yaml").read_text())
+@pytest.fixture(scope="module", params=["aws", "gcp"])
+def launcher(request) -> dict:
+    return yaml.safe_load((INFRA / "ray" / f"{request.param}.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +112,130 @@ def test_the_launcher_file_passes_rays_own_checks(launcher):
     assert sum("ray start" in command for command in starts) == 2
 
 
+def test_workers_are_spot_machines_and_the_head_is_not(launcher):
+    head, worker = (launcher["available_node_types"][n]["node_config"] for n in ("head", "gpu"))
+    if launcher["provider"]["type"] == "aws":
+        assert worker["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert "InstanceMarketOptions" not in head
+    else:
+        assert worker["scheduling"]["provisioningModel"] == "SPOT"
+        # A machine with a GPU can't be moved.
+        assert worker["scheduling"]["onHostMaintenance"] == "TERMINATE"
+        assert "scheduling" not in head
+
+
+def test_launcher_files_pass_rays_schema_before_anything_is_filled_in(launcher):
+    """`prepare_config` fills in a cloud's defaults; the schema holds for the file as it lies."""
+    import jsonschema
+    import ray.autoscaler
+
+    schema = json.loads((Path(ray.autoscaler.__path__[0]) / "ray-schema.json").read_text())
+    jsonschema.validate(launcher, schema)
+    with pytest.raises(jsonschema.ValidationError, match="max_wokers"):
+        jsonschema.validate({**launcher, "max_wokers": 3}, schema)
+
+
 def test_a_misspelt_launcher_file_would_be_seen(launcher):
     from ray.autoscaler._private.util import validate_config
 
     with pytest.raises(Exception, match="max_wokers"):
         validate_config({**launcher, "max_wokers": 3})
+
+
+def kuberay(name: str) -> dict[str, dict]:
+    documents = yaml.safe_load_all((INFRA / "kuberay" / name).read_text())
+    return {document["kind"]: document for document in documents}
+
+
+def test_a_failed_rayjob_is_started_again(manifests):
+    # More than once: a run that a dead cluster held is free a minute after its last sign of life.
+    assert manifests["RayJob"]["spec"]["backoffLimit"] >= 2
+    assert manifests["RayJob"]["spec"]["shutdownAfterJobFinishes"] is True
+
+
+def merged(below, above):
+    """JSON merge patch (RFC 7396), as kustomize patches a custom resource."""
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return {**below, **{name: merged(below.get(name), value) for name, value in above.items()}}
+
+
+def test_the_queued_rayjob_is_the_same_job_of_fixed_size_and_waits(manifests):
+    base = yaml.safe_load((INFRA / "kuberay" / "kustomization.yaml").read_text())
+    assert base["resources"] == ["rayjob-investigate.yaml"]
+    overlay = yaml.safe_load((INFRA / "kuberay" / "kueue" / "kustomization.yaml").read_text())
+    assert overlay["resources"] == [".."]
+    (patch,) = overlay["patches"]
+    change = yaml.safe_load(patch["patch"])
+    job = manifests["RayJob"]
+    assert change["metadata"]["name"] == job["metadata"]["name"]
+    queued = merged(job, change)
+    assert queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "QUEUE"}
+    # Kueue lets a job in by taking back `suspend`, and books a number of machines that is fixed.
+    assert queued["spec"]["suspend"] is True
+    assert queued["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+    assert queued["spec"]["entrypoint"] == job["spec"]["entrypoint"]
+
+
+def test_the_standing_cluster_is_the_jobs_cluster_and_grows_from_nothing(cluster):
+    standing = kuberay("raycluster.yaml")["RayCluster"]["spec"]
+    assert standing["rayVersion"] == cluster["rayVersion"]
+    assert standing["enableInTreeAutoscaling"] is True
+    (group,) = standing["workerGroupSpecs"]
+    (of_job,) = cluster["workerGroupSpecs"]
+    assert (group["minReplicas"], group["replicas"]) == (0, 0)
+    assert containers(group)[0]["resources"] == containers(of_job)[0]["resources"]
+    # Where Prometheus looks.
+    for part in (standing["headGroupSpec"], group):
+        ports = {port["name"]: port["containerPort"] for port in containers(part)[0]["ports"]}
+        assert str(ports["metrics"]) == part["rayStartParams"]["metrics-export-port"]
+
+
+def test_the_dashboard_serves_what_its_service_reaches():
+    served = kuberay("dashboard.yaml")
+    pod = served["Deployment"]["spec"]["template"]
+    assert served["Service"]["spec"]["selector"] == pod["metadata"]["labels"]
+    assert served["Deployment"]["spec"]["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    (container,) = pod["spec"]["containers"]
+    program, command, *options = container["command"]
+    assert (program, command) == ("whylens", "dashboard")
+    names = {option for option in options if option.startswith("--")}
+    assert names <= {f"--{name}" for name in inspect.signature(dashboard).parameters}
+    (port,) = container["ports"]
+    assert options[options.index("--port") + 1] == str(port["containerPort"])
+    (reached,) = served["Service"]["spec"]["ports"]
+    assert reached["targetPort"] == port["name"] == container["readinessProbe"]["httpGet"]["port"]
+
+
+def test_the_slurm_script_is_bash_and_calls_what_ray_has():
+    import ray.scripts
+    from ray.scripts.symmetric_run import symmetric_run
+
+    script = INFRA / "slurm" / "investigate.sbatch"
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    text = script.read_text().replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if "ray symmetric-run" in line]
+    before, after = shlex.split(line.split("ray symmetric-run")[1]), []
+    cut = before.index("--")
+    before, after = before[:cut], before[cut + 1 :]
+    own = {name for parameter in symmetric_run.params for name in parameter.opts}
+    assert {"--address", "--min-nodes"} <= own
+    # The others are `ray start`'s, whose module takes long to import.
+    start = (Path(ray.scripts.__path__[0]) / "scripts.py").read_text()
+    options = {word for word in before if word.startswith("--")} - own
+    assert [option for option in options if f'"{option}"' not in start] == []
+    assert after[:3] == ["whylens", "investigate", "--spec"]
+
+
+def test_the_grafana_dashboard_is_drawn_from_the_metrics():
+    drawing = runpy.run_path(str(INFRA / "grafana" / "draw.py"))
+    drawn = drawing["dashboard"]()
+    assert json.loads((INFRA / "grafana" / "dashboard.json").read_text()) == drawn
+    shown = {metric for _, of_panel in drawing["PANELS"] for metric in of_panel}
+    assert shown == set(metrics.METRICS)
+    asked = {target["expr"].split("{")[0] for p in drawn["panels"] for target in p["targets"]}
+    assert asked == {f"ray_{metric.name}" for metric in metrics.METRICS}
+    assert all(metric.name.startswith("whylens_") for metric in metrics.METRICS)
 
 
 def test_the_image_copies_what_is_there_and_every_package(instructions):

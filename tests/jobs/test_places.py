@@ -33,6 +33,7 @@ def text_settings(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow  # it imports every job
 def test_every_setting_that_may_be_a_path_is_known():
     settings = {}
     for listed in jobs().values():

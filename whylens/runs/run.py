@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from traceback import format_exception
 from typing import Any
 
 import pyarrow as pa
@@ -111,6 +112,8 @@ class Run:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.storage = Storage(folder)
+        # How far the stage is that is worked on: it goes with what is written next.
+        self._progress: dict[str, Any] = {}
 
     @classmethod
     def start(
@@ -232,6 +235,10 @@ class Run:
             del undone[stage]
         self._update(undone=undone)
 
+    def hear(self, progress: Mapping[str, Any]) -> None:
+        """Keep how far a stage is, for run.json: written with the next heartbeat."""
+        self._progress = {"progress": dict(progress)}
+
     def note_memory(self, stage: str, plan: Mapping[str, Any]) -> None:
         """Keep in run.json how much of a stage's batches was held at once, and why."""
         self._update(memory={**self.record().get("memory", {}), stage: dict(plan)})
@@ -260,6 +267,7 @@ class Run:
                 self._update(
                     state="failed" if failed else "stopped",
                     error=f"{type(error).__name__}: {error}" if failed else None,
+                    traceback="".join(format_exception(error)) if failed else None,
                 )
             except WhylensError as second:  # a full disk, say: not to hide what went wrong first
                 logger.warning("the run could not be marked as ended: %s", second)
@@ -290,7 +298,7 @@ class Run:
 
     def _update(self, **values: Any) -> None:
         with _UPDATING:
-            self._write({**self.record(), **values})
+            self._write({**self.record(), **self._progress, **values})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self.storage.write("run.json", (json.dumps(record, indent=2) + "\n").encode())

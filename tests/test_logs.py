@@ -1,0 +1,46 @@
+"""Log lines as JSON: a line each, that says which run, job, stage and unit it is about."""
+
+import json
+import logging
+
+import pytest
+
+from whylens import logs
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    root, whylens = logging.getLogger(), logging.getLogger("whylens")
+    handlers, level, own = root.handlers[:], root.level, whylens.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    whylens.setLevel(own)
+
+
+def test_a_line_says_what_it_is_about(monkeypatch, capsys):
+    monkeypatch.setenv(logs.VARIABLE, "json")
+    logs.configure()
+    logger = logging.getLogger("whylens.somewhere")
+    with logs.about(run="out/demo", job="embed"):
+        with logs.about(stage="images", unit="u-1"):
+            try:
+                raise ValueError("no\nroot")
+            except ValueError:
+                logger.exception("%d went wrong", 2)
+        logger.info("über")
+    logger.debug("too little to say")
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert first["message"] == "2 went wrong"
+    assert first["level"] == "ERROR"
+    assert first["logger"] == "whylens.somewhere"
+    assert [first[name] for name in logs.FIELDS] == ["out/demo", "embed", "images", "u-1"]
+    assert first["traceback"].splitlines()[-2:] == ["ValueError: no", "root"]
+    assert second["message"] == "über"
+    assert set(second) == {"time", "level", "logger", "message", "run", "job"}
+
+
+def test_another_form_is_refused(monkeypatch):
+    monkeypatch.setenv(logs.VARIABLE, "xml")
+    with pytest.raises(ValueError, match="WHYLENS_LOG is json or plain, not 'xml'"):
+        logs.configure()
