@@ -43,8 +43,9 @@ class JobServer:
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
-        # Ray tells each package that it makes and sends.
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        # They tell of each package that they make and send.
+        for name in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
         # Without a scheme Ray takes an address for its own head's, and tries that for a minute.
         url = address if "://" in address else f"http://{address}"
         try:

@@ -134,7 +134,7 @@ def list_(
     from rich.table import Table
 
     table = Table()
-    for name in ("id", "job", "status", "began", "minutes", "out"):
+    for name in ("id", "job", "status", "began (UTC)", "minutes", "out"):
         table.add_column(name, overflow="fold")
     for job in found:
         minutes = "" if job["seconds"] is None else f"{job['seconds'] / 60:.1f}"

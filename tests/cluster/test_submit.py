@@ -152,14 +152,15 @@ def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path):
     assert "images: 2 of 2 units" in result.stderr
     run = Run.open(str(tmp_path / "run"))
     assert run.record()["state"] == "finished"
-    table = run.table("images").read()
+    images = run.table("images")
+    table = images.read(units=["main-000000", "main-000001"])
     assert table["id"].to_pylist() == [f"linked-3-{i:06d}" for i in range(40)]
-    assert run.table("second").read()["id"].to_pylist() == ["200.png", "60.png"]
+    assert images.read_part("second-000000")["id"].to_pylist() == ["200.png", "60.png"]
 
     code, said = jobs("status", "mine")
     assert code == 0
     assert said.splitlines()[0].endswith(f"run: {tmp_path / 'run'}")
-    assert said.splitlines()[1:] == ["The run is finished", "second: 1 of 1 units", "SUCCEEDED"]
+    assert said.splitlines()[1:] == ["The run is finished", "images: 1 of 1 units", "SUCCEEDED"]
     code, log = jobs("logs", "mine")
     assert code == 0
     assert "images: 2 of 2 units" in log
