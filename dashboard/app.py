@@ -1,59 +1,92 @@
-"""The dashboard's page: run by Streamlit (`whylens dashboard RUN`), one rerun per interaction."""
+"""The dashboard's entry: run by Streamlit (`whylens dashboard ROOT`), one rerun per interaction."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
-from whylens.dashboard.choices import find_runs
+from whylens.dashboard.entry import let_in
+from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.look import mark, style
 from whylens.dashboard.offered import views
+from whylens.dashboard.root import Root
+from whylens.dashboard.view import SECTIONS, View, literal, panel, remember
 from whylens.errors import WhylensError
-from whylens.jobs.report.data import load_run, progress
-from whylens.jobs.report.part import RunData
+
+# The views that a run is opened at.
+FIRST = ("overview", "report")
 
 
-@st.cache_data(show_spinner="Reading the run", max_entries=4)
-def load(folder: str, parts: tuple[tuple[str, int], ...]) -> RunData:
-    """The run's data; `parts` says how far the run is, so that a growing run is read again."""
-    return load_run(folder)
-
-
-def page(arguments: Sequence[str]) -> None:
-    """Draw the page."""
+def main(arguments: Sequence[str]) -> None:
+    """Draw the page that the URL names, of the run that it names."""
     st.set_page_config("whylens", page_icon=mark(), layout="wide")
     st.html(f"<style>{style()}</style>")
-    with st.sidebar:
-        st.html('<p class="whylens brand">whylens</p>')
-        where = st.text_input(
-            "Run folder",
-            value=arguments[0] if arguments else "",
-            placeholder="runs/my-run",
-            help="A run, a folder of runs, or an s3:// or gs:// URI.",
+    st.logo(mark(), size="large")
+    if not let_in():
+        return
+    if not arguments:
+        st.info("Name a run folder, or a folder of runs: whylens dashboard ROOT")
+        return
+    try:
+        shown = chosen(Root.of(arguments[0]))
+    except WhylensError as error:
+        st.error(literal(error))
+        return
+    offered = views(shown)
+    pages = {
+        view.name: st.Page(
+            partial(draw, view, shown),
+            title=view.title,
+            icon=view.icon or None,
+            url_path=view.name,
+            default=view.name in FIRST,
         )
-        if not where:
-            st.info("Name a run folder to begin.")
-            return
-        runs = find_runs(where)
-        folder = where
-        if len(runs) > 1:
-            folder = runs[st.selectbox("Run", list(runs))]
-        elif runs:
-            folder = next(iter(runs.values()))
-        try:
-            data = load(folder, progress(folder))
-        except WhylensError as error:
-            st.error(str(error))
-            return
-        offered = views(str(data.manifest.get("job")))
-        view = st.radio("Show", list(offered), key="view")
-        if st.button("Read again", icon=":material/refresh:", type="tertiary"):
-            load.clear()
-            st.rerun()
-    offered[view or next(iter(offered))](data)
+        for view in offered
+    }
+    remember(pages, shown.name)
+    named: dict[str, list[Any]] = {}
+    for section in SECTIONS:
+        if found := [pages[view.name] for view in offered if view.section == section]:
+            named[section] = found
+    st.navigation(named).run()
+
+
+def chosen(root: Root) -> Reading:
+    """The run that the URL names, or the first: chosen in the sidebar where there are several.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or it can't be opened.
+    """
+    names = runs_in(root.place)
+    if not names:
+        raise WhylensError(
+            f"{root.place} is not a run folder, and there is none directly inside: it has no "
+            "run.json"
+        )
+    name = names[0]
+    if len(names) > 1:
+        name = st.sidebar.selectbox("Run", names, key="run", bind="query-params") or names[0]
+    if st.sidebar.button("Read again", icon=":material/refresh:", type="tertiary"):
+        reading.clear()
+        runs_in.clear()
+    return reading(root.folder(name), root.place, name)
+
+
+def draw(view: View, shown: Reading) -> None:
+    """A view, and below it what could not be read."""
+    with panel():
+        view.draw(shown)
+    if problems := shown.run.problems:
+        with st.expander(f"{len(problems)} of its files could not be read"):
+            for problem in problems[:50]:
+                st.warning(literal(problem))
 
 
 if __name__ == "__main__":
-    page(sys.argv[1:])
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Start the dashboard: Streamlit on the packaged page."""
+"""Start the dashboard: Streamlit with the packaged server (serve.py)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from pathlib import Path
 
 from whylens.errors import WhylensError
 
+LOCAL = ("localhost", "127.0.0.1", "::1")
+# Streamlit's settings: megabytes of an upload, no agent API, no traceback in the browser, and no
+# looking at source files for changes.
+SAFE = {
+    "server.maxUploadSize": "20",
+    "server.enableAgentApi": "false",
+    "server.fileWatcherType": "none",
+    "client.showErrorDetails": "none",
+    "global.developmentMode": "false",
+}
+
 
 def command(folder: str | None, *, port: int = 8501, address: str = "localhost") -> list[str]:
     """The command line that serves the page on one run, or a folder of runs."""
-    page = str(Path(__file__).parent / "app.py")
+    page = str(Path(__file__).parent / "serve.py")
     settings = {
         "server.port": str(port),
         "server.address": address,
@@ -22,7 +33,11 @@ def command(folder: str | None, *, port: int = 8501, address: str = "localhost")
         "theme.dark.primaryColor": "#7fb0ec",
         "browser.gatherUsageStats": "false",
     }
-    options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    # Whoever names another address names who may ask for it, too: docs/dashboard.md.
+    hosts = ["localhost", "127.0.0.1", "::1"] if address in LOCAL else []
+    settings.update(SAFE)
+    options = [part for host in hosts for part in ("--server.allowedHosts", host)]
+    options += [part for name, value in settings.items() for part in (f"--{name}", value)]
     rest = ["--", folder] if folder else []
     return [sys.executable, "-m", "streamlit", "run", page, *options, *rest]
 

@@ -1,45 +1,52 @@
-"""What the dashboard offers of a run: overview, settings, and a view of each part of the report."""
+"""What the dashboard offers of a run: its own views, and one of each part of the report."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable
-from functools import partial
+import pkgutil
+from functools import cache, partial
 from typing import Any
 
 import streamlit as st
 
-from whylens.dashboard.views import overview, page, settings
+import whylens.dashboard.views
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import show
-from whylens.jobs.report.page import html, own_page
-from whylens.jobs.report.part import Part, RunData, limited, parts
+from whylens.jobs.report.page import html
+from whylens.jobs.report.part import Part, limited, parts
 
-VIEWS = "whylens.dashboard.views"
-View = Callable[[RunData], None]
+# Parts are results, but for these.
+OF_THE_RUN = ("rejected", "failures")
 
 
-def views(job: str) -> dict[str, View]:
-    """What is offered of a job's run, by title."""
-    if own_page(job):
-        return {"Report": page.view, "Settings": settings.view}
-    found = {part.title: view_of(part) for part in parts()}
-    return {"Overview": overview.view, **found, "Settings": settings.view}
+def views(reading: Reading) -> list[View]:
+    """The views that a run has, in the order of the navigation."""
+    own = {view.name: view for view in own_views()}
+    generic = [] if reading.measures else [view_of(part) for part in parts()]
+    found = [*own.values(), *(view for view in generic if view.name not in own)]
+    return sorted((v for v in found if v.offered(reading)), key=lambda view: view.place)
+
+
+@cache
+def own_views() -> tuple[View, ...]:
+    """The views that are modules of `dashboard/views`."""
+    package = whylens.dashboard.views
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return tuple(module.VIEW for module in modules if hasattr(module, "VIEW"))
 
 
 def view_of(part: Part[Any]) -> View:
-    """The module of views that has the part's name, or else the report's section."""
-    name = f"{VIEWS}.{part.name}"
-    if importlib.util.find_spec(name) is None:
-        return partial(section, part)
-    view: View = importlib.import_module(name).view
-    return view
+    """The report's section as a view."""
+    heading = "Run" if part.name in OF_THE_RUN else "Pictures"
+    return View(part.name, part.title, partial(section, part), heading, place=part.place)
 
 
-def section(part: Part[Any], data: RunData) -> None:
+def section(part: Part[Any], reading: Reading) -> None:
     """The part as the report has it."""
     st.subheader(part.title, anchor=False)
-    if data[part]:
-        show(html(part, "body", data[part], part, limited({})))
+    if rows := reading[part]:
+        show(html(part, "body", rows, part, limited({})))
     else:
-        st.info(part.empty(data))
+        st.info(part.empty(reading.data()))

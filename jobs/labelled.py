@@ -6,11 +6,12 @@ persons say. A person who is unsure has no vote; a tie is unsure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from whylens.jobs.lineage import Lineage
+from whylens.runs import Run, Table
 
 TABLE = "labels"
 SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")
@@ -18,17 +19,37 @@ SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")
 
 def label_rows(lineage: Lineage) -> list[dict[str, Any]]:
     """All rows by time, of the run and its sources, back to the one whose components they are."""
-    rows: list[dict[str, Any]] = []
+    return by_time(row for table in label_tables(lineage) for row in table.read().to_pylist())
+
+
+def label_tables(lineage: Lineage) -> Iterator[Table]:
+    """The tables labels that count: of the run and its sources, back to the one with components."""
     for run in lineage.runs:
-        if run.table(TABLE).units():
-            rows.extend(run.table(TABLE).read().to_pylist())
-        if run.table("components").units():
-            break
-    return sorted(rows, key=_when)
+        if (table := lineage.of(run, TABLE)).units():
+            yield table
+        if lineage.of(run, "components").units():
+            return
 
 
-def _when(row: Mapping[str, Any]) -> datetime:
-    when = datetime.fromisoformat(row["when"])
+def by_time(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of labels, oldest first."""
+    return sorted((dict(row) for row in rows), key=said_at)
+
+
+def label_home(lineage: Lineage) -> Run:
+    """The run that labels belong to: the one whose components they are of, else the run itself."""
+    for name in ("components", "findings"):
+        if lineage.has(name):
+            return lineage.holder(name)
+    return lineage.runs[0]
+
+
+def said_at(row: Mapping[str, Any]) -> datetime:
+    """When a row was said; the beginning of time where it tells no date."""
+    try:
+        when = datetime.fromisoformat(str(row["when"]))
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

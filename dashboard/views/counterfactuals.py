@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import cards
-from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS, Counterfactual
 
 
-def view(data: RunData) -> None:
+def draw(reading: Reading) -> None:
     """The changed images, chosen by class and outcome."""
-    rows = data[COUNTERFACTUALS]
+    rows = reading[COUNTERFACTUALS]
     if not rows:
-        st.info(COUNTERFACTUALS.empty(data))
+        st.info(COUNTERFACTUALS.empty(reading.data()))
         return
     st.subheader(COUNTERFACTUALS.title, anchor=False)
     st.write(COUNTERFACTUALS.sentence(rows))
@@ -34,3 +35,6 @@ def view(data: RunData) -> None:
 def outcome(row: Counterfactual) -> str:
     """How a counterfactual ended."""
     return "failed" if not row.after else "flipped" if row.flipped else "not flipped"
+
+
+VIEW = View(COUNTERFACTUALS.name, COUNTERFACTUALS.title, draw, "Pictures", 20, ":material/compare:")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import streamlit as st
 
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import cards
-from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.disagreements import DISAGREEMENTS
 
 
-def view(data: RunData) -> None:
+def draw(reading: Reading) -> None:
     """The images on which the classifiers were pulled apart."""
-    rows = data[DISAGREEMENTS]
+    rows = reading[DISAGREEMENTS]
     if not rows:
-        st.info(DISAGREEMENTS.empty(data))
+        st.info(DISAGREEMENTS.empty(reading.data()))
         return
     st.subheader(DISAGREEMENTS.title, anchor=False)
     st.write(DISAGREEMENTS.sentence(rows))
     classes = st.multiselect("Classes", list(dict.fromkeys(row.class_name for row in rows)))
     shown = [row for row in rows if not classes or row.class_name in classes]
     cards(DISAGREEMENTS, shown)
+
+
+VIEW = View(DISAGREEMENTS.name, DISAGREEMENTS.title, draw, "Pictures", 30, ":material/call_split:")

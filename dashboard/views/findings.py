@@ -9,22 +9,27 @@ from typing import Any
 import streamlit as st
 
 from whylens.dashboard.choices import matching
+from whylens.dashboard.entry import person
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View, literal
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.errors import WhylensError
-from whylens.jobs.labelled import LABELS
+from whylens.jobs.labelled import LABELS, label_home
 from whylens.jobs.people.labels import add_label
 from whylens.jobs.report.page import html
-from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.words import amount
 
+# Findings in the list: a browser is slow with more.
+LISTED = 500
 
-def view(data: RunData) -> None:
+
+def draw(reading: Reading) -> None:
     """One finding at a time, chosen by filters."""
-    found = data[FINDINGS]
+    found = reading[FINDINGS]
     if not found:
-        st.info(FINDINGS.empty(data))
+        st.info(FINDINGS.empty(reading.data()))
         return
     first, second, third, fourth = st.columns([2, 2, 1.4, 1.4], vertical_alignment="top")
     classes = first.multiselect("Classes", list(dict.fromkeys(f.class_name for f in found)))
@@ -44,23 +49,38 @@ def view(data: RunData) -> None:
     if not fitting:
         st.info("No finding passes these filters.")
         return
-    ranks = {finding.rank: finding for finding in fitting}
+    ranks = {finding.rank: finding for finding in listed(fitting)}
     chosen = st.selectbox(
         f"{amount(len(fitting), 'finding')} of {len(found)}",
         list(ranks),
+        index=list(ranks).index(named) if (named := asked_rank()) in ranks else 0,
         format_func=lambda rank: finding_title(ranks[rank]),
     )
-    finding = ranks[chosen]
+    if len(fitting) > len(ranks):
+        st.caption(f"The first {len(ranks):,} can be chosen here: filters narrow the list.")
+    st.query_params["finding"] = str(chosen)
+    finding = reading.pictured(ranks[chosen])
     left, right = st.columns([1, 3])
     heat = left.toggle("Heat maps", value=True)
     longest = max(len(finding.exemplars), len(finding.mined), len(finding.generated), 1)
     most = right.slider("Images in a strip", 1, longest, min(6, longest)) if longest > 1 else 1
     show(html(FINDINGS, "article", finding if heat else without_heat(finding), most))
-    _labelling(data, finding)
+    _labelling(reading, finding)
     curves = {f"seed {g.seed}": g.losses for g in finding.generated if g.losses}
     if curves:
         with st.expander("How the generated images' loss fell"):
             _losses(curves)
+
+
+def listed(fitting: Sequence[Finding]) -> list[Finding]:
+    """The findings that can be chosen: the first LISTED, and the one that the URL names."""
+    return [f for place, f in enumerate(fitting) if place < LISTED or f.rank == asked_rank()]
+
+
+def asked_rank() -> int:
+    """The rank of the finding that the URL names; 0 where it names none."""
+    text = st.query_params.get("finding", "")
+    return int(text) if text.isdecimal() and len(text) < 9 else 0
 
 
 def finding_title(finding: Finding) -> str:
@@ -78,17 +98,24 @@ def without_heat(finding: Finding) -> Finding:
     )
 
 
-def _labelling(data: RunData, finding: Finding) -> None:
-    with st.form("label", clear_on_submit=False):
+def _labelling(reading: Reading, finding: Finding) -> None:
+    with st.form(f"label-{finding.rank}", clear_on_submit=False):
         first, second, third, fourth = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
-        label = first.segmented_control("Your judgement", LABELS, default="unsure")
-        who = second.text_input("Your name", key="who")
-        note = third.text_input("Note", key=f"note-{finding.rank}")
+        label = first.segmented_control(
+            "Your judgement",
+            LABELS,
+            default="unsure",
+            required=True,
+            key=f"label-of-{finding.rank}",
+            persist_state="session",
+        )
+        who = person() or second.text_input("Your name", key="who", persist_state="session")
+        note = third.text_input("Note", key=f"note-{finding.rank}", persist_state="session")
         if fourth.form_submit_button("Save") and label:
             try:
-                add_label(data.uri, finding, label, who, note)
+                add_label(label_home(reading.run).folder, finding, label, who, note)
             except (WhylensError, OSError) as error:
-                st.error(str(error))
+                st.error(literal(error))
             else:
                 st.rerun()
 
@@ -100,3 +127,6 @@ def _losses(curves: Mapping[str, Sequence[float]]) -> None:
         for step, loss in enumerate(losses)
     ]
     chart(rows, "line", x=axis("Step"), y=axis("Loss"), color=axis("Image", "nominal"))
+
+
+VIEW = View(FINDINGS.name, FINDINGS.title, draw, "Why", 10, ":material/search:")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import show
 from whylens.jobs.report.page import html
-from whylens.jobs.report.part import RunData
 from whylens.jobs.report.parts.neurons import NEURONS, Neuron
 
 
-def view(data: RunData) -> None:
+def draw(reading: Reading) -> None:
     """One neuron at a time: its words, and images in which it rises and falls."""
-    if not data[NEURONS]:
-        st.info(NEURONS.empty(data))
+    if not reading[NEURONS]:
+        st.info(NEURONS.empty(reading.data()))
         return
     st.subheader(NEURONS.title, anchor=False)
-    neuron = st.selectbox("Neuron", data[NEURONS], format_func=neuron_title)
+    neuron = st.selectbox("Neuron", reading[NEURONS], format_func=neuron_title)
     if neuron is not None:
         show(html(NEURONS, "article", neuron))
 
@@ -24,3 +25,6 @@ def view(data: RunData) -> None:
 def neuron_title(neuron: Neuron) -> str:
     """A neuron in a list: its number, the class that it raises, and its word."""
     return f"{neuron.index}: {neuron.word or 'no word'} raises {neuron.class_name}"
+
+
+VIEW = View(NEURONS.name, NEURONS.title, draw, "Pictures", 40, ":material/hub:")

@@ -1,54 +1,132 @@
-"""A run at a glance."""
+"""A run at a glance: what was asked, what was found, what is lacking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
-from whylens.dashboard.views.drawing import axis, chart, show, table
-from whylens.jobs.report.page import opening
-from whylens.jobs.report.part import RunData, parts
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.view import View, go_to, link, literal, panel
+from whylens.dashboard.views.drawing import axis, chart, show
+from whylens.jobs.report.page import html, opening, picture
+from whylens.jobs.report.part import Part, RunData, parts
+from whylens.jobs.report.parts.failures import FAILURES
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS, truth_label
-from whylens.jobs.words import percent
+from whylens.jobs.report.parts.rejected import REJECTED
+from whylens.jobs.words import amount, percent
+from whylens.runs.run import lacking
 
+# Findings whose pictures are looked through for those that say most, and rows of the ranking.
+PICTURED_FINDINGS, RANKED = 12, 50
+# The view that a finding opens, and what names it in the URL.
+OPENS, ASKED = "findings", "finding"
 RELIES = "Relies on something else"
+ORDER = (
+    "Findings with a verdict come first, then by suspicion, which counts for less where the heat "
+    "lies on the object or the feature drawn from grey is not taken for the class: so 0.68 may "
+    "stand before 0.70."
+)
 
 
-def view(data: RunData) -> None:
+def draw(reading: Reading) -> None:
     """What was investigated and found, at a glance."""
-    show(opening(data))
-    for warning in data.warnings:
-        st.warning(warning)
-    _numbers(data)
-    if data[FINDINGS]:
+    with panel():
+        show(reading.kept("opening", _tables(), lambda: str(opening(told(reading)))))
+    _notes(reading)
+    with panel():
+        _numbers(reading)
+    if found := reading[FINDINGS]:
         st.subheader("Findings", anchor=False)
-        _ranking(data[FINDINGS])
-    if any(summary.right is not None for summary in data.classes):
-        st.subheader("Classes", anchor=False)
-        _class_chart(data)
+        with panel():
+            _ranking(reading, found)
+    with panel():
+        _classes(reading)
+    with st.expander("Method: what the words mean"):
+        terms = "".join(html(part, "terms") for part in parts())
+        show(f'<dl class="terms">{terms}</dl>')
 
 
-def _numbers(data: RunData) -> None:
-    judged = [summary for summary in data.classes if summary.right is not None]
+def told(reading: Reading) -> RunData:
+    """The run's data, with pictures of the first findings alone."""
+    found = reading[FINDINGS]
+    first = tuple(reading.pictured(finding, ["mined"]) for finding in found[:PICTURED_FINDINGS])
+    with_rows = [part for part in parts() if part is not FINDINGS]
+    data = reading.data(*with_rows, classes=True)
+    return replace(data, rows={**data.rows, FINDINGS.name: (*first, *found[PICTURED_FINDINGS:])})
+
+
+def _tables() -> list[str]:
+    return list(dict.fromkeys(["images", *(name for part in parts() for name in part.tables)]))
+
+
+def _notes(reading: Reading) -> None:
+    """What the reader has to know first: warnings, what failed, what was left out."""
+    record = reading.record
+    for warning in record["warnings"]:
+        st.warning(literal(warning))
+    for sentence in lacking(record):
+        st.warning(literal(f"Not finished: {sentence}."))
+    with panel():
+        shown: list[tuple[Part[Any], str]] = [(FAILURES, "failures"), (REJECTED, "rejected")]
+        for part, view in shown:
+            if rows := reading.light(part):
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    st.html(f"<span>{part.sentence(rows)}</span>")
+                    link(view, "Show them")
+
+
+def _numbers(reading: Reading) -> None:
+    classes, images = reading.classes()
+    judged = [summary for summary in classes if summary.right is not None]
     seen = sum(summary.images for summary in judged)
     right = sum(summary.right or 0 for summary in judged)
     values = {
-        "Images": f"{sum(data.images.values()):,}" if data.images else "?",
-        "Classes": f"{len(data.classes):,}" if data.classes else "?",
+        "Images": f"{sum(images.values()):,}" if images else "?",
+        "Classes": f"{len(classes):,}" if classes else "?",
         "Accuracy": percent(right / seen) if seen else "?",
-        **{part.title: str(len(data[part])) for part in parts() if part.always or data[part]},
-        "Generated images": str(sum(len(f.generated) for f in data[FINDINGS])),
+        **{
+            part.title: f"{len(reading.light(part)):,}"
+            for part in parts()
+            if part.always or len(reading.light(part))
+        },
+        "Generated images": f"{reading.generated():,}",
+        "Duration": duration(reading.record["timings"]),
     }
-    for column, (label, value) in zip(st.columns(len(values)), values.items(), strict=True):
-        column.metric(label, value)
+    with st.container(horizontal=True):
+        for label, value in values.items():
+            st.metric(label, value, width="content")
 
 
-def _ranking(rows: Sequence[Finding]) -> None:
-    highest = max((f.suspicion or 0.0 for f in rows), default=0.0) or 1.0
+def duration(timings: object) -> str:
+    """How long the stages took together, in the largest unit that fits; "?" where none is noted."""
+    spent = (
+        [v for v in timings.values() if isinstance(v, int | float)]
+        if isinstance(timings, dict)
+        else []
+    )
+    if not spent:
+        return "?"
+    minutes, seconds = divmod(round(sum(spent)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _ranking(reading: Reading, found: Sequence[Finding]) -> None:
+    """The first findings, a row each with a picture, that opens what is chosen."""
+    st.caption(ORDER)
+    highest = max((f.suspicion or 0.0 for f in found), default=0.0) or 1.0
     shown = [
         {
+            "Image": reading.kept(
+                f"first {f.class_index}-{f.component}",
+                ("exemplars",),
+                partial(first_picture, reading, f),
+            ),
             "#": f.rank,
             "Class": f.class_name,
             "Seems to be": ", ".join(f.guess),
@@ -57,32 +135,58 @@ def _ranking(rows: Sequence[Finding]) -> None:
             "Verdict": verdict(f).value,
             **({"Truth": truth_label(f)} if f.truth is not None else {}),
         }
-        for f in rows
+        for f in found[:RANKED]
     ]
     bar = st.column_config.ProgressColumn
-    table(
+    chosen = st.dataframe(
         shown,
-        {
+        hide_index=True,
+        key="ranking",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "Image": st.column_config.ImageColumn(""),
             "Suspicion": bar(format="%.2f", min_value=0.0, max_value=highest),
             "Without the object, still this class": bar(
                 format="percent", min_value=0.0, max_value=1.0
             ),
         },
     )
+    if rows := chosen["selection"]["rows"]:
+        one = found[rows[0]]
+        go_to(OPENS, **{ASKED: str(one.rank)})
+    if len(found) > RANKED:
+        st.caption(f"The first {RANKED} of {len(found):,}; all are under Findings.")
 
 
-def _class_chart(data: RunData) -> None:
-    relying = {f.class_name for f in data[FINDINGS] if verdict(f) is Verdict.RELIES}
+def first_picture(reading: Reading, finding: Finding) -> str:
+    """The image of the class that shows a finding most."""
+    pictures = reading.pictured(finding, ["exemplars"]).exemplars
+    return picture(pictures[0].thumb if pictures else None)
+
+
+def _classes(reading: Reading) -> None:
+    judged = [s for s in reading.classes()[0] if s.right is not None and s.images]
+    if not judged:
+        return
+    st.subheader("Classes", anchor=False)
+    searched = reading.run.has("findings")
+    relying = {f.class_name for f in reading[FINDINGS] if verdict(f) is Verdict.RELIES}
+    worst = sorted(judged, key=lambda s: (s.right or 0) / s.images)[:60]
     rows = [
         {
             "Class": s.class_name,
             "Accuracy": (s.right or 0) / s.images,
             "Images": s.images,
-            RELIES: "yes" if s.class_name in relying else "no",
+            RELIES: "yes" if s.class_name in relying else "no" if searched else "not searched",
         }
-        for s in sorted(data.classes, key=lambda s: (s.right or 0) / s.images)[:60]
+        for s in worst
     ]
-    colours = {"domain": ["no", "yes"], "range": ["#6d93c4", "#d0633f"]}
+    if len(judged) > len(worst):
+        every = amount(len(judged), "class", "classes")
+        st.caption(f"The {len(worst)} of {every} that are least often right.")
+    # Two hues that differ in lightness, too, and a third for what nobody looked for.
+    colours = {"domain": ["no", "yes", "not searched"], "range": ["#6d93c4", "#b3401f", "#9a9a9a"]}
     chart(
         rows,
         {"type": "bar", "cornerRadiusEnd": 3},
@@ -91,3 +195,6 @@ def _class_chart(data: RunData) -> None:
         color=axis(RELIES, "nominal", scale=colours, legend={"orient": "top"}),
         tooltip=[axis("Class", "nominal"), axis("Accuracy", format=".1%"), axis("Images")],
     )
+
+
+VIEW = View("overview", "Overview", draw, "Why", 0, ":material/home:")

@@ -68,6 +68,8 @@ def _given_mask(
         mask = collection.object_mask(record)
         return mask, None if mask is not None else "the collection has no mask of it"
     path = Path(folder, record.id).with_suffix(".png")
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        return None, f"its id {record.id!r} leads out of the folder of masks"
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("L")) > 127, None

@@ -56,6 +56,8 @@ def add_label(
 ) -> None:
     """Add one row to the run's table labels, as a part of its own.
 
+    Whoever builds on the run sees it: `labelled.label_home` is where all do.
+
     UsageError for an unknown label or nobody's.
     """
     _add(folder, [component], label, who, note, now)

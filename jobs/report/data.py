@@ -17,7 +17,9 @@ def progress(folder: str) -> tuple[tuple[str, int], ...]:
     UsageError where there is no run.
     """
     runs = Lineage(Run.open(folder)).runs
-    return tuple((name, sum(len(run.table(name).units()) for run in runs)) for name in _tables())
+    return tuple(
+        (name, sum(len(run.table(name).units()) for run in runs)) for name in shown_tables()
+    )
 
 
 def load_run(folder: str) -> RunData:
@@ -30,7 +32,7 @@ def load_run(folder: str) -> RunData:
         classes=classes,
         images=images,
         rows={part.name: part.read(run) for part in parts()},
-        stages=frozenset(name for name in _tables() if run.has(name)),
+        stages=frozenset(name for name in shown_tables() if run.has(name)),
     )
 
 
@@ -46,6 +48,6 @@ def whole_record(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**records[0], "spec": spec, "timings": timings, "warnings": warnings}
 
 
-def _tables() -> list[str]:
+def shown_tables() -> list[str]:
     """The tables that something is shown of."""
     return list(dict.fromkeys(["images", *(name for part in parts() for name in part.tables)]))

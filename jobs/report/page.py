@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,21 +11,34 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from PIL import Image
 from pydantic import Field
 
 from whylens.jobs.registry import jobs, named
 from whylens.jobs.report import words
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Part, RunData, limited, parts
+from whylens.jobs.report.pictures import BLANK, data_uri, picture
 from whylens.jobs.words import percent
 from whylens.runs import Run
 from whylens.settings import Settings
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "BLANK",
+    "ReportSpec",
+    "data_uri",
+    "environment",
+    "flat",
+    "html",
+    "opening",
+    "own_page",
+    "picture",
+    "publish",
+    "render",
+    "run",
+    "stylesheet",
+]
 
-# Pictures are shown at 96 to 128 CSS pixels: twice that is sharp on every screen.
-SHOWN_PIXELS = 256
+logger = logging.getLogger(__name__)
 
 
 class ReportSpec(Settings):
@@ -122,9 +133,19 @@ def opening(data: RunData) -> Markup:
 
 def html(part: Part[Any], macro: str, *values: Any) -> Markup:
     """A macro of a part's template as HTML; nothing where the template has none."""
-    template = environment().get_template(part.template)
-    made = getattr(template.make_module({"words": part.words}), macro, None)
+    made = getattr(_macros(part), macro, None)
     return Markup(made(*values)) if made else Markup("")
+
+
+# A part's template with its words, by the part's name: making it takes longer than a card does.
+_MADE: dict[str, tuple[Part[Any], Any]] = {}
+
+
+def _macros(part: Part[Any]) -> Any:
+    if part.name not in _MADE or _MADE[part.name][0] is not part:
+        template = environment().get_template(part.template)
+        _MADE[part.name] = part, template.make_module({"words": part.words})
+    return _MADE[part.name][1]
 
 
 @cache
@@ -152,35 +173,6 @@ def stylesheet(*names: str) -> Markup:
     """The packaged style sheets, one after the other."""
     loader = jinja2.PackageLoader("whylens.jobs.report", "templates")
     return Markup("\n".join(loader.get_source(jinja2.Environment(), name)[0] for name in names))
-
-
-def picture(content: bytes | None) -> str:
-    """Image bytes as a data URI, re-encoded as WebP at the size that the report shows.
-
-    Small pictures (the planted world's 64 pixels) are enlarged by a good filter here, since
-    browsers enlarge badly; unreadable bytes give an empty picture rather than no report.
-    """
-    if not content:
-        return BLANK
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError):
-        logger.warning("a picture of %d bytes can't be read and is left blank", len(content))
-        return BLANK
-    scale = SHOWN_PIXELS / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=86, method=2)
-    return data_uri(buffer.getvalue(), "image/webp")
-
-
-def data_uri(content: bytes, media_type: str) -> str:
-    """The bytes as a data URI (RFC 2397)."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
-BLANK = data_uri(b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>', "image/svg+xml")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -30,6 +30,19 @@ def settled(app: AppTest) -> AppTest:
     return app
 
 
+def offered(app: AppTest) -> list[str]:
+    return [page["page_name"].replace("_", " ") for page in app._registered_pages.values()]
+
+
+def go(app: AppTest, title: str) -> AppTest:
+    """Open a page by its entry in the navigation."""
+    pages = {
+        page["page_name"].replace("_", " "): name for name, page in app._registered_pages.items()
+    }
+    app._page_hash = pages[title]
+    return settled(app.run())
+
+
 def shown(app: AppTest) -> str:
     return " ".join(" ".join(element.proto.body for element in app.get("html")).split())
 
@@ -45,11 +58,11 @@ def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path
         "Counterfactuals": "arrow <span aria-hidden=\"true\">→</span>",
         "Disagreements": "second classifier",
     }.items():  # fmt: skip
-        settled(app.sidebar.radio[0].set_value(view).run())
+        go(app, view)
         assert words in shown(app)
-    settled(app.sidebar.radio[0].set_value("Rejected files").run())
+    go(app, "Rejected files")
     assert "not an image" in app.dataframe[0].value["Reason"].tolist()
-    settled(app.sidebar.radio[0].set_value("Settings").run())
+    go(app, "Settings")
     assert "planted:biased" in app.dataframe[0].value["Value"].tolist()
 
 
@@ -57,7 +70,7 @@ def test_every_view_of_a_whole_run(monkeypatch: pytest.MonkeyPatch, folder: Path
 def test_a_neuron_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = synthetic["build_run"](tmp_path)
     app = opened(monkeypatch, folder)
-    settled(app.sidebar.radio[0].set_value("Neurons").run())
+    go(app, "Neurons")
     assert "whylens neurons" in app.info[0].value
     picture = synthetic["encoded"](synthetic["drawing"](None, "sea", "background", 1).image)
     head = {"class_index": 3, "class_name": "fish", "word": "sea", "prompt": "a photo of sea"}
@@ -66,7 +79,7 @@ def test_a_neuron_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
          "activation": 1.5, "chosen": True} for neuron in (7, 62)
     ])  # fmt: skip
     app = opened(monkeypatch, folder)
-    settled(app.sidebar.radio[0].set_value("Neurons").run())
+    go(app, "Neurons")
     assert app.selectbox[0].options == ["7: sea raises fish", "62: sea raises fish"]
     settled(app.selectbox[0].select_index(1).run())
     assert 'id="neuron-62"' in shown(app)
@@ -78,7 +91,7 @@ def test_a_job_that_measures_shows_its_report(
 ) -> None:
     run = Run.start(str(tmp_path / "measured"), "evaluate", {"runs": ["a"]})
     app = opened(monkeypatch, Path(run.folder))
-    assert list(app.sidebar.radio[0].options) == ["Report", "Settings"]
+    assert offered(app) == ["Report", "Runs", "Settings"]
     assert "No report yet" in app.info[0].value
     run.storage.write("report.html", b"<p>measured</p>")
     app = opened(monkeypatch, Path(run.folder))
@@ -89,7 +102,7 @@ def test_a_job_that_measures_shows_its_report(
 
 def test_findings_are_filtered(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     app = opened(monkeypatch, folder)
-    app.sidebar.radio[0].set_value("Findings").run()
+    go(app, "Findings")
     assert len(app.selectbox[0].options) == 4
     settled(app.multiselect[0].set_value(["heart"]).run())
     assert app.selectbox[0].options == ["2. heart: bricks, desert (enough on its own)"]
@@ -100,7 +113,7 @@ def test_findings_are_filtered(monkeypatch: pytest.MonkeyPatch, folder: Path) ->
 
 def test_heat_maps_can_be_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     app = opened(monkeypatch, folder)
-    app.sidebar.radio[0].set_value("Findings").run()
+    go(app, "Findings")
     assert "Heat map of the feature" in shown(app)
     settled(app.toggle[0].set_value(False).run())
     assert "Heat map of the feature" not in shown(app)
@@ -111,7 +124,7 @@ def test_counterfactuals_are_filtered_by_outcome(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     app = opened(monkeypatch, folder)
-    app.sidebar.radio[0].set_value("Counterfactuals").run()
+    go(app, "Counterfactuals")
     settled(app.multiselect[2].set_value(["failed"]).run())
     assert shown(app).count('class="card"') == 1
 
@@ -120,8 +133,8 @@ def test_a_run_that_has_only_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     tables = ("images", "rejected", "exemplars", "mined", "findings", "generated",
               "counterfactuals", "disagreements")  # fmt: skip
     app = opened(monkeypatch, synthetic["build_run"](tmp_path, without=tables))
-    for view in app.sidebar.radio[0].options:
-        settled(app.sidebar.radio[0].set_value(view).run())
+    for view in offered(app):
+        go(app, view)
 
 
 @pytest.mark.slow
@@ -141,7 +154,7 @@ def save(app: AppTest) -> None:
 @pytest.mark.slow
 def test_a_judgement_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     app = opened(monkeypatch, synthetic["build_run"](tmp_path))
-    app.sidebar.radio[0].set_value("Findings").run()
+    go(app, "Findings")
     save(app)
     assert "Say who you are" in app.error[0].value
     app.text_input(key="who").set_value("Ada L.")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
-from whylens.jobs.report.tables import grouped, number, rows_of, value
+from whylens.jobs.report.tables import grouped, number, read, rows_of, value
 
 Rows = list[dict[str, Any]]
 
+# The tables that have images of a finding.
+PICTURED = ("exemplars", "mined", "generated", "visualisations")
 # From this share of images without the object on, the feature alone decides.
 RELIES_SHARE = 0.5
 
@@ -127,44 +129,63 @@ SHOWN_APART = {
 
 def load_findings(run: Lineage) -> tuple[Finding, ...]:
     """The ranked findings with their images."""
-    names = ("exemplars", "mined", "generated", "visualisations")
-    tables = {name: grouped(rows_of(run, name), _key) for name in names}
+    tables = {name: grouped(rows_of(run, name), _key) for name in PICTURED}
     tables["labels"] = grouped(label_rows(run), _key)
     return tuple(
-        _finding(row, **{name: table.get(_key(row), []) for name, table in tables.items()})
-        for row in sorted(rows_of(run, "findings"), key=lambda row: row.get("rank", 0))
+        pictured(finding, {name: table.get(_place(finding), []) for name, table in tables.items()})
+        for finding in listed_findings(run)
     )
 
 
-def _finding(
-    row: dict[str, Any],
-    exemplars: Rows,
-    mined: Rows,
-    generated: Rows,
-    visualisations: Rows,
-    labels: Rows,
-) -> Finding:
+def listed_findings(run: Lineage) -> tuple[Finding, ...]:
+    """The ranked findings, of the table findings alone: without images and labels."""
+    table = read(run, "findings")
+    if table is None:
+        return ()
+    rows = table.drop_columns([c for c in ("mined_ids",) if c in table.column_names]).to_pylist()
+    return tuple(bare(row) for row in sorted(rows, key=lambda row: row.get("rank") or 0))
+
+
+def bare(row: Mapping[str, Any]) -> Finding:
+    """A row of the table findings, or of components (rank 0), without images and labels."""
     return value(
         Finding,
         row,
+        rank=int(row.get("rank") or 0),
         class_name=str(row.get("class_name") or row["class_index"]),
-        guess=_words(row.get("guess")),
+        guess=_words(row.get("guess") or row.get("words")),
         suspicious=bool(row.get("suspicious", True)),
         evidence={
             name: float(column)
             for name, column in row.items()
             if name not in SHOWN_APART and number(column) is not None
         },
-        exemplars=_exemplars(exemplars),
-        mined=_exemplars(mined),
+        exemplars=(),
+        mined=(),
+        generated=(),
+        labels=(),
+        visualisation=None,
+    )
+
+
+def pictured(finding: Finding, rows: Mapping[str, Rows]) -> Finding:
+    """The finding with what the tables PICTURED and labels have of it, rows by their names."""
+    return replace(
+        finding,
+        exemplars=_exemplars(rows.get("exemplars", [])),
+        mined=_exemplars(rows.get("mined", [])),
         generated=tuple(
             value(Generated, one, optimisation=optimisation_of(one))
-            for one in generated
+            for one in rows.get("generated", [])
             if one.get("kind") != "start"
         ),
-        labels=tuple(value(Label, one) for one in labels),
+        labels=tuple(value(Label, one) for one in rows.get("labels", [])),
         visualisation=next(
-            (value(Visualisation, one, image=one.get("npfv")) for one in visualisations[-1:]), None
+            (
+                value(Visualisation, one, image=one.get("npfv"))
+                for one in rows.get("visualisations", [])[-1:]
+            ),
+            None,
         ),
     )
 
@@ -172,6 +193,10 @@ def _finding(
 def _exemplars(rows: Rows) -> tuple[Exemplar, ...]:
     in_order = sorted(rows, key=lambda row: row.get("place") or 0)
     return tuple(value(Exemplar, row) for row in in_order)
+
+
+def _place(finding: Finding) -> tuple[int, int]:
+    return finding.class_index, finding.component
 
 
 def _key(row: Mapping[str, Any]) -> tuple[int, int]:

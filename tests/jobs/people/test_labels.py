@@ -10,6 +10,8 @@ import pytest
 
 from whylens.errors import UsageError
 from whylens.jobs.cli import main
+from whylens.jobs.labelled import by_time, label_home
+from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import (
     Named,
     add_label,
@@ -151,3 +153,19 @@ def test_a_file_that_is_no_list_is_explained(
     assert stop.value.code == 2
     assert why in capsys.readouterr().err
     assert not Run.open(folder).table("labels").units()
+
+
+def test_labels_are_at_home_where_the_components_are(tmp_path: Path) -> None:
+    parent = Run.start(str(tmp_path / "parent"), "components", {})
+    parent.table("components").write("class-0", pa.table({"class_index": [0], "component": [1]}))
+    child = Run.start(str(tmp_path / "child"), "generate", {"source": parent.folder})
+    home = label_home(Lineage(child)).folder
+    add_label(home, Named(0, "fish", 1), "spurious", "Ada")
+    assert spurious_components(parent.folder) == {0: [1]}
+    assert spurious_components(child.folder) == {0: [1]}
+    assert not child.table("labels").units()
+
+
+def test_a_date_that_is_none_comes_first(tmp_path: Path) -> None:
+    rows = [{"when": "2026-01-01", "label": "b"}, {"when": "yesterday", "label": "a"}]
+    assert [row["label"] for row in by_time(rows)] == ["a", "b"]

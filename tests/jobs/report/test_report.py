@@ -1,5 +1,6 @@
 """report.html: what a reader gets from a run folder, whole or partial."""
 
+import base64
 import html.parser
 import json
 import re
@@ -187,7 +188,10 @@ def test_class_counts_match_the_table(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_read_is_left_blank() -> None:
-    assert picture(None) == picture(b"") == picture(b"no picture") == BLANK
+    assert picture(None) == picture(b"") == BLANK
+    unreadable = base64.b64decode(picture(b"no picture").partition(",")[2]).decode()
+    assert "be shown: cannot" in unreadable
+    assert "identify image file" in unreadable
 
 
 def test_settings_are_flattened() -> None:

@@ -1,0 +1,240 @@
+"""A run as the views read it: rows without pictures at once, pictures one item at a time.
+
+What is made of tables is kept until they change, for all who look at the run; the labels are a
+table of their own, so that a judgement makes nobody read the rest again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import streamlit as st
+
+from whylens.dashboard.light import Light
+from whylens.dashboard.root import Root
+from whylens.jobs.labelled import TABLE as LABELS
+from whylens.jobs.labelled import by_time, label_tables, verdicts
+from whylens.jobs.report.classes import ClassSummary, load_classes
+from whylens.jobs.report.data import shown_tables, whole_record
+from whylens.jobs.report.page import own_page
+from whylens.jobs.report.part import Part, Row, RunData
+from whylens.jobs.report.parts.finding import PICTURED, Finding, bare, listed_findings, pictured
+from whylens.jobs.report.parts.findings import FINDINGS
+from whylens.jobs.report.tables import grouped
+from whylens.runs import OpenedRun
+from whylens.runs.readable import ReadableTable
+
+Made = TypeVar("Made")
+Key = tuple[int, int]
+
+# Seconds for which run.json is believed.
+BELIEVED = 2.0
+LABEL_COLUMNS = ("class_index", "class_name", "component", "label", "who", "when", "note")
+# What of a component can be shown without its pictures and its lists of images.
+SCALARS = (
+    "class_index", "class_name", "component", "images", "variance_share", "logit_share",
+    "sufficiency_share", "sufficiency_mean_p", "lift", "strata_p", "strata_p_low",
+    "strata_p_high", "expected_p", "asked_p", "suspicion", "strata", "same_as", "words",
+)  # fmt: skip
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def reading(folder: str, root: str, name: str) -> Reading:
+    """The reading of a run, one for all sessions; UsageError where there is no run."""
+    return Reading(OpenedRun(folder, root), root, name)
+
+
+@st.cache_data(ttl=10, max_entries=16, show_spinner=False)
+def runs_in(place: str) -> list[str]:
+    """Names of the runs of a root, as `Root.runs` has them, listed again after ten seconds."""
+    return Root.of(place).runs()
+
+
+class Reading:
+    """A run, read piece by piece.
+
+    run: the run and those that it builds on
+    root: where everything that is read has to be
+    name: the run's in the URL, "" where the root is the run
+    """
+
+    def __init__(self, run: OpenedRun, root: str, name: str = "") -> None:
+        self.run, self.root, self.name = run, root, name
+        self._kept: dict[str, tuple[tuple[int, ...], Any]] = {}
+        self._locks: dict[str, threading.RLock] = {}
+        self._locking = threading.Lock()
+        self._record: Mapping[str, Any] = {}
+        self._record_read = -BELIEVED
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """run.json, with what the runs before it add; at most BELIEVED seconds old."""
+        if time.monotonic() - self._record_read > BELIEVED:
+            records = [self.run.record, *self.run.records[1:]]
+            self._record, self._record_read = whole_record(records), time.monotonic()
+        return self._record
+
+    @property
+    def job(self) -> str:
+        """The job's name."""
+        return str(self.record["job"])
+
+    @property
+    def measures(self) -> bool:
+        """Whether the job has a page of its own instead of parts."""
+        return own_page(self.job) is not None
+
+    def __getitem__(self, part: Part[Row]) -> tuple[Row, ...]:
+        """The rows of a part, as the report has them; findings without pictures and labels."""
+        read: Callable[[Any], Any] = listed_findings if part is FINDINGS else part.read
+        tables = ("findings",) if part is FINDINGS else part.tables
+        rows: tuple[Row, ...] = self.kept(f"part {part.name}", tables, lambda: read(self.run))
+        return rows
+
+    def data(self, *shown: Part[Any], classes: bool = False) -> RunData:
+        """What the report's functions take: the record, light rows of some parts, the classes."""
+        summaries, images = self.classes() if classes else ((), {})
+        return RunData(
+            uri=self.run.folder,
+            manifest=self.record,
+            classes=summaries,
+            images=images,
+            rows={part.name: self.light(part) for part in shown},
+            stages=frozenset(name for name in shown_tables() if self.run.has(name)),
+        )
+
+    def classes(self) -> tuple[tuple[ClassSummary, ...], Mapping[str, int]]:
+        """The classes of the main collection, and how many images each collection has."""
+        return self.kept("classes", ("images",), lambda: load_classes(self.run))
+
+    def components(self) -> list[dict[str, Any]]:
+        """All judged components, a row each of SCALARS, with `suspicious`, by falling suspicion.
+
+        Where no component was kept, those of the findings.
+        """
+        return self.kept("components", ("components", "verdicts", "findings"), self._components)
+
+    def component(self, class_index: int, component: int) -> Finding | None:
+        """A component with its pictures and labels, as a finding; None where there is none.
+
+        Its rank is 0 where it is none of the findings.
+        """
+        key = (class_index, component)
+        bare_ones = self.kept("by key", ("components", "verdicts", "findings"), self._by_key)
+        found: Finding | None = bare_ones.get(key)
+        if found is None:
+            return None
+        return self.pictured(found)
+
+    def pictured(self, finding: Finding, tables: Sequence[str] = PICTURED) -> Finding:
+        """The finding with its labels, and with pictures of some tables."""
+        key = {"class_index": finding.class_index, "component": finding.component}
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for name in tables:
+            if not self.run.has(name):
+                continue
+            # One part has all the images of a finding, and parts stand about as findings do.
+            near = finding.rank - 1 if name in ("exemplars", "mined") else None
+            table = self.run.table(name).where(key, near=near)
+            rows[name] = [] if table is None else table.to_pylist()
+        rows["labels"] = self.labels().get((finding.class_index, finding.component), [])
+        return pictured(finding, rows)
+
+    def light(self, part: Part[Row]) -> tuple[Row, ...]:
+        """The rows of a part with MADE in the place of pictures: for counts and sentences."""
+        if part is FINDINGS:
+            return self[part]
+        light = Light(self.run)
+        rows: tuple[Row, ...] = self.kept(
+            f"light {part.name}", part.tables, lambda: part.read(light)
+        )
+        return rows
+
+    def generated(self) -> int:
+        """How many images were generated for findings."""
+        if not self.run.has("generated"):
+            return 0
+        table = self.run.table("generated")
+        kinds: list[Any] = self.kept(
+            "generated", ("generated",), lambda: table.scan(("kind",))["kind"].to_pylist()
+        )
+        return sum(kind != "start" for kind in kinds)
+
+    def labels(self) -> Mapping[Key, list[dict[str, Any]]]:
+        """What people said, by class and component, oldest first."""
+        return self.kept(
+            "labels", (LABELS,), lambda: grouped(by_time(self._said()), _key), everywhere=True
+        )
+
+    def counted(self) -> Mapping[Key, str]:
+        """What each labelled component counts as: what most persons say."""
+        rows = self.labels
+        return self.kept(
+            "counted",
+            (LABELS,),
+            lambda: verdicts(row for said in rows().values() for row in said),
+            everywhere=True,
+        )
+
+    def kept(
+        self, name: str, tables: Sequence[str], make: Callable[[], Made], everywhere: bool = False
+    ) -> Made:
+        """What `make` makes of some tables, made again when one of them has changed.
+
+        everywhere: whether the tables count in all runs, not in the nearest that has each
+        """
+        with self._locking:
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            version = tuple(self._version(table, everywhere) for table in tables)
+            if name not in self._kept or self._kept[name][0] != version:
+                self._kept[name] = version, make()
+            made: Made = self._kept[name][1]
+            return made
+
+    def _said(self) -> Iterator[dict[str, Any]]:
+        for table in label_tables(self.run):
+            assert isinstance(table, ReadableTable)
+            yield from table.scan(LABEL_COLUMNS).to_pylist()
+
+    def _version(self, table: str, everywhere: bool) -> int:
+        if everywhere:
+            return sum(self.run.of(run, table).version() for run in self.run.runs)
+        return self.run.table(table).version() if self.run.has(table) else 0
+
+    def _components(self) -> list[dict[str, Any]]:
+        if not self.run.has("components"):
+            columns = [*SCALARS, "rank", "guess", "suspicious", "truth"]
+            rows = self.run.arrow("findings", columns).to_pylist()
+        else:
+            rows = self.run.table("components").scan(SCALARS).to_pylist()
+            judged = self.run.arrow("verdicts", ["class_index", "component", "suspicious"])
+            suspicious = {_key(row): row["suspicious"] for row in judged.to_pylist()}
+            ranks = self.run.arrow("findings", ["class_index", "component", "rank", "suspicious"])
+            ranked = {_key(row): row for row in ranks.to_pylist()}
+            for row in rows:
+                found = ranked.get(_key(row), {})
+                row["rank"] = found.get("rank") or 0
+                row["suspicious"] = suspicious.get(_key(row), found.get("suspicious") or False)
+        return sorted(rows, key=lambda row: (not row["suspicious"], -(row["suspicion"] or 0.0)))
+
+    def _by_key(self) -> dict[Key, Finding]:
+        ranked = {(f.class_index, f.component): f for f in self[FINDINGS]}
+        others = {_key(row): row for row in self.components()}
+        return {
+            **{key: bare(row) for key, row in others.items() if key not in ranked},
+            **ranked,
+        }
+
+    def labelled(self, finding: Finding) -> Finding:
+        """The finding with its labels as they are now."""
+        rows = self.labels().get((finding.class_index, finding.component), [])
+        return replace(finding, labels=pictured(finding, {"labels": rows}).labels)
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return int(row["class_index"]), int(row["component"])
