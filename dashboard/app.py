@@ -73,7 +73,7 @@ def chosen(root: Root) -> Reading:
     if len(names) > 1:
         name = st.sidebar.selectbox("Run", names, key="run", bind="query-params") or names[0]
     if st.sidebar.button("Read again", icon=":material/refresh:", type="tertiary"):
-        reading.clear()
+        reading.cache_clear()
         runs_in.clear()
     return reading(root.folder(name), root.place, name)
 
@@ -82,10 +82,19 @@ def draw(view: View, shown: Reading) -> None:
     """A view, and below it what could not be read."""
     with panel():
         view.draw(shown)
+    if busy := shown.busy():
+        st.fragment(wait, run_every=2)(shown, busy)
     if problems := shown.run.problems:
         with st.expander(f"{len(problems)} of its files could not be read"):
             for problem in problems[:50]:
                 st.warning(literal(problem))
+
+
+def wait(shown: Reading, busy: Sequence[str]) -> None:
+    """Say what is still being read, and draw the page again when it is there."""
+    if not set(busy) & set(shown.busy()):
+        st.rerun()
+    st.caption(f"Still being read: {', '.join(busy)}. The page is drawn again when it is there.")
 
 
 if __name__ == "__main__":

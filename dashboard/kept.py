@@ -6,10 +6,12 @@ table of their own, so that a judgement makes nobody read the rest again.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -28,11 +30,15 @@ from whylens.jobs.report.tables import grouped
 from whylens.runs import OpenedRun
 from whylens.runs.readable import ReadableTable
 
+logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
 Key = tuple[int, int]
+KEY = ("class_index", "component")
 
 # Seconds for which run.json is believed.
 BELIEVED = 2.0
+# Seconds that a page waits for what takes long, and then does without.
+PATIENCE = 1.0
 LABEL_COLUMNS = ("class_index", "class_name", "component", "label", "who", "when", "note")
 # What of a component can be shown without its pictures and its lists of images.
 SCALARS = (
@@ -42,7 +48,7 @@ SCALARS = (
 )  # fmt: skip
 
 
-@st.cache_resource(max_entries=8, show_spinner=False)
+@lru_cache(maxsize=8)
 def reading(folder: str, root: str, name: str) -> Reading:
     """The reading of a run, one for all sessions; UsageError where there is no run."""
     return Reading(OpenedRun(folder, root), root, name)
@@ -66,6 +72,7 @@ class Reading:
         self.run, self.root, self.name = run, root, name
         self._kept: dict[str, tuple[tuple[int, ...], Any]] = {}
         self._locks: dict[str, threading.RLock] = {}
+        self._makers: dict[str, threading.Thread] = {}
         self._locking = threading.Lock()
         self._record: Mapping[str, Any] = {}
         self._record_read = -BELIEVED
@@ -97,7 +104,7 @@ class Reading:
 
     def data(self, *shown: Part[Any], classes: bool = False) -> RunData:
         """What the report's functions take: the record, light rows of some parts, the classes."""
-        summaries, images = self.classes() if classes else ((), {})
+        summaries, images = (self.classes() if classes else None) or ((), {})
         return RunData(
             uri=self.run.folder,
             manifest=self.record,
@@ -107,9 +114,9 @@ class Reading:
             stages=frozenset(name for name in shown_tables() if self.run.has(name)),
         )
 
-    def classes(self) -> tuple[tuple[ClassSummary, ...], Mapping[str, int]]:
-        """The classes of the main collection, and how many images each collection has."""
-        return self.kept("classes", ("images",), lambda: load_classes(self.run))
+    def classes(self) -> tuple[tuple[ClassSummary, ...], Mapping[str, int]] | None:
+        """The main collection's classes, and each collection's images; None: not counted yet."""
+        return self.soon("classes", ("images",), lambda: load_classes(self.run))
 
     def components(self) -> list[dict[str, Any]]:
         """All judged components, a row each of SCALARS, with `suspicious`, by falling suspicion.
@@ -137,6 +144,8 @@ class Reading:
         for name in tables:
             if not self.run.has(name):
                 continue
+            if name == "generated" and self.generated() is None:
+                continue  # looked for beside; `busy` says so
             # One part has all the images of a finding, and parts stand about as findings do.
             near = finding.rank - 1 if name in ("exemplars", "mined") else None
             table = self.run.table(name).where(key, near=near)
@@ -154,15 +163,26 @@ class Reading:
         )
         return rows
 
-    def generated(self) -> int:
-        """How many images were generated for findings."""
+    def generated(self) -> int | None:
+        """How many images were generated for findings; None: not counted yet."""
+        return self.soon("generated", ("generated",), self._generated)
+
+    def warm(self) -> None:
+        """Read what pages begin with, so that the first reader does not wait for it."""
+        for make in (lambda: self[FINDINGS], self.generated, self.classes, self.components):
+            try:
+                make()
+            except Exception as error:
+                logger.warning("%s can't be read ahead: %s", self.run.folder, error)
+
+    def _generated(self) -> int:
         if not self.run.has("generated"):
             return 0
-        table = self.run.table("generated")
-        kinds: list[Any] = self.kept(
-            "generated", ("generated",), lambda: table.scan(("kind",))["kind"].to_pylist()
-        )
-        return sum(kind != "start" for kind in kinds)
+        # With the columns by which a component's images are found: `where` goes by the same scan.
+        kinds = self.run.table("generated").scan((*KEY, "kind"))
+        if "kind" not in kinds.column_names:
+            return len(kinds)
+        return sum(kind != "start" for kind in kinds["kind"].to_pylist()) if len(kinds) else 0
 
     def labels(self) -> Mapping[Key, list[dict[str, Any]]]:
         """What people said, by class and component, oldest first."""
@@ -195,6 +215,35 @@ class Reading:
                 self._kept[name] = version, make()
             made: Made = self._kept[name][1]
             return made
+
+    def busy(self) -> list[str]:
+        """What is being read beside, by name."""
+        with self._locking:
+            return [name for name, maker in self._makers.items() if maker.is_alive()]
+
+    def soon(self, name: str, tables: Sequence[str], make: Callable[[], Made]) -> Made | None:
+        """As `kept`; None, while it is made beside, where that takes longer than PATIENCE."""
+        if self._kept.get(name, ((),))[0] != tuple(self._version(t, False) for t in tables):
+            with self._locking:
+                maker = self._makers.get(name)
+                if maker is None or not maker.is_alive():
+                    maker = threading.Thread(
+                        target=self._try, args=(name, tables, make), name=name, daemon=True
+                    )
+                    self._makers[name] = maker
+                    maker.start()
+            maker.join(PATIENCE)
+            if maker.is_alive():
+                return None
+        found: Made | None = self._kept.get(name, ((), None))[1]
+        return found
+
+    def _try(self, name: str, tables: Sequence[str], make: Callable[[], Any]) -> None:
+        try:
+            self.kept(name, tables, make)
+        except Exception as error:
+            logger.warning("%s: %s can't be read: %s", self.run.folder, name, error)
+            self._kept[name] = tuple(self._version(t, False) for t in tables), None
 
     def _said(self) -> Iterator[dict[str, Any]]:
         for table in label_tables(self.run):

@@ -49,11 +49,12 @@ def draw(reading: Reading) -> None:
     if not fitting:
         st.info("No finding passes these filters.")
         return
-    ranks = {finding.rank: finding for finding in listed(fitting)}
+    named = asked_rank()
+    ranks = {finding.rank: finding for finding in listed(fitting, named)}
     chosen = st.selectbox(
         f"{amount(len(fitting), 'finding')} of {len(found)}",
         list(ranks),
-        index=list(ranks).index(named) if (named := asked_rank()) in ranks else 0,
+        index=list(ranks).index(named) if named in ranks else 0,
         format_func=lambda rank: finding_title(ranks[rank]),
     )
     if len(fitting) > len(ranks):
@@ -72,9 +73,9 @@ def draw(reading: Reading) -> None:
             _losses(curves)
 
 
-def listed(fitting: Sequence[Finding]) -> list[Finding]:
-    """The findings that can be chosen: the first LISTED, and the one that the URL names."""
-    return [f for place, f in enumerate(fitting) if place < LISTED or f.rank == asked_rank()]
+def listed(fitting: Sequence[Finding], named: int) -> list[Finding]:
+    """The findings that can be chosen: the first LISTED, and the one of the rank `named`."""
+    return [*fitting[:LISTED], *(f for f in fitting[LISTED:] if f.rank == named)]
 
 
 def asked_rank() -> int:

@@ -12,7 +12,8 @@ import streamlit as st
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import View, go_to, link, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
-from whylens.jobs.report.page import html, opening, picture
+from whylens.jobs.labelled import TABLE as LABELS
+from whylens.jobs.report.page import BLANK, html, opening, picture
 from whylens.jobs.report.part import Part, RunData, parts
 from whylens.jobs.report.parts.failures import FAILURES
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
@@ -23,6 +24,8 @@ from whylens.runs.run import lacking
 
 # Findings whose pictures are looked through for those that say most, and rows of the ranking.
 PICTURED_FINDINGS, RANKED = 12, 50
+# Seconds between looks at what is being counted.
+LOOKS = 2
 # The view that a finding opens, and what names it in the URL.
 OPENS, ASKED = "findings", "finding"
 RELIES = "Relies on something else"
@@ -36,10 +39,11 @@ ORDER = (
 def draw(reading: Reading) -> None:
     """What was investigated and found, at a glance."""
     with panel():
-        show(reading.kept("opening", _tables(), lambda: str(opening(told(reading)))))
+        counted = "" if reading.classes() is None else " counted"
+        show(reading.kept(f"opening{counted}", _tables(), lambda: str(opening(told(reading)))))
     _notes(reading)
-    with panel():
-        _numbers(reading)
+    counting = reading.classes() is None or reading.generated() is None
+    st.fragment(_numbers, run_every=LOOKS if counting else None)(reading)
     if found := reading[FINDINGS]:
         st.subheader("Findings", anchor=False)
         with panel():
@@ -61,7 +65,8 @@ def told(reading: Reading) -> RunData:
 
 
 def _tables() -> list[str]:
-    return list(dict.fromkeys(["images", *(name for part in parts() for name in part.tables)]))
+    named = ["images", *(name for part in parts() for name in part.tables)]
+    return [name for name in dict.fromkeys(named) if name != LABELS]
 
 
 def _notes(reading: Reading) -> None:
@@ -81,20 +86,27 @@ def _notes(reading: Reading) -> None:
 
 
 def _numbers(reading: Reading) -> None:
-    classes, images = reading.classes()
+    """The run in numbers; "…" for what is being counted."""
+    with panel():
+        _metrics(reading)
+
+
+def _metrics(reading: Reading) -> None:
+    classes, images = reading.classes() or ((), {})
+    generated, waiting = reading.generated(), "…" if reading.classes() is None else "?"
     judged = [summary for summary in classes if summary.right is not None]
     seen = sum(summary.images for summary in judged)
     right = sum(summary.right or 0 for summary in judged)
     values = {
-        "Images": f"{sum(images.values()):,}" if images else "?",
-        "Classes": f"{len(classes):,}" if classes else "?",
-        "Accuracy": percent(right / seen) if seen else "?",
+        "Images": f"{sum(images.values()):,}" if images else waiting,
+        "Classes": f"{len(classes):,}" if classes else waiting,
+        "Accuracy": percent(right / seen) if seen else waiting,
         **{
             part.title: f"{len(reading.light(part)):,}"
             for part in parts()
             if part.always or len(reading.light(part))
         },
-        "Generated images": f"{reading.generated():,}",
+        "Generated images": "…" if generated is None else f"{generated:,}",
         "Duration": duration(reading.record["timings"]),
     }
     with st.container(horizontal=True):
@@ -161,12 +173,17 @@ def _ranking(reading: Reading, found: Sequence[Finding]) -> None:
 
 def first_picture(reading: Reading, finding: Finding) -> str:
     """The image of the class that shows a finding most."""
-    pictures = reading.pictured(finding, ["exemplars"]).exemplars
-    return picture(pictures[0].thumb if pictures else None)
+    if not reading.run.has("exemplars"):
+        return BLANK
+    key = {"class_index": finding.class_index, "component": finding.component}
+    table = reading.run.table("exemplars")
+    found = table.where(key, ("place", "thumb"), near=finding.rank - 1)
+    rows = [] if found is None else found.sort_by("place").to_pylist()
+    return picture(rows[0]["thumb"] if rows else None)
 
 
 def _classes(reading: Reading) -> None:
-    judged = [s for s in reading.classes()[0] if s.right is not None and s.images]
+    judged = [s for s in (reading.classes() or ((),))[0] if s.right is not None and s.images]
     if not judged:
         return
     st.subheader("Classes", anchor=False)

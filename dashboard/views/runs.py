@@ -174,7 +174,7 @@ def _compare(here: Reading, there: Reading) -> None:
         facts.append({"": label, "Here": pair[0], "There": pair[1]})
     shares = []
     for one in (here, there):
-        judged = [s for s in one.classes()[0] if s.right is not None]
+        judged = [s for s in (one.classes() or ((),))[0] if s.right is not None]
         seen = sum(s.images for s in judged)
         shares.append(percent(sum(s.right or 0 for s in judged) / seen) if seen else "?")
     facts.append({"": "Accuracy", "Here": shares[0], "There": shares[1]})

@@ -206,7 +206,7 @@ def measure(
     rng = random.Random(2)
 
     def component() -> dict[str, str]:
-        return {"component": f"{rng.randrange(classes)}-{rng.randrange(COMPONENTS)}"}
+        return {"finding": str(rng.randrange(1, classes * COMPONENTS))}
 
     with served(folder) as (port, process):
         # What every session needs, however large the run: Streamlit's and pandas' imports.
@@ -216,13 +216,13 @@ def measure(
         after = process.cpu_times()
         share = (after.user + after.system - cpu.user - cpu.system) / first_page
         print(f"first page {first_page:.2f} s, {share:.0%} of it calculating", flush=True)
-        nexts = [first.visit("components", **component()) for _ in range(clicks)]
+        nexts = [first.visit("findings", **component()) for _ in range(clicks)]
         print(f"next {statistics.median(nexts):.3f} s; {max(nexts):.2f} at the most", flush=True)
         labels = []
         for place in range(5):
             began = time.monotonic()
             add_label(str(folder), Named(place, "", 0), "spurious", f"person {place}")
-            first.visit("components", component=f"{place}-0")
+            first.visit("findings", finding=str(place + 1))
             labels.append(time.monotonic() - began)
         peak = [process.memory_info().rss]
         many, errors = [], [0]
@@ -231,7 +231,7 @@ def measure(
         def click() -> None:
             session = Session(port)
             while time.monotonic() < stop:
-                many.append(session.visit("components", **component()))
+                many.append(session.visit("findings", **component()))
                 peak.append(process.memory_info().rss)
             errors[0] += session.errors
 

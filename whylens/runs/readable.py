@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +36,7 @@ class ReadableTable(Table):
         self._version = 0
         self._found = _Keys()
         self._scans: dict[tuple[str, ...], pa.Table] = {}
-        self._lock = threading.RLock()
+        self._lock, self._scanning = threading.RLock(), threading.RLock()
 
     def units(self) -> list[str]:
         """Names of the parts, sorted; listed anew when the folder has changed."""
@@ -80,7 +80,7 @@ class ReadableTable(Table):
         Meant for numbers and names: they are kept. None of the columns may hold pictures.
         """
         key = tuple(columns)
-        with self._lock:
+        with self._scanning:
             kept = self._scans.get(key)
             units = self.units()
             seen = set() if kept is None else set(kept["unit"].unique().to_pylist())
@@ -126,7 +126,11 @@ class ReadableTable(Table):
         near: the place of the one part that holds all of them, as far as is known; without it all
         parts are asked, which is done once.
         """
-        units = self._found.look(self, tuple(values), tuple(values.values()), near)
+        names, key = tuple(values), tuple(values.values())
+        if near is None:
+            units = self._homes_by_scan(values)
+        else:
+            units = self._found.look(self, names, key, near)
         found = []
         for unit in units:
             part = self._part_of(unit, None if columns is None else [*columns, *values])
@@ -137,6 +141,16 @@ class ReadableTable(Table):
             if len(part):
                 found.append(part)
         return pa.concat_tables(found, promote_options="permissive") if found else None
+
+    def _homes_by_scan(self, values: Mapping[str, int]) -> list[str]:
+        """The parts with such rows, by a scan that has these columns and, it may be, others."""
+        names = next((kept for kept in self._scans if set(values) <= set(kept)), tuple(values))
+        rows = self.scan(names)
+        if set(values) - set(rows.column_names):
+            return []
+        for name, value in values.items():
+            rows = rows.filter(pc.equal(rows[name], value))
+        return sorted(rows["unit"].unique().to_pylist())
 
     def at(self, unit: str, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """One row, where `scan` says that it stands.
@@ -210,16 +224,16 @@ class _Keys:
         self._lock = threading.Lock()
 
     def look(
-        self, table: ReadableTable, names: tuple[str, ...], key: tuple[int, ...], near: int | None
+        self, table: ReadableTable, names: tuple[str, ...], key: tuple[int, ...], near: int
     ) -> list[str]:
-        """The parts that hold a key; with `near`, the first that is found, from there outward."""
+        """The first part that is found to hold a key, from a place outward; none: there is none."""
         units = table.units()
         with self._lock:
             homes = self._homes.setdefault(names, {})
             asked = self._asked.setdefault(names, set())
             left = len(units) - len(asked)
-        for unit in _outward(units, near) if left > 0 else ():
-            if near is not None and key in homes:
+        for unit in around(units, near) if left > 0 else ():
+            if key in homes:
                 break
             with self._lock:
                 if unit in asked:
@@ -229,17 +243,11 @@ class _Keys:
                     homes.setdefault(found, []).append(unit)
         with self._lock:
             found_in = set(homes.get(key, ()))
-        return sorted(found_in & set(units)) if len(found_in) > 1 else list(found_in)
+        return sorted(found_in)
 
 
-def _outward(units: Sequence[str], near: int | None) -> Iterable[str]:
-    """The units, those around a place first."""
-    if near is None:
-        return units
-    return _around(units, near)
-
-
-def _around(units: Sequence[str], place: int) -> Iterator[str]:
+def around(units: Sequence[str], place: int) -> Iterator[str]:
+    """The units, those near a place first."""
     count = len(units)
     for step in range(max(place, count - place) + 1):
         if 0 <= place - step < count:
