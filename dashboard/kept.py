@@ -130,12 +130,15 @@ class Reading:
 
         Its rank is 0 where it is none of the findings.
         """
-        key = (class_index, component)
-        bare_ones = self.kept("by key", ("components", "verdicts", "findings"), self._by_key)
-        found: Finding | None = bare_ones.get(key)
-        if found is None:
-            return None
-        return self.pictured(found)
+        found = self.judged().get((class_index, component))
+        return None if found is None else self.pictured(found)
+
+    def judged(self) -> Mapping[Key, Finding]:
+        """All judged components by class and component, as findings without pictures and labels.
+
+        The rank is 0 of those that are none of the findings.
+        """
+        return self.kept("judged", ("components", "verdicts", "findings"), self._by_key)
 
     def pictured(self, finding: Finding, tables: Sequence[str] = PICTURED) -> Finding:
         """The finding with its labels, and with pictures of some tables."""

@@ -1,7 +1,8 @@
 """What people said of components, read back, and what a component counts as.
 
 The latest row of each person is that person's view; spurious or not spurious, whichever more
-persons say. A person who is unsure has no vote; a tie is unsure.
+persons say. A person who is unsure has no vote; a tie is unsure. Rows are never removed: one that
+says "withdrawn" takes back the latest of the same person on the same component.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from whylens.runs import Run, Table
 
 TABLE = "labels"
 SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")
+WITHDRAWN = "withdrawn"
 
 
 def label_rows(lineage: Lineage) -> list[dict[str, Any]]:
-    """All rows by time, of the run and its sources, back to the one whose components they are."""
+    """The rows that stand by time, of the run and its sources, back to the one with components."""
     return by_time(row for table in label_tables(lineage) for row in table.read().to_pylist())
 
 
@@ -32,8 +34,18 @@ def label_tables(lineage: Lineage) -> Iterator[Table]:
 
 
 def by_time(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of labels, oldest first."""
-    return sorted((dict(row) for row in rows), key=said_at)
+    """Rows of labels that nobody took back, oldest first."""
+    kept: list[dict[str, Any] | None] = []
+    places: dict[tuple[int, int, str], list[int]] = {}
+    for row in sorted((dict(row) for row in rows), key=said_at):
+        person = str(row["who"]).casefold()
+        mine = places.setdefault((row["class_index"], row["component"], person), [])
+        if row["label"] != WITHDRAWN:
+            mine.append(len(kept))
+            kept.append(row)
+        elif mine:
+            kept[mine.pop()] = None
+    return [row for row in kept if row is not None]
 
 
 def label_home(lineage: Lineage) -> Run:

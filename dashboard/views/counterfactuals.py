@@ -1,13 +1,21 @@
-"""The changed images, chosen by class and outcome."""
+"""The changed images, chosen by class and outcome: one of them large, then all."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import streamlit as st
 
 from whylens.dashboard.kept import Reading
-from whylens.dashboard.view import View
-from whylens.dashboard.views.drawing import cards
+from whylens.dashboard.overlays import changed, may_change
+from whylens.dashboard.slider import slider
+from whylens.dashboard.view import View, panel
+from whylens.dashboard.views.drawing import cards, show
+from whylens.jobs.report.page import html, picture
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS, Counterfactual
+from whylens.jobs.words import amount, percent
+
+PLAIN, CHANGED, MASK = "as it is", "what changed", "what could change"
 
 
 def draw(reading: Reading) -> None:
@@ -29,12 +37,68 @@ def draw(reading: Reading) -> None:
         and (not targets or row.target in targets)
         and (not outcomes or outcome(row) in outcomes)
     ]
+    made = [row for row in shown if row.before and row.after]
+    if made:
+        with panel():
+            _large(made)
+        st.subheader("All of these", anchor=False)
     cards(COUNTERFACTUALS, shown)
 
 
 def outcome(row: Counterfactual) -> str:
     """How a counterfactual ended."""
     return "failed" if not row.after else "flipped" if row.flipped else "not flipped"
+
+
+def titled(row: Counterfactual) -> str:
+    """A counterfactual in a list."""
+    return f"{row.source} → {row.target}: {row.image_id} ({outcome(row)})"
+
+
+def _step(count: int, by: int) -> None:
+    at = int(st.session_state.get("counterfactual") or 0)
+    st.session_state["counterfactual"] = (at + by) % count
+
+
+@st.fragment
+def _large(rows: Sequence[Counterfactual]) -> None:
+    if int(st.session_state.get("counterfactual") or 0) >= len(rows):
+        st.session_state["counterfactual"] = 0
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        place = st.selectbox(
+            f"One of {amount(len(rows), 'image')}",
+            range(len(rows)),
+            format_func=lambda place: titled(rows[place]),
+            key="counterfactual",
+        )
+        for name, key, by in (("Previous", "Left", -1), ("Next", "Right", 1)):
+            st.button(name, shortcut=key, on_click=_step, args=(len(rows), by),
+                      disabled=len(rows) < 2)  # fmt: skip
+    row = rows[place]
+    left, right = st.columns(2, gap="large")
+    with left:
+        _picture(row)
+    with right:
+        show(html(COUNTERFACTUALS, "account", row))
+    show(html(COUNTERFACTUALS, "story", row))
+
+
+def _picture(row: Counterfactual) -> None:
+    before, after = row.before or b"", row.after or b""
+    views = {PLAIN: after}
+    if row.difference and (tinted := changed(after, row.difference)):
+        views[CHANGED] = tinted
+    if row.optimisation.mask and (dimmed := may_change(before, row.optimisation.mask)):
+        views[MASK] = dimmed
+    how = st.segmented_control("Show", list(views), default=PLAIN, required=True, key="overlay")
+    slider(
+        picture(before),
+        picture(views[how or PLAIN]),
+        before_alt=f"Before: {row.image_id}, {row.source} {percent(row.p_source_before)}",
+        after_alt=f"After, {how}: {row.target} {percent(row.p_target_after)}",
+        key="before-after",
+        words=("before", "after" if how == PLAIN else str(how)),
+    )
 
 
 VIEW = View(COUNTERFACTUALS.name, COUNTERFACTUALS.title, draw, "Pictures", 20, ":material/compare:")

@@ -10,6 +10,8 @@ does: f_k <- f_k - sum over spurious l of max(alpha_l, 0), for every class that 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,33 +84,60 @@ def explain(spec: ExplainSpec) -> Explanation:
             "components job"
         )
     classifier = load_classifier(str(lineage.setting("classifier")))
-    with torch.no_grad():  # as `embed` sees it
-        features = classifier.features(to_tensor(classifier.eval_transform(pixels))[None])
-    phi = features[0].double().cpu().numpy()
+    shown = partial(_exemplars, lineage, count=spec.exemplars)
+    return decision(
+        lineage, classifier, pixels, spec.image, shown, class_name=spec.class_name, top=spec.top
+    )
+
+
+def decision(
+    lineage: Lineage,
+    classifier: Classifier,
+    pixels: np.ndarray,
+    image: str,
+    exemplars: Callable[[ClassComponents, np.ndarray], Sequence[tuple[Exemplar, ...]]],
+    *,
+    phi: np.ndarray | None = None,
+    class_name: str | None = None,
+    top: int = 8,
+) -> Explanation:
+    """The decision on an image [H, W, 3] that is called `image`, and what SpuFix would change.
+
+    exemplars: of a class's components and the numbers of some, the images that show each
+    phi: the image's features [D] where they are known; else the classifier is asked
+
+    Raises
+    ------
+    UsageError
+        If the run has no components of the class, or they are another classifier's.
+    """
+    if phi is None:
+        phi = features_of(classifier, pixels)
     weight, bias = classifier.head.arrays()
     logits = weight @ phi + bias
     predicted = int(logits.argmax())
-    asked = spec.class_name
-    k = predicted if asked is None else classifier.class_index(asked)
+    k = predicted if class_name is None else classifier.class_index(class_name)
     known = Knowledge(lineage)
     if k not in known.classes:
-        raise UsageError(_without_components(spec, classifier, known, k))
+        which = "asked for" if class_name is not None else f"predicted for {image}"
+        raise UsageError(_without_components(lineage, which, classifier, known, k))
     found = components_of(lineage, k, classifier)
     alphas = found.alphas(phi[None])[0]
-    order = np.argsort(-np.abs(alphas), kind="stable")[: spec.top]
+    order = np.argsort(-np.abs(alphas), kind="stable")[:top]
     others = [components_of(lineage, other, classifier) for other in known.spurious if other != k]
     fixed = logits
     if known.spurious:
         fixed = spufix([found, *others], known.spurious).fix(phi[None], logits[None])[0]
     before, after = (classifier.activation(torch.from_numpy(f)).numpy() for f in (logits, fixed))
     picture = classifier.eval_transform.at(max(classifier.image_size, 224))(pixels)
-    image, directions = to_tensor(picture)[None], torch.from_numpy(found.directions[order]).float()
-    heats = [component_heatmap(classifier, image, row)[0].cpu().numpy() for row in directions]
-    shown = _exemplars(lineage, found, order, spec.exemplars)
+    enlarged, directions = to_tensor(picture)[None], torch.from_numpy(found.directions[order])
+    heats = [
+        component_heatmap(classifier, enlarged, row)[0].cpu().numpy() for row in directions.float()
+    ]
     return Explanation(
-        image=spec.image,
+        image=image,
         picture=to_png(picture),
-        run=spec.run,
+        run=lineage.runs[0].folder,
         classifier=classifier.name,
         class_name=classifier.class_names[k],
         predicted=classifier.class_names[predicted],
@@ -121,9 +150,9 @@ def explain(spec: ExplainSpec) -> Explanation:
                 float(alphas[component]),
                 *known.of(k, int(component)),
                 to_png(overlay(picture, heat)),
-                exemplars,
+                images,
             )
-            for component, heat, exemplars in zip(order, heats, shown, strict=True)
+            for component, heat, images in zip(order, heats, exemplars(found, order), strict=True)
         ),
         rest=float(logits[k] - found.constant - alphas[order].sum()),
         others=len(alphas) - len(order),
@@ -136,6 +165,14 @@ def explain(spec: ExplainSpec) -> Explanation:
     )
 
 
+def features_of(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
+    """phi [D] in double precision of an image [H, W, 3], as `embed` sees it."""
+    with torch.no_grad():
+        features = classifier.features(to_tensor(classifier.eval_transform(pixels))[None])
+    phi: np.ndarray = features[0].double().cpu().numpy()
+    return phi
+
+
 def _read(image: str) -> np.ndarray:
     try:
         return decode(Path(image).read_bytes())
@@ -145,12 +182,14 @@ def _read(image: str) -> np.ndarray:
         raise UsageError(f"the image {image} can't be used: {error}") from error
 
 
-def _without_components(spec: ExplainSpec, classifier: Classifier, known: Knowledge, k: int) -> str:
+def _without_components(
+    lineage: Lineage, which: str, classifier: Classifier, known: Knowledge, k: int
+) -> str:
     there = listed([classifier.class_names[c] for c in sorted(known.classes)], most=9)
-    which = "asked for" if spec.class_name is not None else f"predicted for {spec.image}"
     return (
-        f"the class {classifier.class_names[k]!r}, {which}, has no components in {spec.run} (too "
-        f"few images of it there); classes with components: {there}. Name one with --class"
+        f"the class {classifier.class_names[k]!r}, {which}, has no components in "
+        f"{lineage.runs[0].folder} (too few images of it there); classes with components: {there}. "
+        "Name one with --class"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from whylens.jobs.people.explanation import Explanation
 from whylens.jobs.people.waterfall import laid_out, signed
 from whylens.jobs.report.page import data_uri, environment, stylesheet
@@ -10,17 +12,32 @@ from whylens.jobs.words import listed, percent, plain_name
 
 def render(found: Explanation) -> str:
     """The page as text, with nothing loaded from anywhere."""
+    return _rendered(
+        "explain.html.j2",
+        found,
+        "The same figure is in waterfall.png, the numbers are in explain.json.",
+        css=stylesheet("parts.css", "report.css", "explain.css"),
+    )
+
+
+def body(found: Explanation) -> str:
+    """What the page says, to be shown inside of another; its style sheet is explain.css."""
+    return _rendered("explained.html.j2", found, "")
+
+
+def _rendered(template: str, found: Explanation, elsewhere: str, **values: Any) -> str:
     return (
         environment()
-        .get_template("explain.html.j2")
+        .get_template(template)
         .render(
             found=found,
             bars=laid_out(found),
             sentences=sentences(found),
-            css=stylesheet("parts.css", "report.css", "explain.css"),
             raw=lambda content: data_uri(content, "image/png"),
             short=plain_name,
             signed=signed,
+            elsewhere=elsewhere,
+            **values,
         )
     )
 

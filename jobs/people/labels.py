@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
-from whylens.jobs.labelled import LABELS, SPURIOUS, TABLE, label_rows, verdicts
+from whylens.jobs.labelled import LABELS, SPURIOUS, TABLE, WITHDRAWN, label_rows, verdicts
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
@@ -58,7 +58,8 @@ def add_label(
 
     Whoever builds on the run sees it: `labelled.label_home` is where all do.
 
-    UsageError for an unknown label or nobody's.
+    It is on the disk when this returns. "withdrawn" takes back the person's latest label of the
+    component. UsageError for an unknown label or nobody's.
     """
     _add(folder, [component], label, who, note, now)
 
@@ -72,7 +73,7 @@ def _add(
     now: datetime | None,
 ) -> None:
     who = " ".join(who.split())
-    if label not in LABELS:
+    if label not in (*LABELS, WITHDRAWN):
         raise UsageError(f"A label is one of {', '.join(LABELS)}, not {label!r}.")
     if not who:
         raise UsageError("Say who you are: a label without a name is worth nothing later.")

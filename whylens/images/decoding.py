@@ -14,11 +14,12 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 MAX_PIXELS = 100_000_000
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
+def decode(data: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Encoded image -> [H, W, 3] uint8.
 
     EXIF rotation is applied; transparency is laid on white; greyscale, palette, CMYK and 16-bit
-    images become 8-bit RGB; of an animation, the first frame counts.
+    images become 8-bit RGB; of an animation, the first frame counts. More than
+    `most_pixels` are not decoded.
 
     Raises
     ------
@@ -33,9 +34,9 @@ def decode(data: bytes) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image: Image.Image = Image.open(io.BytesIO(data))
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > most_pixels:
             raise RejectedImageError(
-                f"too large: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels"
+                f"too large: {width} x {height} is more than {most_pixels // 1_000_000} megapixels"
             )
         image.seek(0) if getattr(image, "n_frames", 1) > 1 else None
         image.load()

@@ -123,7 +123,7 @@ def verdict(finding: Finding) -> Verdict:
 SHOWN_APART = {
     "rank", "class_index", "class_name", "component", "suspicion", "sufficiency_share",
     "sufficiency_mean_p", "npfv_p", "guess", "truth", "strata_p", "strata_p_low", "strata_p_high",
-    "expected_p", "asked_p", "q_value", "strata",
+    "expected_p", "asked_p", "q_value", "strata", "same_as", "row", "images",
 }  # fmt: skip
 
 

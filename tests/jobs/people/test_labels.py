@@ -58,6 +58,10 @@ def say(folder: str, views: str, k: int = 1, component: int = 0) -> None:
         ("ada:spurious bob:spurious eve:not-spurious", True),
         ("ada:spurious bob:not-spurious eve:not-spurious", False),
         ("ada:spurious ada:unsure", False),
+        ("ada:spurious ada:withdrawn", False),
+        ("ada:spurious ada:not-spurious ADA:withdrawn", True),
+        ("ada:spurious ada:unsure ada:withdrawn ada:withdrawn", False),
+        ("ada:withdrawn ada:spurious bob:withdrawn", True),
     ],
 )
 def test_the_latest_of_each_person_counts_and_then_the_majority(

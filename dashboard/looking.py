@@ -1,0 +1,50 @@
+"""What views look up of single components, kept in memory for all who look at the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache, partial
+
+from whylens.dashboard.kept import Key, Reading
+from whylens.errors import WhylensError
+from whylens.jobs.people.evidence import ClassAlphas, class_alphas, filled
+from whylens.jobs.report.parts.finding import PICTURED, Finding, Label
+from whylens.jobs.report.tables import value
+
+
+def component(reading: Reading, key: Key) -> Finding | None:
+    """A component with its images, and what people said of it as of now; None: there is none."""
+    found = _component(reading, key, _parts(reading, "components", "findings", *PICTURED))
+    said = reading.labels().get(key, [])
+    return found and replace(found, labels=tuple(value(Label, row) for row in said))
+
+
+def alphas(reading: Reading, class_index: int) -> ClassAlphas | None:
+    """The alphas of a class's own images; None where the run has none."""
+    return _alphas(reading, class_index, _parts(reading, "images"))
+
+
+def warm(reading: Reading, keys: Iterable[Key]) -> None:
+    """Look up what will be asked for next."""
+    for key in keys:
+        component(reading, key)
+
+
+def _parts(reading: Reading, *names: str) -> tuple[int, ...]:
+    run = reading.run
+    return tuple(len(run.table(name).units()) if run.has(name) else 0 for name in names)
+
+
+@lru_cache(maxsize=256)
+def _component(reading: Reading, key: Key, parts: tuple[int, ...]) -> Finding | None:
+    found = reading.component(*key)
+    return found and filled(reading.run, found, partial(alphas, reading))
+
+
+@lru_cache(maxsize=64)
+def _alphas(reading: Reading, class_index: int, parts: tuple[int, ...]) -> ClassAlphas | None:
+    try:
+        return class_alphas(reading.run, class_index)
+    except (WhylensError, OSError):
+        return None

@@ -1,0 +1,94 @@
+"""A reviewer's sitting: who it is, which component is shown, and what the keys do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from whylens.dashboard.kept import Key, Reading
+from whylens.dashboard.view import literal
+from whylens.errors import WhylensError
+from whylens.jobs.labelled import WITHDRAWN, label_home
+from whylens.jobs.people.labels import add_label
+from whylens.jobs.people.review import key_of
+from whylens.jobs.report.parts.finding import Finding
+
+
+def reviewer() -> str:
+    """Who judges: the signed-in user where there is one, else the name that is typed; "" nobody."""
+    if st.user.get("is_logged_in"):
+        name = str(st.user.get("email") or st.user.get("name") or "")
+        st.caption(f"Signed in as {literal(name)}")
+        return name
+    typed = st.text_input(
+        "Your name", key="who", placeholder="Ada", max_chars=80, persist_state="session"
+    )
+    return " ".join((typed or "").split())
+
+
+def write_label(reading: Reading, one: Finding, label: str, who: str, note: str = "") -> str | None:
+    """Write a label to the run that holds the components; what went wrong, or None."""
+    try:
+        add_label(label_home(reading.run).folder, one, label, who, note)
+    except (WhylensError, OSError) as error:
+        return f"The label was not written: {error}"
+    return None
+
+
+@dataclass
+class Sitting:
+    """Where a reviewer is in a run: kept between reruns.
+
+    at: the component that is shown
+    past: those shown before it
+    done: those that were judged here, the last at the end
+    skipped: those passed over
+    problem: why the last label was not written
+    """
+
+    at: Key | None = None
+    past: list[Key] = field(default_factory=list)
+    done: list[Key] = field(default_factory=list)
+    skipped: set[Key] = field(default_factory=set)
+    problem: str | None = None
+
+    def waiting(self, left: Sequence[Finding]) -> list[Finding]:
+        """What is left to judge, the skipped at the end."""
+        return sorted(left, key=lambda one: key_of(one) in self.skipped)
+
+    def leave(self) -> None:
+        """Go on to what is next in the queue."""
+        if self.at is not None:
+            self.past.append(self.at)
+        self.at = None
+
+    def back(self) -> None:
+        """Show what was shown before."""
+        if self.past:
+            self.at = self.past.pop()
+
+    def skip(self) -> None:
+        """Pass the component over, until all others are judged."""
+        if self.at is not None:
+            self.skipped.add(self.at)
+            self.leave()
+
+    def judge(self, reading: Reading, one: Finding, label: str, who: str) -> None:
+        """Write the label, then go on."""
+        self.problem = write_label(reading, one, label, who)
+        if self.problem is None:
+            self.done.append(key_of(one))
+            self.skipped.discard(key_of(one))
+            self.leave()
+
+    def undo(self, reading: Reading, known: Mapping[Key, Finding], who: str) -> None:
+        """Take back the last label of this sitting, and show its component."""
+        if not self.done:
+            return
+        self.problem = write_label(reading, known[self.done[-1]], WITHDRAWN, who)
+        if self.problem is None:
+            self.at = self.done.pop()
+            if self.past and self.past[-1] == self.at:
+                self.past.pop()
