@@ -31,9 +31,13 @@ def warm(reading: Reading, keys: Iterable[Key]) -> None:
         component(reading, key)
 
 
+def size_of(reading: Reading, name: str) -> int:
+    """How many parts a table has; 0 where there is none."""
+    return len(reading.run.table(name).units()) if reading.run.has(name) else 0
+
+
 def _parts(reading: Reading, *names: str) -> tuple[int, ...]:
-    run = reading.run
-    return tuple(len(run.table(name).units()) if run.has(name) else 0 for name in names)
+    return tuple(size_of(reading, name) for name in names)
 
 
 @lru_cache(maxsize=256)

@@ -17,15 +17,28 @@ from whylens.jobs.report.parts.finding import Finding
 
 
 def reviewer() -> str:
-    """Who judges: the signed-in user where there is one, else the name that is typed; "" nobody."""
+    """Who judges: the signed-in user where there is one, else the name that is typed; "" nobody.
+
+    Once a name is typed its field goes, so that keys are judgements and no more letters of it.
+    """
     if st.user.get("is_logged_in"):
         name = str(st.user.get("email") or st.user.get("name") or "")
         st.caption(f"Signed in as {literal(name)}")
         return name
-    typed = st.text_input(
-        "Your name", key="who", placeholder="Ada", max_chars=80, persist_state="session"
-    )
-    return " ".join((typed or "").split())
+    if known := str(st.session_state.get("reviewer", "")):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"Judging as **{literal(known)}**", width="content")
+            st.button("Somebody else", type="tertiary", on_click=_nobody)
+        return known
+    typed = st.text_input("Your name", key="name", placeholder="Ada", max_chars=80)
+    if name := " ".join((typed or "").split()):
+        st.session_state["reviewer"] = name
+        st.rerun()
+    return ""
+
+
+def _nobody() -> None:
+    st.session_state.pop("reviewer", None)
 
 
 def write_label(reading: Reading, one: Finding, label: str, who: str, note: str = "") -> str | None:

@@ -34,7 +34,7 @@ def draw(reading: Reading) -> None:
         st.info("Nothing yet: the search for components did not run or has not finished.")
         return
     key = asked(st.query_params.get("component", ""))
-    if key in every:
+    if key is not None and key in every:
         _page(reading, every[key], every)
         return
     if key is not None:

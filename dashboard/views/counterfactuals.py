@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -27,9 +28,15 @@ def draw(reading: Reading) -> None:
     st.subheader(COUNTERFACTUALS.title, anchor=False)
     st.write(COUNTERFACTUALS.sentence(rows))
     first, second, third = st.columns(3)
-    sources = first.multiselect("From", list(dict.fromkeys(row.source for row in rows)))
-    targets = second.multiselect("To", list(dict.fromkeys(row.target for row in rows)))
-    outcomes = third.multiselect("Outcome", ["flipped", "not flipped", "failed"])
+    sources = first.multiselect(
+        "From", list(dict.fromkeys(row.source for row in rows)), **bound("from")
+    )
+    targets = second.multiselect(
+        "To", list(dict.fromkeys(row.target for row in rows)), **bound("to")
+    )
+    outcomes = third.multiselect(
+        "Outcome", ["flipped", "not flipped", "failed"], **bound("outcome")
+    )
     shown = [
         row
         for row in rows
@@ -43,6 +50,11 @@ def draw(reading: Reading) -> None:
             _large(made)
         st.subheader("All of these", anchor=False)
     cards(COUNTERFACTUALS, shown)
+
+
+def bound(key: str) -> dict[str, Any]:
+    """A filter's options: its value stands in the URL."""
+    return {"key": key, "bind": "query-params"}
 
 
 def outcome(row: Counterfactual) -> str:

@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
+from markupsafe import Markup
 
 from whylens.jobs.report.page import flat, html
 from whylens.jobs.report.part import Part
+from whylens.jobs.report.pictures import picture
 
 
 def show(content: str) -> None:
     """HTML of the report."""
     st.html(f'<div class="whylens">{content}</div>')
+
+
+def strip(images: Sequence[tuple[bytes | None, str, str]], a_row: int = 6) -> None:
+    """Pictures in rows: bytes, what they show (for who can't see them), and what stands below."""
+    figures = Markup("").join(
+        Markup('<figure class="tile"><img src="{}" alt="{}"><figcaption>{}</figcaption></figure>')
+        .format(picture(content), alt, caption)
+        for content, alt, caption in images
+    )  # fmt: skip
+    columns = f"grid-template-columns:repeat({a_row},minmax(0,1fr))"
+    show(f'<div class="strip" style="{columns}">{figures}</div>')
 
 
 def table(rows: list[dict[str, Any]], columns: Mapping[str, Any] | None = None) -> None:

@@ -44,16 +44,17 @@ def draw(reading: Reading) -> None:
     if not every:
         st.info("There is nothing to judge yet: the search for components has not finished.")
         return
-    first, second, third = st.columns([1.2, 1.4, 2], vertical_alignment="bottom")
-    with first:
+    left, right = st.columns([3, 1], vertical_alignment="bottom")
+    with left:
         who = reviewer()
-    orders = {order.value: order for order in Order}
-    order = second.selectbox("Order", list(orders), key="order", bind="query-params")
-    names = sorted({one.class_name for one in every.values()})
-    classes = third.multiselect("Classes", names, key="of", bind="query-params")
     if not who:
         st.info("Say who you are to begin: each label is kept with a name.")
         return
+    orders = {order.value: order for order in Order}
+    names = sorted({one.class_name for one in every.values()})
+    with right.popover("What comes next", width="stretch"):
+        order = st.selectbox("Order", list(orders), key="order", bind="query-params")
+        classes = st.multiselect("Classes", names, key="of", bind="query-params")
     chosen = {k: one for k, one in every.items() if not classes or one.class_name in classes}
     sitting = st.session_state.setdefault(f"sitting {reading.name}", Sitting())
     _judging(reading, chosen, who, orders[order], sitting)
