@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import streamlit as st
 
+from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Key, Reading
 from whylens.dashboard.view import literal
 from whylens.errors import WhylensError
@@ -21,8 +22,7 @@ def reviewer() -> str:
 
     Once a name is typed its field goes, so that keys are judgements and no more letters of it.
     """
-    if st.user.get("is_logged_in"):
-        name = str(st.user.get("email") or st.user.get("name") or "")
+    if name := person():
         st.caption(f"Signed in as {literal(name)}")
         return name
     if known := str(st.session_state.get("reviewer", "")):
