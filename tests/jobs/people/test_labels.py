@@ -13,7 +13,6 @@ from whylens.jobs.cli import main
 from whylens.jobs.labelled import by_time, label_home
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import (
-    SCHEMA,
     Named,
     add_label,
     find_component,
@@ -86,14 +85,9 @@ def test_labels_of_the_runs_before_count_back_to_that_of_the_components(
 ) -> None:
     say(folder, "ada:spurious")
     later = Run.start(str(tmp_path / "later"), "exemplars", {"source": folder}).folder
-    row = {"class_index": 12, "class_name": "Great Dane", "component": 0, "label": "spurious",
-           "who": "bob", "when": "2026-01-02T00:00:00+00:00", "note": ""}  # fmt: skip
-    # As labels lie that were made before all of them went to the run that has the components.
-    Run.open(later).table("labels").write("bob", pa.Table.from_pylist([row], schema=SCHEMA))
+    say(later, "bob:spurious", k=12)
     assert spurious_components(later) == {1: [0], 12: [0]}
     assert spurious_components(folder) == {1: [0]}
-    say(later, "bob:spurious", k=7)
-    assert spurious_components(folder) == {1: [0], 7: [0]}
     other = Run.start(str(tmp_path / "other"), "components", {"source": folder})
     other.table("components").write("all", Run.open(folder).table("components").read())
     assert spurious_components(other.folder) == {}
