@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache, partial
 
@@ -23,12 +22,6 @@ def component(reading: Reading, key: Key) -> Finding | None:
 def alphas(reading: Reading, class_index: int) -> ClassAlphas | None:
     """The alphas of a class's own images; None where the run has none."""
     return _alphas(reading, class_index, _parts(reading, "images"))
-
-
-def warm(reading: Reading, keys: Iterable[Key]) -> None:
-    """Look up what will be asked for next."""
-    for key in keys:
-        component(reading, key)
 
 
 def size_of(reading: Reading, name: str) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # What an uploaded file may be: megabytes, and pixels before it is decoded.
 MEGABYTES, MOST_PIXELS = 20, 25_000_000
 # Images of a class to choose from; exemplars beside a component; nearest images.
-CHOICE, EXEMPLARS, NEAR = 12, 4, 8
+CHOICE, EXEMPLARS, NEAR = 12, 3, 8
 
 
 def draw(reading: Reading) -> None:
@@ -74,10 +74,12 @@ def _allowed(name: str) -> bool:
     if st.session_state.get("loaded classifier") == name:
         return True
     st.write(f"This loads the run's classifier, {literal(name)}, on this server.")
-    if st.button("Load the classifier", type="primary"):
-        st.session_state["loaded classifier"] = name
-        return True
+    st.button("Load the classifier", type="primary", on_click=_allow, args=(name,))
     return False
+
+
+def _allow(name: str) -> None:
+    st.session_state["loaded classifier"] = name
 
 
 @st.cache_resource(show_spinner="Loading the classifier", max_entries=2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
 from whylens.dashboard.kept import Key, Reading
-from whylens.dashboard.looking import component, warm
+from whylens.dashboard.looking import component
 from whylens.dashboard.reviewing import Sitting, reviewer
 from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import show, table
@@ -26,6 +27,8 @@ from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.words import amount, percent
+
+logger = logging.getLogger(__name__)
 
 # The button, what is written, the key, and what it says.
 KEYS = (
@@ -106,11 +109,23 @@ def _judging(
         st.success(f"Nothing is left to judge for {literal(who)}.")
         return
     with panel():
-        shown = component(reading, key_of(one))
-        if shown is not None:
-            show(html(FINDINGS, "article", shown, 6))
+        show(_account(reading, key_of(one)))
     ahead = [key_of(other) for other in left if key_of(other) != sitting.at][:AHEAD]
-    threading.Thread(target=warm, args=(reading, ahead), daemon=True).start()
+    threading.Thread(target=_prepare, args=(reading, ahead), daemon=True).start()
+
+
+def _account(reading: Reading, key: Key) -> str:
+    shown = component(reading, key)
+    return "" if shown is None else html(FINDINGS, "article", shown, 6)
+
+
+def _prepare(reading: Reading, keys: Sequence[Key]) -> None:
+    """Look up what will be shown next: its images, and their pictures as the page has them."""
+    for key in keys:
+        try:
+            _account(reading, key)
+        except Exception as error:  # it is said where the component is shown
+            logger.debug("component %s could not be prepared: %s", key, error)
 
 
 def _reviewers(reading: Reading, every: Mapping[Key, Finding]) -> None:
