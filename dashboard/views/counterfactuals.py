@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from whylens.dashboard.kept import Reading
+from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.overlays import changed, may_change
+from whylens.dashboard.root import Root
 from whylens.dashboard.slider import slider
-from whylens.dashboard.view import View, panel
+from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import cards, show
 from whylens.jobs.report.page import html, picture
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS, Counterfactual
@@ -19,11 +20,11 @@ from whylens.jobs.words import amount, percent
 PLAIN, CHANGED, MASK = "as it is", "what changed", "what could change"
 
 
-def draw(reading: Reading) -> None:
+def draw(shown_run: Reading) -> None:
     """The changed images, chosen by class and outcome."""
-    rows = reading[COUNTERFACTUALS]
+    rows = shown_run[COUNTERFACTUALS]
     if not rows:
-        st.info(COUNTERFACTUALS.empty(reading.data()))
+        st.info(COUNTERFACTUALS.empty(shown_run.data()))
         return
     st.subheader(COUNTERFACTUALS.title, anchor=False)
     st.write(COUNTERFACTUALS.sentence(rows))
@@ -47,7 +48,7 @@ def draw(reading: Reading) -> None:
     made = [row for row in shown if row.before and row.after]
     if made:
         with panel():
-            _large(made)
+            _large(shown_run, made)
         st.subheader("All of these", anchor=False)
     cards(COUNTERFACTUALS, shown)
 
@@ -73,7 +74,7 @@ def _step(count: int, by: int) -> None:
 
 
 @st.fragment
-def _large(rows: Sequence[Counterfactual]) -> None:
+def _large(shown_run: Reading, rows: Sequence[Counterfactual]) -> None:
     if int(st.session_state.get("counterfactual") or 0) >= len(rows):
         st.session_state["counterfactual"] = 0
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -93,6 +94,32 @@ def _large(rows: Sequence[Counterfactual]) -> None:
     with right:
         show(html(COUNTERFACTUALS, "account", row))
     show(html(COUNTERFACTUALS, "story", row))
+    _beside(shown_run, row)
+
+
+def _beside(shown_run: Reading, row: Counterfactual) -> None:
+    """The same image towards the same class in other runs: methods and settings side by side."""
+    root = Root.of(shown_run.root)
+    others = [name for name in runs_in(root.place) if name != shown_run.name]
+    if not others:
+        return
+    names = st.multiselect(
+        "The same image in other runs", others, help="Runs of another method, or other settings."
+    )
+    for column, name in zip(st.columns(max(len(names), 1)), names, strict=False):
+        with column, panel():
+            other = reading(root.folder(name), root.place, name)
+            same = [
+                one
+                for one in other[COUNTERFACTUALS]
+                if (one.image_id, one.target) == (row.image_id, row.target)
+            ]
+            method = other.run.setting("method")
+            st.caption(literal(f"{name}{f', by {method}' if method else ''}"))
+            if same:
+                show(html(COUNTERFACTUALS, "card", same[0]))
+            else:
+                st.write("It did not change this image towards this class.")
 
 
 def _picture(row: Counterfactual) -> None:

@@ -15,6 +15,7 @@ from whylens.jobs.people.evidence import (
     neighbours,
     thumbs,
 )
+from whylens.jobs.people.map import map_of_components, map_of_images
 from whylens.jobs.report.parts.finding import bare
 from whylens.neural_pca import class_components
 from whylens.neural_pca.components import to_arrays
@@ -128,3 +129,23 @@ def test_mistaken_images_come_first_and_the_nearest_are_the_nearest(made) -> Non
     far = np.linalg.norm(features[: 2 * EACH].astype(np.float32) - features[1], axis=1)
     assert [name for name, _ in near] == [f"main-{i}" for i in np.argsort(far)[:3]]
     assert (seen, total) == (2 * EACH, 2 * EACH)
+
+
+def test_the_map_is_along_the_principal_components(made) -> None:
+    run, features, labels = made
+    found = map_of_images(run)
+    rows = [int(name.removeprefix("main-")) for name in found.ids]
+    assert sorted(rows) == list(range(2 * EACH))
+    assert found.total == 2 * EACH
+    np.testing.assert_array_equal(found.classes, labels[rows])
+    centred = features[rows].astype(np.float64) - features[: 2 * EACH].astype(np.float64).mean(0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(found.map.places), np.abs(u * s)[:, :2], atol=1e-3)
+    np.testing.assert_allclose(found.map.share, (s**2 / (s**2).sum())[:2], atol=1e-4)
+
+
+def test_components_that_see_the_same_are_at_the_same_place(made) -> None:
+    run, _, _ = made
+    places = map_of_components(run, [(1, 0), (1, 1), (1, 2), (1, 0)]).places
+    np.testing.assert_allclose(places[0], places[3], atol=1e-6)
+    assert np.linalg.norm(places[0] - places[1]) > 0.1
