@@ -19,7 +19,7 @@ from whylens.jobs.people.review import by_suspicion, key_of
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
-from whylens.jobs.words import amount, percent
+from whylens.jobs.words import amount
 
 A_PAGE = 12
 BINS = 30
@@ -202,7 +202,7 @@ def _neighbours(reading: Reading, one: Finding, known: Mapping[Key, Finding]) ->
         words = f": {', '.join(other.guess[:2])}" if other.guess else ""
         st.button(
             literal(f"Component {place}{words} (cosine {cosine:.2f}, "
-                    f"suspicion {percent(other.suspicion)})"),
+                    f"suspicion {other.suspicion or 0.0:.2f})"),
             key=f"near-{place}", type="tertiary", on_click=open_component, args=(key_of(other),),
         )  # fmt: skip
 
