@@ -19,7 +19,7 @@ import streamlit as st
 from whylens.dashboard.light import Light
 from whylens.dashboard.root import Root
 from whylens.jobs.labelled import TABLE as LABELS
-from whylens.jobs.labelled import by_time, label_tables, verdicts
+from whylens.jobs.labelled import label_tables, standing, verdicts
 from whylens.jobs.report.classes import ClassSummary, load_classes
 from whylens.jobs.report.data import shown_tables, whole_record
 from whylens.jobs.report.page import own_page
@@ -190,7 +190,7 @@ class Reading:
     def labels(self) -> Mapping[Key, list[dict[str, Any]]]:
         """What people said, by class and component, oldest first."""
         return self.kept(
-            "labels", (LABELS,), lambda: grouped(by_time(self._said()), _key), everywhere=True
+            "labels", (LABELS,), lambda: grouped(standing(self._said()), _key), everywhere=True
         )
 
     def counted(self) -> Mapping[Key, str]:

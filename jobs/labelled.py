@@ -21,7 +21,7 @@ WITHDRAWN = "withdrawn"
 
 def label_rows(lineage: Lineage) -> list[dict[str, Any]]:
     """The rows that stand by time, of the run and its sources, back to the one with components."""
-    return by_time(row for table in label_tables(lineage) for row in table.read().to_pylist())
+    return standing(row for table in label_tables(lineage) for row in table.read().to_pylist())
 
 
 def label_tables(lineage: Lineage) -> Iterator[Table]:
@@ -34,10 +34,15 @@ def label_tables(lineage: Lineage) -> Iterator[Table]:
 
 
 def by_time(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of labels, oldest first."""
+    return sorted((dict(row) for row in rows), key=said_at)
+
+
+def standing(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of labels that nobody took back, oldest first."""
     kept: list[dict[str, Any] | None] = []
     places: dict[tuple[int, int, str], list[int]] = {}
-    for row in sorted((dict(row) for row in rows), key=said_at):
+    for row in by_time(rows):
         person = str(row["who"]).casefold()
         mine = places.setdefault((row["class_index"], row["component"], person), [])
         if row["label"] != WITHDRAWN:

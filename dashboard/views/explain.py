@@ -91,7 +91,7 @@ def _classifier(name: str) -> Classifier:
 
 def _picked(reading: Reading) -> MainImage | None:
     """An image of the run by its class; those that are taken for another come first."""
-    known = {one.class_name: one.class_index for one in reading.classes()[0]}
+    known = {one.class_name: one.class_index for one in reading.judged().values()}
     chosen = st.selectbox(
         "Or an image of the run, by class",
         list(known),

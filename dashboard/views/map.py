@@ -53,8 +53,8 @@ def draw(reading: Reading) -> None:
 
 def _images(reading: Reading) -> None:
     found = _image_points(reading, size_of(reading, "images"))
-    names = {one.class_index: one.class_name for one in reading.classes()[0]}
-    chosen = st.multiselect("Classes", list(names.values()), key="of", bind="query-params")
+    names = found.names
+    chosen = st.multiselect("Classes", sorted(names.values()), key="of", bind="query-params")
     kept = [i for i, k in enumerate(found.classes.tolist()) if not chosen or names.get(k) in chosen]
     wrong = found.classes != found.predicted
     groups = {

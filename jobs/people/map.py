@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +31,13 @@ class Places:
 class ImagePoints:
     """Images of the main collection on the map.
 
-    ids [N], classes [N] and predictions [N] by index; of `total` images that there are
+    ids [N], classes [N] and predictions [N] by index, names by index; of `total` images
     """
 
     ids: tuple[str, ...]
     classes: np.ndarray
     predicted: np.ndarray
+    names: Mapping[int, str]
     map: Places
     total: int
 
@@ -65,15 +67,20 @@ def map_of_images(run: OpenedRun, most: int = MOST_IMAGES, seed: int = 0) -> Ima
     main = listing["collection"].to_numpy() == "main"
     units = listing.filter(main)["unit"].unique().to_pylist()
     ids: list[str] = []
+    names: dict[int, str] = {}
     classes, predicted, features = [], [], []
     for place in np.random.default_rng(seed).permutation(len(units)):
-        part = table.read(("id", "label", "features", "top5_classes", "collection"), [units[place]])
+        part = table.read(
+            ("id", "label", "features", "top5_classes", "collection", "class_name"), [units[place]]
+        )
         part = part.filter(np.asarray(part["collection"].to_numpy() == "main"))
         column = part["features"].combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False)
         features.append(flat.reshape(len(part), -1).astype(np.float32))
         ids += part["id"].to_pylist()
         classes.append(shown_classes(part))
+        named = zip(part["label"].to_pylist(), part["class_name"].to_pylist(), strict=True)
+        names.update({k: name for k, name in named if k >= 0 and name})
         predicted.append(np.array([top[0] for top in part["top5_classes"].to_pylist()]))
         if len(ids) >= most:
             break
@@ -82,6 +89,7 @@ def map_of_images(run: OpenedRun, most: int = MOST_IMAGES, seed: int = 0) -> Ima
         tuple(ids[:most]),
         np.concatenate(classes)[:most],
         np.concatenate(predicted)[:most],
+        names,
         in_the_plane(rows),
         int(main.sum()),
     )
