@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from whylens import logs
@@ -29,7 +30,7 @@ def watch() -> None:
     if torch is None or not torch.cuda.is_available() or _watching.is_set():
         return
     _watching.set()
-    threading.Thread(target=_tell, args=(torch, logs.current()), daemon=True).start()
+    threading.Thread(target=_keep_telling, args=(torch, logs.current()), daemon=True).start()
 
 
 def seen() -> list[dict[str, Any]]:
@@ -54,31 +55,36 @@ def seen() -> list[dict[str, Any]]:
     return sorted(found, key=lambda gpu: (gpu["host"], gpu["pid"]))
 
 
-def _tell(torch: Any, about: dict[str, str]) -> None:
+def tell(torch: Any, about: Mapping[str, str]) -> None:
+    """Tell once of this process's GPU; `about` is what its logs are about."""
     import ray
     from ray.experimental import internal_kv as store
 
     host, pid = socket.gethostname(), os.getpid()
+    free, size = torch.cuda.mem_get_info()
+    use = _use(torch)
+    values = {
+        metrics.GPU_USE: use,
+        metrics.GPU_MEMORY: float(size - free),
+        metrics.GPU_TOTAL: float(size),
+    }
+    metrics.tell(values, {**about, "host": host, "pid": str(pid)})
+    told = {
+        "host": host,
+        "pid": pid,
+        "use": use,
+        "memory": round((size - free) / 2**30, 2),
+        "of": round(size / 2**30, 2),
+        "time": time.time(),
+    }
+    key = f"{_prefix(ray)}{host}:{pid}"
+    store._internal_kv_put(key, json.dumps(told).encode(), overwrite=True)
+
+
+def _keep_telling(torch: Any, about: Mapping[str, str]) -> None:
     while True:
         try:
-            free, size = torch.cuda.mem_get_info()
-            use = _use(torch)
-            told = {
-                "host": host,
-                "pid": pid,
-                "use": use,
-                "memory": round((size - free) / 2**30, 2),
-                "of": round(size / 2**30, 2),
-            }
-            labels = {**about, "host": host, "pid": str(pid)}
-            values = {
-                metrics.GPU_USE: use,
-                metrics.GPU_MEMORY: float(size - free),
-                metrics.GPU_TOTAL: float(size),
-            }
-            metrics.tell(values, labels)
-            content = json.dumps({**told, "time": time.time()}).encode()
-            store._internal_kv_put(f"{_prefix(ray)}{host}:{pid}", content, overwrite=True)
+            tell(torch, about)
         except Exception:
             # It is only told; the work goes on.
             logger.debug("a GPU could not be looked at", exc_info=True)
