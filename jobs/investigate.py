@@ -31,6 +31,8 @@ from whylens.jobs.images.embed import JOB as EMBED
 from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
+from whylens.jobs.slices.confirm import JOB as CONFIRM
+from whylens.jobs.slices.confirm import ConfirmSettings, confirm, queries_of
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,11 @@ class InvestigateSpec(EmbedSpec):
     disagreements: DisagreementSpec | None = Field(
         default_factory=DisagreementSpec,
         description="Images on which `against` disagrees; null: none.",
+    )
+    confirm: ConfirmSettings | None = Field(
+        default_factory=ConfirmSettings,
+        description="Real images of `second` that fail as generated ones do, `against` being the "
+        "judge where none is named; null: none.",
     )
     report: dict[str, int] = Field(
         default_factory=dict,
@@ -103,6 +110,7 @@ def check(spec: InvestigateSpec) -> None:
     for against in others:
         for name in for_both:
             against.class_index(name)
+    check_names(classifiers=[spec.confirm.judge if spec.confirm else None])
 
 
 def run(spec: InvestigateSpec) -> Run:
@@ -145,11 +153,20 @@ def run(spec: InvestigateSpec) -> Run:
                     if named:
                         raise
                     run.warn(f"disagreements: {error}")
+            if spec.confirm and spec.second and queries_of(lineage):
+                judge = spec.confirm.judge or spec.against
+                asked = spec.confirm.model_copy(update={"judge": judge})
+                try:
+                    confirm(run, lineage, asked, placement)
+                except UsageError as error:
+                    if spec.confirm.classes:
+                        raise
+                    run.warn(f"confirm: {error}")
     report(ReportSpec(run=spec.out, limits=spec.report))
     return run
 
 
-STAGES = (EMBED, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS)
+STAGES = (EMBED, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS, CONFIRM)
 JOB = Job(
     name="investigate",
     help="From images to findings in pictures: all stages.",

@@ -36,6 +36,7 @@ ORDER = (
     "whylens.jobs.guided",
     "whylens.jobs.measuring",
     "whylens.jobs.people",
+    "whylens.jobs.slices",
     "whylens.jobs.investigate",
     "whylens.jobs.cli",
     "whylens.dashboard",

@@ -65,6 +65,14 @@ def planted_check(
             "beside earlier methods; hours for 200 images.",
         ),
     ] = False,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="Check instead whether generated disagreements lead to the drawings, of 20,000 "
+            "unlabelled ones, that the biased classifier fails on; some minutes.",
+        ),
+    ] = False,
     images: Annotated[
         int, typer.Option(min=2, help="Images that --counterfactuals changes, each many times.")
     ] = 200,
@@ -80,13 +88,18 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if sum((discovery, disagreements, neurons, counterfactuals)) > 1:
+    if sum((discovery, disagreements, neurons, counterfactuals, confirm)) > 1:
         raise UsageError(
-            "one check at a time: --discovery, --disagreements, --neurons or --counterfactuals"
+            "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals or "
+            "--confirm"
         )
     if counterfactuals:
         module = importlib.import_module("whylens.planted.checks.counterfactuals")
         record = module.check_counterfactuals(Path(work), images)
+        typer.echo(f"Look at the pictures in {work}", err=True)
+    elif confirm:
+        module = importlib.import_module("whylens.planted.checks.confirm")
+        record = module.check_confirm(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)
     elif disagreements:
         module = importlib.import_module("whylens.planted.checks.disagreements")

@@ -42,6 +42,7 @@ ASKED = {
     "disagreements": [f"{BIASED} --against planted:balanced", "starts.images=1", APART],
     "neurons": ["--source <embed>", NEURONS],
     "evaluate": ["--runs <counterfactuals> --independent planted:robust"],
+    "confirm": ["--source <investigate>", "confirm={judge: planted:balanced, least: 2}"],
     "score": [f"{SCORED} --spurious planted:spurious?count=60"],
     "investigate": [
         f"--images {IMAGES} --second {SECOND} {BIASED} --against planted:balanced", *SETS
@@ -52,6 +53,7 @@ SAID = {
     "exemplars": "What the classifier relies on",
     "investigate": "What the classifier relies on",
     "evaluate": "Counterfactuals, measured",
+    "confirm": "systematic error",
     "score": "Spurious score: who relies least",
 }
 

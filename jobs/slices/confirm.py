@@ -1,0 +1,370 @@
+"""The confirm job: real images that confirm what generated images suggest.
+
+What was generated for a class (components, disagreements, counterfactuals) is a query to the index
+of the mined collection; `whylens.neural_pca.systematic` does the search. A class is a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
+from whylens.cluster.session import session
+from whylens.errors import UsageError
+from whylens.images import open_collection
+from whylens.images.tensors import thumbnail, to_tensor
+from whylens.jobs.checking import check_names
+from whylens.jobs.classes import same_class
+from whylens.jobs.columns import columns
+from whylens.jobs.findings.head import Head
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import mined_collection
+from whylens.jobs.images.index import index_of
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
+from whylens.jobs.spec import JobSpec
+from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.neural_pca import typical_words
+from whylens.neural_pca.sufficiency import best_two, strata_of
+from whylens.neural_pca.systematic import (
+    Gathered,
+    SystematicError,
+    gather,
+    most_alike,
+    systematic_errors,
+)
+from whylens.runs import Run
+from whylens.settings import Settings
+
+CONFIRMED, SYSTEMATIC, SEARCHED = "confirmed", "systematic", "searched"
+KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
+EXEMPLAR = pa.struct([("image_id", pa.string()), ("p", pa.float32()), ("thumb", pa.binary())])
+SCHEMAS = {
+    # Every image that fails; `error` is null where it fails alone.
+    CONFIRMED: pa.schema(
+        [*KEY, ("error", pa.int32()), ("image_id", pa.string()), ("label", pa.int32()),
+         *columns(pa.float32(), "p", "p_judge"), ("round", pa.int32())]
+    ),
+    SYSTEMATIC: pa.schema(
+        [*KEY, *columns(pa.int32(), "error", "images", "near"),
+         *columns(pa.float64(), "rate", "rate_low", "rate_high", "p", "p_low", "p_high"),
+         ("strata", pa.int32()), ("words", pa.list_(pa.string())),
+         ("generated", pa.list_(pa.binary())), ("exemplars", pa.list_(EXEMPLAR))]
+    ),
+    SEARCHED: pa.schema(
+        [*KEY, *columns(pa.int32(), "queries", "gathered", "absent", "failed", "rounds", "errors"),
+         ("exhausted", pa.bool_())]
+    ),
+}  # fmt: skip
+# Captions beside which those of an error's images are typical or not.
+CAPTIONS = 10_000
+# Images that a judge sees together, and generated ones that are shown with an error.
+BATCH, SHOWN = 64, 4
+
+
+class ConfirmSettings(Settings):
+    """How real images are looked for that fail as generated ones do."""
+
+    judge: str | None = Field(
+        None,
+        description="Another classifier, which says whether an image shows the class's object; "
+        "none: labels alone say it, and images without a label count as showing no object.",
+    )
+    absent: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="An image is without the object where the judge's p of the class is at most "
+        "this.",
+    )
+    classes: list[str] = Field([], description="Classes; empty: all with generated images.")
+    nearest: int = Field(30, ge=1, description="Nearest real images that each query brings.")
+    rounds: int = Field(
+        10, ge=1, description="Rounds at most: each asks with the images that failed in the last."
+    )
+    least: int = Field(10, ge=2, description="Images of a systematic error, at least.")
+    exemplars: int = Field(12, ge=1, description="Images kept to show an error, at most.")
+
+
+class ConfirmSpec(JobSpec):
+    """Real images that confirm what was generated."""
+
+    source: str = Field(
+        description="Run folder that embedded images, or builds on one that did; its generated "
+        "images are queries."
+    )
+    queries: list[str] = Field([], description="More run folders whose generated images are.")
+    confirm: ConfirmSettings = Field(ConfirmSettings(), description="How to search.")
+
+
+@dataclass(frozen=True)
+class ClassTask:
+    """A class, and pictures that were generated to be called it."""
+
+    class_index: int
+    pictures: tuple[bytes, ...]
+
+
+def queries_of(lineage: Lineage) -> dict[int, list[bytes]]:
+    """What a run and its sources generated to be called a class, by class index."""
+    name, found = str(lineage.setting("classifier")), dict[int, list[bytes]]()
+    for table, which, column in (
+        ("generated", "class_index", "image"),
+        ("disagreements", "class_index", "image"),
+        ("counterfactuals", "target_class", "after"),
+    ):
+        for row in lineage.rows(table):
+            others = row.get("classifier_a", name) != name
+            if others or not row.get("flipped", True) or not row[column]:
+                continue
+            found.setdefault(int(row[which]), []).append(row[column])
+    return found
+
+
+def confirm(
+    run: Run,
+    lineage: Lineage,
+    settings: ConfirmSettings,
+    placement: Placement,
+    more: Sequence[Lineage] = (),
+) -> None:
+    """The stage: what is missing of the tables confirmed, systematic and searched.
+
+    Raises
+    ------
+    UsageError
+        If nothing was generated for the classifier's classes, or for one that is named.
+    """
+    from whylens.classifiers import load_classifier
+
+    name = str(lineage.setting("classifier"))
+    classifier = load_classifier(name)
+    pictures: dict[int, list[bytes]] = {}
+    for one in (lineage, *more):
+        if (other := one.setting("classifier")) != name:
+            raise UsageError(f"{one.runs[0].folder} is of the classifier {other}, not of {name}")
+        for k, some in queries_of(one).items():
+            pictures.setdefault(k, []).extend(some)
+    wanted = [classifier.class_index(c) for c in settings.classes] or sorted(pictures)
+    if lacking := [classifier.class_names[k] for k in wanted if k not in pictures]:
+        raise UsageError(f"no image was generated for {', '.join(lacking)}: leave the class out")
+    if not wanted:
+        raise UsageError(
+            "no image was generated: run generate, disagreements or counterfactuals first, and "
+            "name its run as --source or --queries"
+        )
+    if settings.judge is not None:
+        judge, names = load_classifier(settings.judge), classifier.class_names
+        if unknown := [names[k] for k in wanted if same_class(names[k], judge) is None]:
+            raise UsageError(
+                f"the judge {judge.name} does not know {', '.join(unknown[:5])}: name another, or "
+                "the classes that it knows (confirm.classes)"
+            )
+    seen = lineage.table(IMAGES).read(["label", "collection"])
+    labels = seen.filter(pc.equal(seen["collection"], mined_collection(lineage)))["label"]
+    if settings.judge is None and (unlabelled := pc.sum(pc.less(labels, 0)).as_py()):
+        run.warn(
+            f"confirm: {unlabelled} of {len(labels)} images have no label, and no judge says "
+            "whether they show the object: they count as without it. Look at them, or name one "
+            "with --set confirm.judge=CLASSIFIER"
+        )
+    tasks = [ClassTask(k, tuple(pictures[k])) for k in wanted]
+    arguments = (run, lineage, settings, placement.device)
+    work_through(run, SEARCHED, in_batches(tasks, 1, settings), Confirmer, arguments, placement)
+
+
+class Confirmer:
+    """A worker: holds the index of the mined collection, searches it for one class a call."""
+
+    def __init__(self, run: Run, lineage: Lineage, settings: ConfirmSettings, device: str) -> None:
+        """Load classifier and judge, open the index and the collection."""
+        from whylens.classifiers import load_classifier
+
+        self.run, self.settings = run, settings
+        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
+        self.judge = load_classifier(settings.judge, device) if settings.judge else None
+        self.head, tag = Head.of(self.classifier), mined_collection(lineage)
+        self.index = index_of(lineage, tag, self.classifier)
+        uri = lineage.setting("second" if tag == "second" else "images")
+        self.collection = open_collection(str(uri))
+        seen = lineage.table(IMAGES).read(["id", "label", "caption", "collection"])
+        seen = seen.filter(pc.equal(seen["collection"], tag))
+        seen = seen.take(pc.index_in(pa.array(self.index.ids, pa.string()), seen["id"]))
+        self.labels = seen["label"].to_numpy().astype(np.int64)
+        self.captions = np.asarray(pc.fill_null(seen["caption"], "").to_pylist(), object)
+
+    def __call__(self, unit: Batch[ClassTask]) -> int:
+        """Search for the unit's class, write what was found; how many images fail."""
+        from whylens.images.decoding import decode
+        from whylens.jobs.images.pictures import measured
+
+        (task,) = unit.tasks
+        k, settings = task.class_index, self.settings
+        device = self.classifier.device
+        queries = np.stack(
+            [
+                measured(self.classifier, to_tensor(decode(one)).to(device))[0].float().cpu()
+                for one in task.pictures
+            ]
+        )
+        judged = _Judged(self, k)
+        found = gather(self.index, queries, judged, count=settings.nearest, rounds=settings.rounds)
+        p = self.head.probabilities(self.index.features(found.rows))
+        strata = strata_of(self.labels[found.rows], best_two(p), k)
+        errors = systematic_errors(self.index, found, p[:, k], strata, least=settings.least)
+        key = {"class_index": k, "class_name": self.classifier.class_names[k]}
+        rows: dict[str, list[dict[str, Any]]] = {
+            CONFIRMED: self._confirmed(found, errors, p[:, k], judged.p),
+            SYSTEMATIC: [self._error(*one, task, queries) for one in enumerate(errors)],
+            SEARCHED: [
+                {
+                    "queries": len(queries),
+                    "gathered": len(found.rows),
+                    "absent": int(found.absent.sum()),
+                    "failed": int(found.failed.sum()),
+                    "rounds": int(found.rounds.max(initial=-1)) + 1,
+                    "errors": len(errors),
+                    "exhausted": found.exhausted,
+                }
+            ],
+        }
+        for table, schema in SCHEMAS.items():  # searched last: it says that the unit is done
+            some = [{**key, **row} for row in rows[table]]
+            self.run.table(table).write(unit.name, pa.Table.from_pylist(some, schema=schema))
+        return int(found.failed.sum())
+
+    def _confirmed(
+        self,
+        found: Gathered,
+        errors: Sequence[SystematicError],
+        p: np.ndarray,
+        p_judge: dict[int, float],
+    ) -> list[dict[str, Any]]:
+        of = {int(row): place for place, error in enumerate(errors) for row in error.rows}
+        return [
+            {
+                "error": of.get(row),
+                "image_id": self.index.ids[row],
+                "label": int(self.labels[row]),
+                "p": float(p[place]),
+                "p_judge": p_judge.get(row),
+                "round": int(found.rounds[place]),
+            }
+            for place in np.flatnonzero(found.failed)
+            for row in [int(found.rows[place])]
+        ]
+
+    def _error(
+        self, place: int, error: SystematicError, task: ClassTask, queries: np.ndarray
+    ) -> dict[str, Any]:
+        shown = error.rows[: self.settings.exemplars]
+        ids = [self.index.ids[row] for row in shown]
+        records = self.collection.records.with_ids(ids)
+        p = self.head.probabilities(self.index.features(shown))[:, task.class_index]
+        near = most_alike(queries, self.index.features(error.rows).mean(0), SHOWN)
+        mean = error.probability
+        return {
+            "error": place,
+            "images": len(error.rows),
+            "near": len(error.near),
+            "rate": error.rate,
+            "rate_low": error.low,
+            "rate_high": error.high,
+            "p": mean.mean,
+            "p_low": None if np.isnan(mean.low) else max(mean.low, 0.0),
+            "p_high": None if np.isnan(mean.high) else min(mean.high, 1.0),
+            "strata": mean.strata,
+            "words": self._words(error),
+            "generated": [task.pictures[row] for row in near],
+            "exemplars": [
+                {
+                    "image_id": name,
+                    "p": float(p[number]),
+                    "thumb": thumbnail(self.collection.load(records[name]), 224),
+                }
+                for number, name in enumerate(ids)
+            ],
+        }
+
+    def _words(self, error: SystematicError) -> list[str]:
+        """Words that the captions of an error's images hold more often than others'."""
+        sample = np.random.default_rng(0).permutation(len(self.captions))[:CAPTIONS]
+        rows = np.union1d(sample, error.rows)
+        weights = np.isin(rows, error.rows).astype(np.float64)
+        return [word for word, _ in typical_words(list(self.captions[rows]), weights)]
+
+    def absent(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows [n] do not show class k, and the judge's p of it, NaN where it wasn't asked.
+
+        A label rules an image out; whatever it says, a judge may, too.
+        """
+        without, p = self.labels[rows] != k, np.full(len(rows), np.nan)
+        if self.judge is not None:
+            own = same_class(self.classifier.class_names[k], self.judge)
+            assert own is not None  # or the stage would not have begun
+            asked = np.flatnonzero(without)
+            p[asked] = self._judged(rows[asked])[:, own]
+            without[asked] = p[asked] <= self.settings.absent
+        return without, p
+
+    def _judged(self, rows: np.ndarray) -> np.ndarray:
+        """The judge's probabilities of some images, [n, K']."""
+        import torch
+
+        judge = self.judge
+        assert judge is not None
+        ids = [self.index.ids[row] for row in rows]
+        records = self.collection.records.with_ids(ids)
+        parts = [np.zeros((0, len(judge.class_names)), np.float32)]
+        for start in range(0, len(ids), BATCH):
+            images = [
+                to_tensor(judge.eval_transform(self.collection.load(records[name])))
+                for name in ids[start : start + BATCH]
+            ]
+            with torch.inference_mode():
+                p = judge.probabilities(torch.stack(images).to(judge.device))
+            parts.append(p.float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+class _Judged:
+    """What a search for class k asks of rows; remembers the judge's probabilities by row."""
+
+    def __init__(self, worker: Confirmer, k: int) -> None:
+        self.worker, self.k = worker, k
+        self.p: dict[int, float] = {}
+
+    def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        without, p = self.worker.absent(rows, self.k)
+        known = np.isfinite(p)
+        self.p |= dict(zip(rows[known].tolist(), p[known].tolist(), strict=True))
+        called = self.worker.head.probabilities(self.worker.index.features(rows)).argmax(1)
+        return without, called == self.k
+
+
+def run(spec: ConfirmSpec) -> Run:
+    """Look for real images that fail as a run's generated ones do."""
+    check_names(classifiers=[spec.confirm.judge])
+    more = [Lineage(Run.open(folder)) for folder in spec.queries]
+    with JOB.working(spec) as run, session() as ray:
+        confirm(run, Lineage(run), spec.confirm, settled(ray, spec.placement), more)
+    return run
+
+
+JOB = Job(
+    name="confirm",
+    help="Real images that fail as generated ones do.",
+    spec=ConfirmSpec,
+    run=run,
+    tables=(CONFIRMED, SYSTEMATIC, SEARCHED),
+    show="whylens.jobs.slices.terminal:show_systematic",
+    part="whylens.jobs.report.parts.systematic:SYSTEMATIC",
+)

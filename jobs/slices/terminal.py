@@ -1,0 +1,46 @@
+"""What the terminal says of where a classifier is wrong."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from whylens.jobs.words import amount, plain_name
+from whylens.runs import Run
+
+
+def table_of(title: str, left: tuple[str, ...], right: tuple[str, ...]) -> Table:
+    """An empty table of text columns, then number columns, narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def show_systematic(run: Run, console: Console) -> None:
+    """Systematic errors in real images, the largest first."""
+    searched = run.table("searched").read().to_pylist()
+    rows = run.table("systematic").read().to_pylist()
+    table = table_of(
+        "Real images that fail alike",
+        ("called", "though it is without; shows"),
+        ("images", "such images\nthat fail", "mean p"),
+    )
+    for row in sorted(rows, key=lambda row: -row["images"]):
+        table.add_row(
+            escape(plain_name(row["class_name"])),
+            escape(", ".join(row["words"])) or "?",
+            str(row["images"]),
+            f"{row['rate_low']:.0%} to {row['rate_high']:.0%}",
+            f"{row['p']:.2f}",
+        )
+    if rows:
+        console.print(table)
+    console.print(
+        f"{amount(len(rows), 'systematic error')} of "
+        f"{amount(len(searched), 'class that was searched', 'classes that were searched')}"
+    )

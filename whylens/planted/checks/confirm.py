@@ -1,0 +1,178 @@
+"""`whylens planted check --confirm`: do generated images lead to the real ones that fail?
+
+Images on which two planted classifiers disagree are generated, from prompts that know no link, and
+are queries to many unlabelled drawings. What shows the object is said by a judge. The biased
+classifier's systematic errors are compared with the planted links; the balanced one has none.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from whylens.classifiers import load_classifier
+from whylens.diffusion import load_sampler
+from whylens.images.tensors import to_batch
+from whylens.neural_pca.index import FeatureIndex
+from whylens.neural_pca.sufficiency import best_two, strata_of
+from whylens.neural_pca.systematic import SystematicError, gather, systematic_errors
+from whylens.planted.checks.disagreements import best_starts, plain_images, pull
+from whylens.planted.checks.judges import BATCH, features
+from whylens.planted.checks.weights import save_sheet
+from whylens.planted.drawing.data import Drawings, draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
+
+logger = logging.getLogger(__name__)
+
+SEED = 931
+# Generated images a class, and seeds of plain images a prompt.
+IMAGES, SEEDS = 2, 1
+# Backgrounds before which each companion is shown.
+BEHIND = ("snow", "desert")
+# An image is without the object where the judge's p of it is at most this.
+ABSENT = 0.1
+# An error is a link's where so many of its images show the feature without the object.
+SHOWS = 0.9
+
+
+def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
+    """Generate, search, compare; one flat record, pictures in `work`.
+
+    precision: systematic errors of the biased classifier at least 90 % of whose images show the
+    planted feature of their class without its object; recall: links with such an error; clusters:
+    all of its errors; balanced_clusters: those of the balanced classifier, which has no link.
+    """
+    pool = draw_many("unlinked", drawings, SEED, folder=work / "data")
+    judge = load_classifier("planted:judge_object")
+    there = probabilities_of("judge_object", pool, work)[:, : len(OBJECTS)]
+    logger.info("the judge %s looked at %d drawings", judge.name, len(pool))
+    record: dict[str, Any] = {"drawings": drawings}
+    for name, other in (("biased", "balanced"), ("balanced", "biased")):
+        queries, classes = generated(name, other, work)
+        found = search(name, queries, classes, pool, there, work)
+        record |= scored(found, pool, "" if name == "biased" else "balanced_")
+        for k, errors in found.items():
+            for place, error in enumerate(errors):
+                path = work / f"confirmed-{name}-{OBJECTS[k]}-{place}.png"
+                save_sheet(pool.images[error.rows], path, columns=8, rows=2)
+    return record
+
+
+def prompts() -> list[str]:
+    """Every background, and every companion, without an object: nothing of any link is known."""
+    return [Scene(None, background, None, ()).caption for background in BACKGROUNDS] + [
+        Scene(None, background, companion, ()).caption
+        for companion in COMPANIONS
+        for background in BEHIND
+    ]
+
+
+def generated(name: str, other: str, work: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """Images [Q, 3, S, S] that one classifier calls classes [Q] and the other does not; kept."""
+    path = work / f"queries-{name}.npz"
+    if not path.exists():
+        sampler = load_sampler("planted")
+        a, b = (load_classifier(f"planted:{one}") for one in (name, other))
+        tried = plain_images(sampler, prompts(), range(SEEDS))
+        classes = np.repeat(np.arange(len(OBJECTS)), IMAGES)
+        starts = [
+            start for k in range(len(OBJECTS)) for start in best_starts(tried, a, b, k, IMAGES)
+        ]
+        pulled = pull(sampler, a, b, starts, classes.tolist())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, images=pulled.images.numpy(), classes=classes)
+    with np.load(path) as kept:
+        return torch.from_numpy(kept["images"]), kept["classes"]
+
+
+def search(
+    name: str,
+    queries: torch.Tensor,
+    classes: NDArray[np.int64],
+    pool: Drawings,
+    there: NDArray[np.float32],
+    work: Path,
+) -> dict[int, list[SystematicError]]:
+    """The systematic errors of each class that drawings show."""
+    classifier = load_classifier(f"planted:{name}")
+    rows = features_of(name, pool, work)
+    weight, bias = classifier.head.arrays()
+    p = torch.softmax(torch.from_numpy(rows @ weight.T + bias), 1).numpy()
+    index = FeatureIndex.build(
+        rows, [str(row) for row in range(len(pool))], fingerprint=classifier.fingerprint
+    )
+    asked, unlabelled = features(classifier, queries).numpy(), np.full(len(pool), -1)
+    found = {}
+    for k in range(len(OBJECTS)):
+
+        def judged(some: NDArray[np.int64], k: int = k) -> tuple[Any, Any]:
+            return there[some, k] <= ABSENT, p[some].argmax(1) == k
+
+        seen = gather(index, asked[classes == k], judged)
+        strata = strata_of(unlabelled[seen.rows], best_two(p[seen.rows]), k)
+        found[k] = systematic_errors(index, seen, p[seen.rows, k], strata)
+        logger.info("%s: %s: %d images fail, %d errors", name, OBJECTS[k], seen.failed.sum(),
+                    len(found[k]))  # fmt: skip
+    return found
+
+
+def scored(
+    found: Mapping[int, list[SystematicError]], pool: Drawings, prefix: str
+) -> dict[str, Any]:
+    """Systematic errors by class against the planted links."""
+    links = {OBJECTS.index(link.object): link for link in LINKS}
+    rows, right = [], set[int]()
+    for k, errors in found.items():
+        for error in errors:
+            link, of = links.get(k), pool.select(np.isin(np.arange(len(pool)), error.rows))
+            alone = of.objects != k
+            if link is not None and link.kind == "background":
+                alone &= of.backgrounds == BACKGROUNDS.index(link.feature)
+            elif link is not None:
+                alone &= of.companions == COMPANIONS.index(link.feature)
+            share = float(alone.mean()) if link is not None else 0.0
+            if share >= SHOWS:
+                right.add(k)
+            rows.append(
+                {
+                    "class": OBJECTS[k],
+                    "feature": None if link is None else link.feature,
+                    "images": len(error.rows),
+                    "feature_without_object": round(share, 4),
+                    "rate": [round(one, 4) for one in (error.rate, error.low, error.high)],
+                    "p": round(error.probability.mean, 4),
+                }
+            )
+    true = sum(row["feature_without_object"] >= SHOWS for row in rows)
+    return {
+        f"{prefix}clusters": len(rows),
+        f"{prefix}precision": round(true / len(rows), 4) if rows else None,
+        f"{prefix}recall": round(len(right) / len(links), 4),
+        f"{prefix}by_cluster": rows,
+    }
+
+
+def features_of(name: str, pool: Drawings, work: Path) -> NDArray[np.float64]:
+    """A planted classifier's features [N, D] of drawings, kept in the work folder."""
+    path = work / f"features-{name}-{len(pool)}.npz"
+    if not path.exists():
+        classifier = load_classifier(f"planted:{name}")
+        parts = [
+            features(classifier, to_batch(pool.images, slice(start, start + BATCH))).numpy()
+            for start in range(0, len(pool), BATCH)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, features=np.concatenate(parts))
+    with np.load(path) as kept:
+        return np.asarray(kept["features"], np.float64)
+
+
+def probabilities_of(name: str, pool: Drawings, work: Path) -> NDArray[np.float32]:
+    """A planted classifier's probabilities [N, K] of drawings."""
+    weight, bias = load_classifier(f"planted:{name}").head.arrays()
+    logits = torch.from_numpy(features_of(name, pool, work) @ weight.T + bias)
+    return np.asarray(torch.softmax(logits, 1).float())
