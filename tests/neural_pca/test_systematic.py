@@ -54,12 +54,12 @@ def test_the_nearest_rows_have_the_largest_cosines(world):
 def test_what_fails_alike_is_found_whole_and_single_errors_are_none(world):
     features, absent, called, queries = world
     index = indexed(features)
-    found = gather(index, queries, lambda rows: (absent[rows], called[rows]), count=10)
+    found = gather(index, queries, lambda rows: (absent[rows], called[rows]), count=20)
     assert found.exhausted
     assert len(np.unique(found.rows)) == len(found.rows)
     assert np.array_equal(found.failed, absent[found.rows] & called[found.rows])
-    # Exploring brings ten images each; what fails brings the others.
-    assert (found.rounds == 0).sum() == 20
+    # Exploring brings twenty images each; what fails brings the others.
+    assert (found.rounds == 0).sum() == 40
     assert set(range(100)) <= set(found.rows.tolist())
     p = np.where(called, 0.9, 0.1)[found.rows]
     errors = systematic_errors(index, found, p, np.arange(len(p)) % 3)
@@ -90,7 +90,7 @@ def test_copies_count_once(world):
         indexed(twice),
         queries,
         lambda rows: (np.tile(absent, 2)[rows], np.tile(called, 2)[rows]),
-        count=20,
+        count=40,
     )
     originals = found.rows % len(features)
     assert len(np.unique(originals)) == len(originals)

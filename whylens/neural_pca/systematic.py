@@ -142,7 +142,13 @@ def gather(
             exhausted = True
             break
         frontier = index.features(new[failed[-1]])
-    return Gathered(*map(np.concatenate, (rows, which, failed, absent)), exhausted)
+    return Gathered(
+        np.concatenate(rows),
+        np.concatenate(which),
+        np.concatenate(failed),
+        np.concatenate(absent),
+        exhausted,
+    )
 
 
 def systematic_errors(
@@ -158,7 +164,8 @@ def systematic_errors(
 
     An image fails alike where most of its nearest images without the object, of all that were
     gathered, fail too: single errors on the edge of a class do not. Two such images are of one
-    group where each is among the nearest of the other, or a chain of such images joins them.
+    group where each is among the nearest of the other, or a chain of such images joins them; what
+    is left joins the group that most of its nearest images are of.
 
     Parameters
     ----------
@@ -192,6 +199,13 @@ def systematic_errors(
         (np.ones(len(pairs)), tuple(np.array(pairs, int).reshape(-1, 2).T)), (len(failed),) * 2
     )
     _, group = connected_components(joined, directed=False)
+    # Images that are among the nearest of none join the group that most of their nearest are of.
+    cores = np.flatnonzero(np.bincount(group[alike], minlength=len(group)) >= least)
+    for number in np.flatnonzero(alike & ~np.isin(group, cores)):
+        others = np.array([group[kept[other]] for other in around[number] if other in kept], int)
+        counts = np.bincount(others[np.isin(others, cores)], minlength=1)
+        if counts.any():
+            group[number] = counts.argmax()
     errors = []
     for number in np.unique(group[alike]):
         members = np.flatnonzero(alike & (group == number))

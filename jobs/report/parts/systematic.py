@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Limit, Part
@@ -67,13 +68,12 @@ def load_systematic(run: Lineage) -> tuple[Search, ...]:
     return tuple(sorted(found, key=lambda one: -max((e.images for e in one.errors), default=0)))
 
 
-def _error(row: dict[str, object]) -> Error:
-    shown = row.get("exemplars")
+def _error(row: Mapping[str, Any]) -> Error:
     return value(
         Error,
         row,
-        words=tuple(row.get("words") or ()),  # type: ignore[call-overload]
-        exemplars=tuple(value(Confirmed, one) for one in shown or ()),  # type: ignore[attr-defined]
+        words=tuple(row.get("words") or ()),
+        exemplars=tuple(value(Confirmed, one) for one in row.get("exemplars") or ()),
     )
 
 
@@ -91,7 +91,7 @@ def sentence(rows: Sequence[Search]) -> str:
     )
 
 
-SYSTEMATIC = Part(
+SYSTEMATIC: Part[Search] = Part(
     name="systematic",
     title="Confirmed in real images",
     tables=("systematic", "searched"),

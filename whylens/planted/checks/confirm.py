@@ -125,7 +125,7 @@ def scored(
 ) -> dict[str, Any]:
     """Systematic errors by class against the planted links."""
     links = {OBJECTS.index(link.object): link for link in LINKS}
-    rows, right = [], set[int]()
+    rows, shares, right = [], list[float](), set[int]()
     for k, errors in found.items():
         for error in errors:
             link, of = links.get(k), pool.select(np.isin(np.arange(len(pool)), error.rows))
@@ -135,6 +135,7 @@ def scored(
             elif link is not None:
                 alone &= of.companions == COMPANIONS.index(link.feature)
             share = float(alone.mean()) if link is not None else 0.0
+            shares.append(share)
             if share >= SHOWS:
                 right.add(k)
             rows.append(
@@ -147,7 +148,7 @@ def scored(
                     "p": round(error.probability.mean, 4),
                 }
             )
-    true = sum(row["feature_without_object"] >= SHOWS for row in rows)
+    true = sum(share >= SHOWS for share in shares)
     return {
         f"{prefix}clusters": len(rows),
         f"{prefix}precision": round(true / len(rows), 4) if rows else None,
