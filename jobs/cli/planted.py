@@ -73,6 +73,14 @@ def planted_check(
             "unlabelled ones, that the biased classifier fails on; some minutes.",
         ),
     ] = False,
+    groups: Annotated[
+        bool,
+        typer.Option(
+            "--groups",
+            help="Check instead what repairs gain by class and shown feature, beside one that is "
+            "told the groups; a minute.",
+        ),
+    ] = False,
     images: Annotated[
         int, typer.Option(min=2, help="Images that --counterfactuals changes, each many times.")
     ] = 200,
@@ -88,10 +96,10 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if sum((discovery, disagreements, neurons, counterfactuals, confirm)) > 1:
+    if sum((discovery, disagreements, neurons, counterfactuals, confirm, groups)) > 1:
         raise UsageError(
-            "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals or "
-            "--confirm"
+            "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals, "
+            "--confirm or --groups"
         )
     if counterfactuals:
         module = importlib.import_module("whylens.planted.checks.counterfactuals")
@@ -101,6 +109,9 @@ def planted_check(
         module = importlib.import_module("whylens.planted.checks.confirm")
         record = module.check_confirm(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)
+    elif groups:
+        module = importlib.import_module("whylens.planted.checks.groups")
+        record = module.check_groups(Path(work))
     elif disagreements:
         module = importlib.import_module("whylens.planted.checks.disagreements")
         record = module.check_disagreements(Path(work))

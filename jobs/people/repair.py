@@ -88,10 +88,10 @@ def repair_run(spec: RepairSpec) -> Repair:
         raise UsageError(f"out: {spec.out} is there already: name another file, or remove it")
     lineage = Lineage(Run.open(spec.source))
     rows = judged_rows(lineage, ["mined_ids"])
-    spurious = _spurious(spec, rows)
+    spurious = spurious_of(spec.source, rows, spec.by)
     repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
     classifier = load_classifier(str(repaired_run.setting("classifier")))
-    seen = _Seen(repaired_run, mined_collection(lineage))
+    seen = Seen(repaired_run, mined_collection(lineage))
     mined, mined_for = seen.mined(rows, spurious, repaired_run.runs[0].folder)
     weight, bias = classifier.head.arrays()
     labels = labels_used(seen.main)
@@ -137,9 +137,18 @@ def repair_run(spec: RepairSpec) -> Repair:
     )
 
 
-def _spurious(spec: RepairSpec, rows: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
-    labelled = spurious_components(spec.source) if spec.by != "findings" else {}
-    if labelled or spec.by == "labels":
+def spurious_of(
+    source: str, rows: Sequence[Mapping[str, Any]], by: Literal["labels", "findings"] | None = None
+) -> dict[int, list[int]]:
+    """The spurious components of each class: those that people labelled, else the suspicious rows.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    labelled = spurious_components(source) if by != "findings" else {}
+    if labelled or by == "labels":
         found = labelled
     else:
         found = {}
@@ -148,13 +157,13 @@ def _spurious(spec: RepairSpec, rows: Sequence[Mapping[str, Any]]) -> dict[int, 
                 found.setdefault(row["class_index"], []).append(row["component"])
     if not found:
         raise UsageError(
-            f"nothing in {spec.source} is "
-            + ("labelled spurious: see whylens labels" if spec.by == "labels" else "suspicious")
+            f"nothing in {source} is "
+            + ("labelled spurious: see whylens labels" if by == "labels" else "suspicious")
         )
     return {k: sorted(components) for k, components in sorted(found.items())}
 
 
-class _Seen:
+class Seen:
     """A run's embedded images: those to explain, and those that were mined (`pool`)."""
 
     def __init__(self, lineage: Lineage, pool: str) -> None:

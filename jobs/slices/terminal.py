@@ -44,3 +44,21 @@ def show_systematic(run: Run, console: Console) -> None:
         f"{amount(len(rows), 'systematic error')} of "
         f"{amount(len(searched), 'class that was searched', 'classes that were searched')}"
     )
+
+
+def show_repairs(run: Run, console: Console) -> None:
+    """Repairs side by side, for each attribute."""
+    table = table_of(
+        "Accuracy by group, on images that no repair was fitted to",
+        ("by", "repair", "worst group"),
+        ("its\naccuracy", "overall"),
+    )
+    for row in run.table("repairs").read().to_pylist():
+        table.add_row(
+            escape(row["attribute"]),
+            row["repair"],
+            escape(f"{plain_name(row['worst_class'])}, {row['worst_value']}"),
+            f"{row['worst_accuracy']:.1%}",
+            f"{row['accuracy']:.1%}",
+        )
+    console.print(table)

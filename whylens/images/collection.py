@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -58,6 +58,10 @@ class ImageCollection(ABC):
     def object_mask(self, record: ImageRecord) -> NDArray[np.bool_] | None:
         """Where an image shows the object of its class, [H, W]; None where nobody knows."""
         return None
+
+    def attributes(self) -> Mapping[str, Sequence[str]]:
+        """What is known of images beside their class: by name, a value a record; often nothing."""
+        return {}
 
     def part(self, which: slice) -> Self:
         """The collection of a slice of the records: all that a worker needs to load those."""

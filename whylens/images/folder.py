@@ -20,8 +20,8 @@ class FolderCollection(ImageCollection):
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
-        system, root = _filesystem(uri)
+        self.uri = self._folder = uri
+        system, root = filesystem(uri)
         if not system.isdir(root):
             raise UsageError(f"no folder {uri}")
         ids, numbers, rejected = [], [], []
@@ -60,7 +60,7 @@ class FolderCollection(ImageCollection):
         self.rejected = tuple(sorted(rejected, key=lambda r: r.path))
 
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
-        system, _ = _filesystem(self.uri)
+        system, _ = filesystem(self._folder)
         try:
             data = system.cat_file(record.path)
         except OSError as error:
@@ -68,7 +68,14 @@ class FolderCollection(ImageCollection):
         return decode(data)
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The filesystem of a path or URL, and the path on it.
+
+    Raises
+    ------
+    UsageError
+        If no filesystem is known for it.
+    """
     import fsspec
 
     try:

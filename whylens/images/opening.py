@@ -3,10 +3,14 @@
 from urllib.parse import parse_qsl
 
 from whylens.images.collection import ImageCollection
+from whylens.images.layouts import LAYOUTS, LayoutCollection
 
 
 def open_collection(uri: str) -> ImageCollection:
     """List a collection: a folder, Parquet, a WebDataset .tar, or planted:<split>?count=N&seed=S.
+
+    LAYOUT:FOLDER?split=NAME is a data set with attributes, laid out as its authors do
+    (`whylens.images.layouts`).
 
     Raises
     ------
@@ -18,6 +22,10 @@ def open_collection(uri: str) -> ImageCollection:
 
         split, _, query = uri.removeprefix("planted:").partition("?")
         return PlantedCollection(uri, split, dict(parse_qsl(query)))
+    layout, colon, rest = uri.partition(":")
+    if colon and layout in LAYOUTS:
+        folder, _, query = rest.partition("?")
+        return LayoutCollection(uri, layout, folder, dict(parse_qsl(query)))
     if uri.endswith(".tar"):
         from whylens.images.webdataset import TarCollection
 

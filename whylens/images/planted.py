@@ -46,6 +46,13 @@ class PlantedCollection(ImageCollection):
         (index,) = record.place
         return sample_scene(self.split, self._seed, index)  # type: ignore[arg-type]
 
+    def attributes(self) -> dict[str, list[str]]:
+        scenes = [self.scene(record) for record in self.records]
+        return {
+            "background": [scene.background for scene in scenes],
+            "companion": [scene.companion or "none" for scene in scenes],
+        }
+
     def load(self, record: ImageRecord) -> NDArray[np.uint8]:
         return draw(self.scene(record)).image
 

@@ -43,6 +43,7 @@ ASKED = {
     "neurons": ["--source <embed>", NEURONS],
     "evaluate": ["--runs <counterfactuals> --independent planted:robust"],
     "confirm": ["--source <investigate>", "confirm={judge: planted:balanced, least: 2}"],
+    "groups": ["--source <components>", "groups={collection: second, least: 2}"],
     "score": [f"{SCORED} --spurious planted:spurious?count=60"],
     "investigate": [
         f"--images {IMAGES} --second {SECOND} {BIASED} --against planted:balanced", *SETS
@@ -54,6 +55,7 @@ SAID = {
     "investigate": "What the classifier relies on",
     "evaluate": "Counterfactuals, measured",
     "confirm": "systematic error",
+    "groups": "Accuracy by group",
     "score": "Spurious score: who relies least",
 }
 

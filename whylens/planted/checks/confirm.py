@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -159,7 +160,7 @@ def scored(
 
 def features_of(name: str, pool: Drawings, work: Path) -> NDArray[np.float64]:
     """A planted classifier's features [N, D] of drawings, kept in the work folder."""
-    path = work / f"features-{name}-{len(pool)}.npz"
+    path = work / f"features-{name}-{crc32(pool.images[:64].tobytes())}-{len(pool)}.npz"
     if not path.exists():
         classifier = load_classifier(f"planted:{name}")
         parts = [

@@ -1,0 +1,64 @@
+"""Groups of a class and an attribute, and what the report says of repairs, counted by hand."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from whylens.images import open_collection
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.report.parts.groups import load_groups, sentence
+from whylens.jobs.slices.groups import _by_group, groups_of
+from whylens.runs import Run
+
+
+def test_groups_are_of_a_class_and_a_value_and_small_ones_are_left_out():
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    values = np.array(["sea", "sea", "land", "sea", "land", "land", "sea"])
+    groups = groups_of(labels, values, 2)
+    assert (groups < 0).tolist() == [False, False, True, False, False, False, False]
+    assert len(set(groups[groups >= 0])) == 3
+    right = np.array([True, False, True, True, False, False, True])
+    kept = groups >= 0
+    rows = list(_by_group(right[kept], groups[kept], labels[kept], values[kept], ["fish", "star"]))
+    assert {(r["class_name"], r["value"]): (r["images"], r["accuracy"]) for r in rows} == {
+        ("fish", "sea"): (2, 0.5), ("star", "sea"): (2, 1.0), ("star", "land"): (2, 0.0)
+    }  # fmt: skip
+
+
+def test_planted_attributes_are_what_the_scenes_show():
+    collection = open_collection("planted:unlinked?count=30&seed=4")
+    shown = collection.attributes()
+    for row, record in enumerate(collection.records):
+        assert shown["background"][row] in record.caption
+        companion = shown["companion"][row]
+        assert companion == "none" or f"with a {companion}" in record.caption
+
+
+@pytest.fixture
+def measured(tmp_path):
+    run = Run.start(str(tmp_path / "run"), "groups", {})
+    groups, repairs = [], []
+    for repair, worst in (("no repair", 0.25), ("SpuFix, refit", 0.75)):
+        key = {"repair": repair, "attribute": "place"}
+        for value, right in (("land", worst), ("water", 0.9)):
+            groups.append(
+                {**key, "class_name": "bird", "value": value, "images": 8, "accuracy": right}
+            )
+        repairs.append(
+            {**key, "knows": "something", "images": 16, "accuracy": 0.8, "gap": 0.8 - worst,
+             "worst_accuracy": worst, "worst_class": "bird", "worst_value": "land"}
+        )  # fmt: skip
+    run.table("groups").write("all", pa.Table.from_pylist(groups))
+    run.table("repairs").write("all", pa.Table.from_pylist(repairs))
+    return Lineage(run)
+
+
+def test_the_report_tells_the_worst_group_before_and_after(measured):
+    (row,) = load_groups(measured)
+    assert [(g.value, g.accuracies) for g in row.groups] == [
+        ("land", (0.25, 0.75)), ("water", (0.9, 0.9))
+    ]  # fmt: skip
+    assert sentence([row]) == (
+        "By place, the worst group is bird with land: 25% of its images are right, and of the "
+        "worst one after SpuFix, refit 75%."
+    )

@@ -1,0 +1,158 @@
+"""Data sets whose images have attributes beside their class, as their authors lay them out.
+
+`NAME:FOLDER?split=...`: Waterbirds (Sagawa et al. 2020), CelebA (Liu et al. 2015), Spawrious (Lynch
+et al. 2023), MetaShift (Liang and Zou 2022), ImageNet-9's Backgrounds Challenge (Xiao et al. 2021).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from whylens.errors import UsageError
+from whylens.images.decoding import SUFFIXES
+from whylens.images.folder import FolderCollection, filesystem
+from whylens.images.listing import Records
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image of a layout: its path below the folder, class, attributes, and split."""
+
+    name: str
+    class_name: str
+    attributes: Mapping[str, str]
+    split: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files below a folder of any filesystem, and the options of the collection's name."""
+
+    uri: str
+    system: Any
+    root: str
+    options: Mapping[str, str]
+
+    def images(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The path of each image file below the folder, and its parts."""
+        for path in sorted(self.system.find(self.root)):
+            name = path[len(self.root) :].lstrip("/")
+            if PurePosixPath(name).suffix.lower() in SUFFIXES:
+                yield name, PurePosixPath(name).parts
+
+    def table(self, name: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+        """The rows of a CSV file, which has to have some columns."""
+        try:
+            text = self.system.cat_file(f"{self.root}/{name}").decode()
+        except OSError:
+            raise UsageError(f"{self.uri}: there is no {name} in the folder") from None
+        rows = list(csv.DictReader(io.StringIO(text)))
+        if not rows or not set(columns) <= set(rows[0]):
+            raise UsageError(f"{self.uri}: {name} has not the columns {', '.join(columns)}")
+        return rows
+
+
+class LayoutCollection(FolderCollection):
+    """The images of a layout's split (all where none is named), with their attributes."""
+
+    def __init__(self, uri: str, layout: str, folder: str, options: Mapping[str, str]) -> None:
+        read, known, expected = LAYOUTS[layout]
+        if wrong := sorted(set(options) - {"split", *known}):
+            raise UsageError(
+                f"{uri}: unknown option {wrong[0]!r}; there are: {', '.join(('split', *known))}"
+            )
+        self.uri, self._folder = uri, folder
+        system, root = filesystem(folder)
+        if not system.isdir(root):
+            raise UsageError(f"no folder {folder}")
+        rows = list(read(Tree(uri, system, root, options)))
+        if not rows:
+            raise UsageError(f"{uri}: no images laid out as {layout} are: {expected}")
+        splits = sorted({row.split for row in rows})
+        if (split := options.get("split")) is not None:
+            rows = [row for row in rows if row.split == split]
+            if not rows:
+                raise UsageError(f"{uri}: no split {split!r}; there are: {', '.join(splits)}")
+        rows.sort(key=lambda row: row.name)
+        self.records = Records(
+            [row.name for row in rows], f"{root}/", classes=[row.class_name for row in rows]
+        )
+        self._attributes = {
+            name: [row.attributes[name] for row in rows] for name in rows[0].attributes
+        }
+        self._rows = {row.name: place for place, row in enumerate(rows)}
+
+    def attributes(self) -> Mapping[str, list[str]]:
+        names = [self._rows[record.id] for record in self.records]
+        return {name: [of[row] for row in names] for name, of in self._attributes.items()}
+
+
+def _waterbirds(tree: Tree) -> Iterator[Row]:
+    for row in tree.table("metadata.csv", ("img_filename", "y", "split", "place")):
+        yield Row(
+            row["img_filename"],
+            ("landbird", "waterbird")[int(row["y"])],
+            {"place": ("land", "water")[int(row["place"])]},
+            ("train", "val", "test")[int(row["split"])],
+        )
+
+
+def _celeba(tree: Tree) -> Iterator[Row]:
+    target = tree.options.get("target", "Blond_Hair")
+    attribute = tree.options.get("attribute", "Male")
+    rows = tree.table("list_attr_celeba.csv", ("image_id", target, attribute))
+    splits = {
+        row["image_id"]: ("train", "val", "test")[int(row["partition"])]
+        for row in tree.table("list_eval_partition.csv", ("image_id", "partition"))
+    }
+
+    def said(row: dict[str, str], name: str) -> str:
+        word = name.replace("_", " ").lower()
+        return word if row[name].strip() == "1" else f"not {word}"
+
+    for row in rows:
+        yield Row(
+            f"img_align_celeba/{row['image_id']}",
+            said(row, target),
+            {attribute: said(row, attribute)},
+            splits[row["image_id"]],
+        )
+
+
+def _spawrious(tree: Tree) -> Iterator[Row]:
+    for name, parts in tree.images():
+        if len(parts) == 4 and parts[0] in {"0", "1"}:
+            split, location, dog, _ = parts
+            yield Row(name, dog, {"location": location}, ("train", "test")[int(split)])
+
+
+def _metashift(tree: Tree) -> Iterator[Row]:
+    for name, parts in tree.images():
+        if len(parts) == 4 and (found := re.fullmatch(r"(.+)\((.+)\)", parts[2])):
+            yield Row(name, parts[1], {"context": found[2]}, parts[0])
+
+
+def _imagenet9(tree: Tree) -> Iterator[Row]:
+    for name, parts in tree.images():
+        if len(parts) == 4 and (found := re.fullmatch(r"\d\d_(.+)", parts[2])):
+            yield Row(name, found[1], {"variation": parts[0]}, parts[1])
+
+
+# What reads each layout, its options, and how it is laid out, in words.
+LAYOUTS: dict[str, tuple[Callable[[Tree], Iterator[Row]], tuple[str, ...], str]] = {
+    "waterbirds": (_waterbirds, (), "metadata.csv and what its img_filename names"),
+    "celeba": (
+        _celeba,
+        ("target", "attribute"),
+        "list_attr_celeba.csv, list_eval_partition.csv and img_align_celeba/",
+    ),
+    "spawrious": (_spawrious, (), "0/LOCATION/CLASS/*.png for training, 1/... for the test"),
+    "metashift": (_metashift, (), "SPLIT/CLASS/CLASS(CONTEXT)/*.jpg"),
+    "imagenet9": (_imagenet9, (), "VARIATION/val/00_CLASS/*.JPEG"),
+}
