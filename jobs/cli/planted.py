@@ -73,6 +73,14 @@ def planted_check(
             "unlabelled ones, that the biased classifier fails on; some minutes.",
         ),
     ] = False,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors",
+            help="Check instead whether slices of mistakes are named by the planted features; a "
+            "minute.",
+        ),
+    ] = False,
     groups: Annotated[
         bool,
         typer.Option(
@@ -96,10 +104,10 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if sum((discovery, disagreements, neurons, counterfactuals, confirm, groups)) > 1:
+    if sum((discovery, disagreements, neurons, counterfactuals, confirm, errors, groups)) > 1:
         raise UsageError(
             "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals, "
-            "--confirm or --groups"
+            "--confirm, --errors or --groups"
         )
     if counterfactuals:
         module = importlib.import_module("whylens.planted.checks.counterfactuals")
@@ -109,6 +117,9 @@ def planted_check(
         module = importlib.import_module("whylens.planted.checks.confirm")
         record = module.check_confirm(Path(work))
         typer.echo(f"Look at the pictures in {work}", err=True)
+    elif errors:
+        module = importlib.import_module("whylens.planted.checks.errors")
+        record = module.check_errors(Path(work))
     elif groups:
         module = importlib.import_module("whylens.planted.checks.groups")
         record = module.check_groups(Path(work))

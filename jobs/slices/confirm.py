@@ -20,7 +20,7 @@ from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.images import open_collection
-from whylens.images.tensors import thumbnail, to_tensor
+from whylens.images.tensors import to_tensor
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.columns import columns
@@ -30,9 +30,9 @@ from whylens.jobs.images.embedded import mined_collection
 from whylens.jobs.images.index import index_of
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
+from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
-from whylens.neural_pca import typical_words
 from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import (
     Gathered,
@@ -46,7 +46,6 @@ from whylens.settings import Settings
 
 CONFIRMED, SYSTEMATIC, SEARCHED = "confirmed", "systematic", "searched"
 KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
-EXEMPLAR = pa.struct([("image_id", pa.string()), ("p", pa.float32()), ("thumb", pa.binary())])
 SCHEMAS = {
     # Every image that fails; `error` is null where it fails alone.
     CONFIRMED: pa.schema(
@@ -64,8 +63,6 @@ SCHEMAS = {
          ("exhausted", pa.bool_())]
     ),
 }  # fmt: skip
-# Captions beside which those of an error's images are typical or not.
-CAPTIONS = 10_000
 # Images that a judge sees together, and generated ones that are shown with an error.
 BATCH, SHOWN = 64, 4
 
@@ -267,7 +264,6 @@ class Confirmer:
     ) -> dict[str, Any]:
         shown = error.rows[: self.settings.exemplars]
         ids = [self.index.ids[row] for row in shown]
-        records = self.collection.records.with_ids(ids)
         p = self.head.probabilities(self.index.features(shown))[:, task.class_index]
         near = most_alike(queries, self.index.features(error.rows).mean(0), SHOWN)
         mean = error.probability
@@ -282,24 +278,16 @@ class Confirmer:
             "p_low": None if np.isnan(mean.low) else max(mean.low, 0.0),
             "p_high": None if np.isnan(mean.high) else min(mean.high, 1.0),
             "strata": mean.strata,
-            "words": self._words(error),
+            "words": words_of(self.captions, error.rows),
             "generated": [task.pictures[row] for row in near],
-            "exemplars": [
-                {
-                    "image_id": name,
-                    "p": float(p[number]),
-                    "thumb": thumbnail(self.collection.load(records[name]), 224),
-                }
-                for number, name in enumerate(ids)
-            ],
+            "exemplars": exemplars(
+                self.collection, ids, p.tolist(), [self._label(row) for row in shown]
+            ),
         }
 
-    def _words(self, error: SystematicError) -> list[str]:
-        """Words that the captions of an error's images hold more often than others'."""
-        sample = np.random.default_rng(0).permutation(len(self.captions))[:CAPTIONS]
-        rows = np.union1d(sample, error.rows)
-        weights = np.isin(rows, error.rows).astype(np.float64)
-        return [word for word, _ in typical_words(list(self.captions[rows]), weights)]
+    def _label(self, row: int) -> str | None:
+        label = self.labels[row]
+        return self.classifier.class_names[label] if label >= 0 else None
 
     def absent(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Which rows [n] do not show class k, and the judge's p of it, NaN where it wasn't asked.

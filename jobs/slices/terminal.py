@@ -62,3 +62,27 @@ def show_repairs(run: Run, console: Console) -> None:
             f"{row['accuracy']:.1%}",
         )
     console.print(table)
+
+
+def show_slices(run: Run, console: Console) -> None:
+    """Slices of mistakes, the largest first."""
+    rows = run.table("slices").read().to_pylist() if run.table("slices").units() else []
+    searched = run.table("mistakes").read().to_pylist() if run.table("mistakes").units() else []
+    table = table_of(
+        "Mistakes that are alike",
+        ("called", "shows", "is"),
+        ("images", "such images\nthat fail", "leading\ncomponent"),
+    )
+    for row in sorted(rows, key=lambda row: -row["images"]):
+        table.add_row(
+            escape(plain_name(row["class_name"])),
+            escape(", ".join(row["words"])) or "?",
+            escape(", ".join(map(plain_name, row["labels"]))),
+            str(row["images"]),
+            f"{row['rate_low']:.0%} to {row['rate_high']:.0%}",
+            f"{row['components'][0]} ({row['shares'][0]:.0%})" if row["components"] else "",
+        )
+    if rows:
+        console.print(table)
+    mistaken, inside = (sum(row[name] for row in searched) for name in ("mistaken", "in_slices"))
+    console.print(f"{amount(len(rows), 'slice')}, of {inside} of {amount(mistaken, 'mistake')}")

@@ -18,6 +18,7 @@ class Confirmed:
 
     image_id: str
     p: float | None
+    label: str
     thumb: bytes | None
 
 

@@ -44,6 +44,7 @@ ASKED = {
     "evaluate": ["--runs <counterfactuals> --independent planted:robust"],
     "confirm": ["--source <investigate>", "confirm={judge: planted:balanced, least: 2}"],
     "groups": ["--source <components>", "groups={collection: second, least: 2}"],
+    "errors": ["--source <components>", "errors={collection: second, least: 2}"],
     "score": [f"{SCORED} --spurious planted:spurious?count=60"],
     "investigate": [
         f"--images {IMAGES} --second {SECOND} {BIASED} --against planted:balanced", *SETS
@@ -56,6 +57,7 @@ SAID = {
     "evaluate": "Counterfactuals, measured",
     "confirm": "systematic error",
     "groups": "Accuracy by group",
+    "errors": "mistakes",
     "score": "Spurious score: who relies least",
 }
 

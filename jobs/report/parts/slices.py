@@ -1,0 +1,105 @@
+"""Slices: real mistakes that are alike, with what leads to them and what mends them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.report.part import Limit, Part
+from whylens.jobs.report.tables import grouped, rows_of, value
+from whylens.jobs.words import amount
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A real image that is called another class than its own."""
+
+    image_id: str
+    p: float | None
+    label: str
+    thumb: bytes | None
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A mistake, and the image changed until it is called its own class."""
+
+    image_id: str
+    before: bytes | None
+    after: bytes | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Mistakes that are alike; `leads` are components of the class and their shares of the gap."""
+
+    class_name: str
+    images: int
+    near: int
+    rate: float | None
+    rate_low: float | None
+    rate_high: float | None
+    words: tuple[str, ...]
+    labels: tuple[str, ...]
+    leads: tuple[tuple[int, float], ...]
+    exemplars: tuple[Mistake, ...]
+    mended: tuple[Mended, ...]
+
+
+@dataclass(frozen=True)
+class Called:
+    """A class that images are wrongly called: how many are, of how many others, and slices."""
+
+    class_name: str
+    others: int
+    mistaken: int
+    in_slices: int
+    slices: tuple[Slice, ...]
+
+
+def load_slices(run: Lineage) -> tuple[Called, ...]:
+    """The classes, those with most mistakes first."""
+    found = grouped(rows_of(run, "slices"), lambda row: row["class_index"])
+    rows = [
+        value(Called, row, slices=tuple(_slice(one) for one in found.get(row["class_index"], ())))
+        for row in rows_of(run, "mistakes")
+    ]
+    return tuple(sorted(rows, key=lambda row: -row.mistaken))
+
+
+def _slice(row: Mapping[str, Any]) -> Slice:
+    return value(
+        Slice,
+        row,
+        words=tuple(row.get("words") or ()),
+        labels=tuple(row.get("labels") or ()),
+        leads=tuple(zip(row.get("components") or (), row.get("shares") or (), strict=True)),
+        exemplars=tuple(value(Mistake, one) for one in row.get("exemplars") or ()),
+        mended=tuple(value(Mended, one) for one in row.get("mended") or ()),
+    )
+
+
+def sentence(rows: Sequence[Called]) -> str:
+    """How many of the mistakes are alike."""
+    count = sum(len(row.slices) for row in rows)
+    mistaken, inside = (
+        sum(getattr(row, what) for row in rows) for what in ("mistaken", "in_slices")
+    )
+    return f"{inside} of {amount(mistaken, 'mistake')} are in {amount(count, 'slice')}."
+
+
+SLICES: Part[Called] = Part(
+    name="slices",
+    title="Slices of mistakes",
+    tables=("slices", "mistakes"),
+    read=load_slices,
+    place=37,
+    sentence=sentence,
+    headline=lambda data: sentence(data[SLICES]),
+    summary=lambda data: [sentence(data[SLICES])],
+    limits=(Limit("slices", 24, "Show this many slices of mistakes."),),
+    template="slices.html.j2",
+)
