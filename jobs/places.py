@@ -10,12 +10,13 @@ from urllib.parse import parse_qsl
 
 from whylens.classifiers.names import SCHEMES
 from whylens.errors import UsageError
+from whylens.images.layouts import LAYOUTS
 
 # The settings whose words may be a path, alone or within a classifier's name.
 PLACES = frozenset(
     (
-        "images", "second", "spurious", "source", "runs",
-        "classifier", "classifiers", "against", "robust", "independent", "judges",
+        "images", "second", "spurious", "source", "runs", "queries",
+        "classifier", "classifiers", "against", "robust", "independent", "judges", "judge",
         "sampler", "captioner", "segmenter", "vgg", "lpips", "tree", "masks",
     )
 )  # fmt: skip
@@ -88,7 +89,7 @@ def _named(value: Any, setting: str) -> Iterator[Place]:
                 for word in words:
                     if isinstance(word, str):
                         yield from _within(word, inside)
-                        if name in ("source", "runs"):
+                        if name in ("source", "runs", "queries"):
                             yield from _of_run(word, inside)
 
 
@@ -98,8 +99,10 @@ def _within(name: str, setting: str) -> Iterator[Place]:
         return
     body, _, query = name.partition("?")
     scheme, colon, rest = body.partition(":")
-    if not colon or scheme not in SCHEMES:
+    if not colon or scheme not in (*SCHEMES, *LAYOUTS):
         yield Place(setting, body.removeprefix("parquet:"))
+    elif scheme in LAYOUTS:
+        yield Place(setting, rest)
     elif scheme in FILES:
         yield Place(setting, rest, required=True)
         if scheme == "spufix":

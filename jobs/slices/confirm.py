@@ -55,7 +55,7 @@ SCHEMAS = {
     SYSTEMATIC: pa.schema(
         [*KEY, *columns(pa.int32(), "error", "images", "near"),
          *columns(pa.float64(), "rate", "rate_low", "rate_high", "p", "p_low", "p_high"),
-         ("strata", pa.int32()), ("words", pa.list_(pa.string())),
+         ("strata", pa.int32()), ("looks_like", pa.string()), ("words", pa.list_(pa.string())),
          ("generated", pa.list_(pa.binary())), ("exemplars", pa.list_(EXEMPLAR))]
     ),
     SEARCHED: pa.schema(
@@ -278,6 +278,9 @@ class Confirmer:
             "p_low": None if np.isnan(mean.low) else max(mean.low, 0.0),
             "p_high": None if np.isnan(mean.high) else min(mean.high, 1.0),
             "strata": mean.strata,
+            "looks_like": None
+            if error.looks_like is None
+            else self.classifier.class_names[error.looks_like],
             "words": words_of(self.captions, error.rows),
             "generated": [task.pictures[row] for row in near],
             "exemplars": exemplars(

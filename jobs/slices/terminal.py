@@ -33,7 +33,9 @@ def show_systematic(run: Run, console: Console) -> None:
     for row in sorted(rows, key=lambda row: -row["images"]):
         table.add_row(
             escape(plain_name(row["class_name"])),
-            escape(", ".join(row["words"])) or "?",
+            f"looks like {escape(plain_name(row['looks_like']))}"
+            if row["looks_like"]
+            else escape(", ".join(row["words"])) or "?",
             str(row["images"]),
             f"{row['rate_low']:.0%} to {row['rate_high']:.0%}",
             f"{row['p']:.2f}",

@@ -66,6 +66,10 @@ def test_what_fails_alike_is_found_whole_and_single_errors_are_none(world):
     assert [sorted(error.rows.tolist()) for error in errors] == [
         list(range(60)), list(range(60, 100))
     ]  # fmt: skip
+    assert [error.looks_like for error in errors] == [None, None]
+    first = np.isin(found.rows, np.arange(50))
+    alike = systematic_errors(index, found, p, np.where(first, 7, np.arange(len(p)) % 3))
+    assert [error.looks_like for error in alike] == [7, None]
     for error in errors:
         assert set(error.rows.tolist()) <= set(error.near.tolist())
         assert error.rate == pytest.approx((absent & called)[error.near].mean())

@@ -69,6 +69,9 @@ class SystematicError:
     probability
         Mean p_k over `near`, and its interval over strata: classes that the images show, or are
         most taken for beside k.
+    looks_like
+        The stratum of more than half of `rows`, where images of several were gathered: then two
+        classes look alike. None: images of many classes fail, by something that they share.
     """
 
     rows: Rows
@@ -77,6 +80,7 @@ class SystematicError:
     low: float
     high: float
     probability: OverStrata
+    looks_like: int | None
 
 
 def nearest_rows(
@@ -225,9 +229,18 @@ def systematic_errors(
                 float(interval.low),
                 float(interval.high),
                 over_strata(np.asarray(probabilities[wide], np.float64), strata[wide]),
+                _majority(strata[failed[members]], strata[absent]),
             )
         )
     return sorted(errors, key=lambda error: -len(error.rows))
+
+
+def _majority(strata: NDArray[np.integer], of: NDArray[np.integer]) -> int | None:
+    """The stratum of more than half, None where there is none or `of` holds no other."""
+    found, counts = np.unique(strata, return_counts=True)
+    if counts.max() <= len(strata) / 2 or len(np.unique(of)) < 2:
+        return None
+    return int(found[counts.argmax()])
 
 
 def most_alike(features: NDArray[np.floating], to: NDArray[np.floating], count: int) -> Rows:

@@ -62,7 +62,7 @@ def load_groups(run: Lineage) -> tuple[Attribute, ...]:
     shortcuts = grouped(
         rows_of(run, "shortcuts"), lambda row: (row["class_name"], row["component"])
     )
-    found = []
+    found: list[Attribute] = []
     for name, rows in grouped(rows_of(run, "repairs"), lambda row: row["attribute"]).items():
         cells = grouped(groups.get(name, ()), lambda row: (row["class_name"], row["value"]))
         found.append(

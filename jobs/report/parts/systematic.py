@@ -36,6 +36,7 @@ class Error:
     p_low: float | None
     p_high: float | None
     strata: int
+    looks_like: str
     words: tuple[str, ...]
     generated: tuple[bytes, ...]
     exemplars: tuple[Confirmed, ...]

@@ -45,7 +45,8 @@ def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
 
     precision: systematic errors of the biased classifier at least 90 % of whose images show the
     planted feature of their class without its object; recall: links with such an error; clusters:
-    all of its errors; balanced_clusters: those of the balanced classifier, which has no link.
+    all of its errors but those of two classes that look alike (confusions); balanced_*: those of
+    the balanced classifier, which has no link.
     """
     pool = draw_many("unlinked", drawings, SEED, folder=work / "data")
     judge = load_classifier("planted:judge_object")
@@ -126,9 +127,10 @@ def scored(
 ) -> dict[str, Any]:
     """Systematic errors by class against the planted links."""
     links = {OBJECTS.index(link.object): link for link in LINKS}
-    rows, shares, right = [], list[float](), set[int]()
+    rows, shares, right, confusions = [], list[float](), set[int](), 0
     for k, errors in found.items():
-        for error in errors:
+        confusions += sum(error.looks_like is not None for error in errors)
+        for error in (one for one in errors if one.looks_like is None):
             link, of = links.get(k), pool.select(np.isin(np.arange(len(pool)), error.rows))
             alone = of.objects != k
             if link is not None and link.kind == "background":
@@ -152,6 +154,7 @@ def scored(
     true = sum(share >= SHOWS for share in shares)
     return {
         f"{prefix}clusters": len(rows),
+        f"{prefix}confusions": confusions,
         f"{prefix}precision": round(true / len(rows), 4) if rows else None,
         f"{prefix}recall": round(len(right) / len(links), 4),
         f"{prefix}by_cluster": rows,
