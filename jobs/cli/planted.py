@@ -81,6 +81,14 @@ def planted_check(
             "minute.",
         ),
     ] = False,
+    names: Annotated[
+        bool,
+        typer.Option(
+            "--names",
+            help="Check instead whether the CLIP-like model names what the biased classifier's "
+            "components respond to; a minute.",
+        ),
+    ] = False,
     groups: Annotated[
         bool,
         typer.Option(
@@ -104,10 +112,13 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if sum((discovery, disagreements, neurons, counterfactuals, confirm, errors, groups)) > 1:
+    if (
+        sum((discovery, disagreements, neurons, counterfactuals, confirm, errors, names, groups))
+        > 1
+    ):
         raise UsageError(
             "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals, "
-            "--confirm, --errors or --groups"
+            "--confirm, --errors, --names or --groups"
         )
     if counterfactuals:
         module = importlib.import_module("whylens.planted.checks.counterfactuals")
@@ -120,6 +131,9 @@ def planted_check(
     elif errors:
         module = importlib.import_module("whylens.planted.checks.errors")
         record = module.check_errors(Path(work))
+    elif names:
+        module = importlib.import_module("whylens.planted.checks.names")
+        record = module.check_names(Path(work))
     elif groups:
         module = importlib.import_module("whylens.planted.checks.groups")
         record = module.check_groups(Path(work))

@@ -88,3 +88,16 @@ def show_slices(run: Run, console: Console) -> None:
         console.print(table)
     mistaken, inside = (sum(row[name] for row in searched) for name in ("mistaken", "in_slices"))
     console.print(f"{amount(len(rows), 'slice')}, of {inside} of {amount(mistaken, 'mistake')}")
+
+
+def show_names(run: Run, console: Console) -> None:
+    """What was named, with the words' scores."""
+    table = table_of("Names", ("class", "what", "is named"), ())
+    for row in run.table("names").read().to_pylist():
+        said = (f"{w} {s:.2f}" for w, s in zip(row["words"], row["scores"], strict=True))
+        table.add_row(
+            escape(plain_name(row["class_name"])),
+            f"{row['kind']} {row['number']}",
+            escape(", ".join(said)),
+        )
+    console.print(table)

@@ -45,6 +45,7 @@ ASKED = {
     "confirm": ["--source <investigate>", "confirm={judge: planted:balanced, least: 2}"],
     "groups": ["--source <components>", "groups={collection: second, least: 2}"],
     "errors": ["--source <components>", "errors={collection: second, least: 2}"],
+    "names": ["--source <exemplars> --model planted:clip", "names={images: 2, others: 4}"],
     "score": [f"{SCORED} --spurious planted:spurious?count=60"],
     "investigate": [
         f"--images {IMAGES} --second {SECOND} {BIASED} --against planted:balanced", *SETS
@@ -58,6 +59,7 @@ SAID = {
     "confirm": "systematic error",
     "groups": "Accuracy by group",
     "errors": "mistakes",
+    "names": "is named",
     "score": "Spurious score: who relies least",
 }
 

@@ -1,0 +1,285 @@
+"""The names job: what components, systematic errors and slices show, in words of a vocabulary.
+
+A CLIP model embeds their images and each word; `whylens.neural_pca.naming` ranks the words. What a
+component is named by are its exemplars beside other images of the class; errors and slices are
+named beside other images of their collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from whylens.cluster.placement import Placement
+from whylens.cluster.room import settled
+from whylens.cluster.session import session
+from whylens.errors import UsageError
+from whylens.images import open_collection
+from whylens.images.tensors import to_tensor
+from whylens.jobs.columns import columns
+from whylens.jobs.images.embedded import LABELS, mined_collection, shown_classes
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.lineage import Lineage
+from whylens.jobs.registry import Job
+from whylens.jobs.report.tables import grouped
+from whylens.jobs.spec import JobSpec
+from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.words import plain_name
+from whylens.neural_pca.naming import names
+from whylens.runs import Run
+from whylens.settings import Settings
+
+if TYPE_CHECKING:
+    from whylens.classifiers.zero_shot import ZeroShotClassifier
+
+TABLE = "names"
+SCHEMA = pa.schema(
+    [
+        *columns(pa.string(), "kind", "class_name"),
+        *columns(pa.int32(), "class_index", "number", "images"),
+        ("words", pa.list_(pa.string())),
+        ("scores", pa.list_(pa.float64())),
+    ]
+)
+COMPONENT, ERROR, SLICE = "component", "systematic error", "slice"
+BATCH = 64
+
+
+class NameSettings(Settings):
+    """How things are named."""
+
+    vocabulary: str | None = Field(
+        None,
+        description="A text file, one word or phrase a line; none: the classes' names and the "
+        "words of the run's captions.",
+    )
+    template: str = Field(
+        "a photo of {word}", pattern=r"\{word\}", description="What the model reads of a word."
+    )
+    top: int = Field(3, ge=1, description="Words kept.")
+    images: int = Field(32, ge=1, description="Images of each thing that are looked at, at most.")
+    others: int = Field(200, ge=1, description="Images beside which they are named, at most.")
+
+
+class NamesSpec(JobSpec):
+    """Names by a CLIP model."""
+
+    source: str = Field(description="Run folder of an exemplars, confirm, errors or other job.")
+    model: str = Field(description="open_clip:MODEL/PRETRAINED, or planted:clip.")
+    names: NameSettings = Field(NameSettings(), description="How things are named.")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What is to be named: images of a collection, beside a class's images (None: beside all)."""
+
+    kind: str
+    class_index: int
+    class_name: str
+    number: int
+    collection: str
+    image_ids: tuple[str, ...]
+    beside: int | None
+
+
+def things(lineage: Lineage, count: int) -> list[Thing]:
+    """All that a run and its sources hold images of: components, systematic errors, slices."""
+    found, pool = [], mined_collection(lineage)
+    ranks = {(r["class_index"], r["component"]): r for r in lineage.rows("findings")}
+    shown = ("class_index", "component", "place", "image_id")
+    exemplars = lineage.rows("exemplars", shown)
+    for key, rows in grouped(exemplars, lambda r: (r["class_index"], r["component"])).items():
+        ids = [row["image_id"] for row in sorted(rows, key=lambda row: row["place"])]
+        name = ranks.get(key, {}).get("class_name", str(key[0]))
+        found.append(Thing(COMPONENT, key[0], name, key[1], "main", tuple(ids[:count]), key[0]))
+    confirmed = [row for row in lineage.rows("confirmed") if row["error"] is not None]
+    for key, rows in grouped(confirmed, lambda r: (r["class_index"], r["error"])).items():
+        ids = [row["image_id"] for row in sorted(rows, key=lambda row: -row["p"])]
+        name = rows[0]["class_name"]
+        found.append(Thing(ERROR, key[0], name, key[1], pool, tuple(ids[:count]), None))
+    tag = next((r["spec"]["errors"]["collection"] for r in lineage.records
+                if r["job"] == "errors"), "main")  # fmt: skip
+    for row in lineage.rows("slices", ("class_index", "class_name", "slice", "image_ids")):
+        found.append(
+            Thing(SLICE, row["class_index"], row["class_name"], row["slice"], tag,
+                  tuple(row["image_ids"][:count]), None)
+        )  # fmt: skip
+    return found
+
+
+def vocabulary(lineage: Lineage, settings: NameSettings, class_names: Sequence[str]) -> list[str]:
+    """The words, each once.
+
+    Raises
+    ------
+    UsageError
+        If the file can't be read or holds fewer than two.
+    """
+    if settings.vocabulary is not None:
+        try:
+            lines = Path(settings.vocabulary).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the vocabulary {settings.vocabulary} can't be read: {error}"
+            ) from None
+        words = [line.strip() for line in lines if line.strip()]
+    else:
+        captions = pc.unique(pc.fill_null(lineage.table(IMAGES).read(["caption"])["caption"], ""))
+        said = {word for text in captions.to_pylist() for word in text.casefold().split()}
+        words = [*map(plain_name, class_names), *sorted(w for w in said if len(w) > 2)]
+    words = list(dict.fromkeys(words))
+    if len(words) < 2:
+        raise UsageError("a vocabulary has at least two words: name a file with one a line")
+    return words
+
+
+def loaded(model: str, device: str = "cpu") -> ZeroShotClassifier:
+    """The model by name.
+
+    Raises
+    ------
+    UsageError
+        If it has no text tower.
+    """
+    from whylens.classifiers import load_classifier
+    from whylens.classifiers.zero_shot import ZeroShotClassifier
+
+    found = load_classifier(model, device)
+    if not isinstance(found, ZeroShotClassifier):
+        raise UsageError(f"{model} reads no words: name open_clip:MODEL/PRETRAINED or planted:clip")
+    return found
+
+
+def name_all(
+    run: Run, lineage: Lineage, model: str, settings: NameSettings, placement: Placement
+) -> None:
+    """The stage: what is missing of the table names.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to name, or the vocabulary can't be read.
+    """
+    from whylens.classifiers import load_classifier
+
+    tasks = things(lineage, settings.images)
+    if not tasks:
+        raise UsageError(
+            "nothing to name: the run holds no exemplars, systematic errors or slices (jobs "
+            "exemplars, confirm, errors)"
+        )
+    classifier = load_classifier(str(lineage.setting("classifier")))
+    words = vocabulary(lineage, settings, classifier.class_names)
+    arguments = (run, lineage, model, settings, words, placement.device)
+    work_through(run, TABLE, in_batches(tasks, 8, settings), Namer, arguments, placement)
+
+
+class Namer:
+    """A worker: holds the CLIP model and the vocabulary, names some things a call."""
+
+    def __init__(
+        self,
+        run: Run,
+        lineage: Lineage,
+        model: str,
+        settings: NameSettings,
+        words: Sequence[str],
+        device: str,
+    ) -> None:
+        """Load the model, embed the vocabulary, open the collections."""
+        self.run, self.settings, self.words = run, settings, words
+        self.model = loaded(model, device)
+        prompts = [settings.template.replace("{word}", word) for word in words]
+        parts = [
+            self.model.embed_texts(prompts[start : start + BATCH]).float().cpu().numpy()
+            for start in range(0, len(prompts), BATCH)
+        ]
+        self.texts = np.concatenate(parts)
+        self.collections = {
+            tag: open_collection(str(uri))
+            for tag, setting in (("main", "images"), ("second", "second"))
+            if (uri := lineage.setting(setting))
+        }
+        seen = lineage.table(IMAGES).read(LABELS)
+        self.ids = {
+            tag: (
+                np.asarray(of["id"].to_pylist(), object),
+                shown_classes(of),
+            )
+            for tag in self.collections
+            for of in [seen.filter(pc.equal(seen["collection"], tag))]
+        }
+        self._beside: dict[tuple[str, int | None], np.ndarray] = {}
+
+    def __call__(self, unit: Batch[Thing]) -> int:
+        """Name the unit's things, write their words; how many."""
+        rows = []
+        for thing in unit.tasks:
+            shown = self._embedded(thing.collection, thing.image_ids)
+            others = self._others(thing.collection, thing.beside)
+            said = names(shown, others, self.texts, self.words, top=self.settings.top)
+            rows.append(
+                {
+                    "kind": thing.kind,
+                    "class_name": thing.class_name,
+                    "class_index": thing.class_index,
+                    "number": thing.number,
+                    "images": len(shown),
+                    "words": [word for word, _ in said],
+                    "scores": [score for _, score in said],
+                }
+            )
+        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        return len(rows)
+
+    def _others(self, tag: str, k: int | None) -> np.ndarray:
+        if (tag, k) not in self._beside:
+            ids, classes = self.ids[tag]
+            wanted = ids if k is None else ids[classes == k]
+            some = np.random.default_rng(0).permutation(len(wanted))[: self.settings.others]
+            self._beside[tag, k] = self._embedded(tag, wanted[some].tolist())
+        return self._beside[tag, k]
+
+    def _embedded(self, tag: str, ids: Sequence[str]) -> np.ndarray:
+        """Embeddings [n, D] of images by id."""
+        import torch
+
+        collection = self.collections[tag]
+        records = collection.records.with_ids(ids)
+        parts = []
+        for start in range(0, len(ids), BATCH):
+            images: list[Any] = [
+                to_tensor(self.model.eval_transform(collection.load(records[name])))
+                for name in ids[start : start + BATCH]
+            ]
+            with torch.inference_mode():
+                features = self.model.features(torch.stack(images).to(self.model.device))
+            parts.append(features.float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def run(spec: NamesSpec) -> Run:
+    """Name what a run found."""
+    loaded(spec.model)
+    with JOB.working(spec) as run, session() as ray:
+        lineage, placement = Lineage(run), settled(ray, spec.placement)
+        name_all(run, lineage, spec.model, spec.names, placement)
+    return run
+
+
+JOB = Job(
+    name="names",
+    help="What is found, in words of a vocabulary.",
+    spec=NamesSpec,
+    run=run,
+    tables=(TABLE,),
+    show="whylens.jobs.slices.terminal:show_names",
+    part="whylens.jobs.report.parts.names:NAMES",
+)

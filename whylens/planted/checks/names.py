@@ -1,0 +1,63 @@
+"""`whylens planted check --names`: does the planted CLIP-like model name the planted features?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whylens.classifiers import load_classifier
+from whylens.classifiers.zero_shot import ZeroShotClassifier
+from whylens.neural_pca import judge_classes
+from whylens.neural_pca.naming import names
+from whylens.planted.checks.confirm import features_of
+from whylens.planted.checks.discovery import MINED, TOP
+from whylens.planted.drawing.data import draw_many
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS
+
+DRAWINGS = 3_000
+# What the model was trained on: a scene in words, whose other parts are the same for all words.
+PROMPTS = (
+    *((name, f"a photo of a {name}") for name in OBJECTS),
+    *((name, f"a photo of {name}") for name in BACKGROUNDS),
+    *((name, f"a photo of a {name}") for name in COMPANIONS),
+)
+
+
+def check_names(work: Path) -> dict[str, Any]:
+    """Name what the biased classifier's components respond to; one flat record.
+
+    named: links whose class's most suspicious component is named first by the planted feature, of
+    the words for all objects, backgrounds and companions; the images are those mined for it, beside
+    all of the collection.
+    """
+    main = draw_many("linked", DRAWINGS, 901, folder=work / "data")
+    second = draw_many("unlinked", DRAWINGS, 902, folder=work / "data")
+    classifier, clip = load_classifier("planted:biased"), load_classifier("planted:clip")
+    assert isinstance(clip, ZeroShotClassifier)
+    found = judge_classes(
+        classifier.head.arrays(),
+        (features_of("biased", main, work), main.objects),
+        (features_of("biased", second, work), second.objects),
+        range(len(OBJECTS)),
+        top=TOP,
+        mined=MINED,
+    )
+    pictures = features_of("clip", second, work)
+    words, prompts = zip(*PROMPTS, strict=True)
+    texts = clip.embed_texts(prompts).numpy()
+    rows = []
+    for link in LINKS:
+        judged = found[OBJECTS.index(link.object)]
+        best = int(np.argmax(judged.evidence.suspicion))
+        mined = judged.mined.rows[best][judged.mined.predicted[best]].astype(int)
+        said = names(pictures[mined], pictures, texts, words) if len(mined) else []
+        rows.append(
+            {
+                "class": link.object,
+                "feature": link.feature,
+                "images": len(mined),
+                "names": [[word, round(score, 4)] for word, score in said],
+            }
+        )
+    right = sum(row["names"][:1] != [] and row["names"][0][0] == row["feature"] for row in rows)
+    return {"named": right, "links": len(LINKS), "by_link": rows}
