@@ -45,12 +45,13 @@ def check_names(work: Path) -> dict[str, Any]:
     pictures = features_of("clip", second, work)
     words, prompts = zip(*PROMPTS, strict=True)
     texts = clip.embed_texts(prompts).numpy()
-    rows = []
+    rows, right = [], 0
     for link in LINKS:
         judged = found[OBJECTS.index(link.object)]
         best = int(np.argmax(judged.evidence.suspicion))
         mined = judged.mined.rows[best][judged.mined.predicted[best]].astype(int)
         said = names(pictures[mined], pictures, texts, words) if len(mined) else []
+        right += bool(said) and said[0][0] == link.feature
         rows.append(
             {
                 "class": link.object,
@@ -59,5 +60,4 @@ def check_names(work: Path) -> dict[str, Any]:
                 "names": [[word, round(score, 4)] for word, score in said],
             }
         )
-    right = sum(row["names"][:1] != [] and row["names"][0][0] == row["feature"] for row in rows)
     return {"named": right, "links": len(LINKS), "by_link": rows}
