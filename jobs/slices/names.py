@@ -1,8 +1,8 @@
 """The names job: what components, systematic errors and slices show, in words of a vocabulary.
 
-A CLIP model embeds their images and each word; `whylens.neural_pca.naming` ranks the words. What a
-component is named by are its exemplars beside other images of the class; errors and slices are
-named beside other images of their collection.
+A CLIP model embeds their images and each word; `whylens.neural_pca.naming` ranks the words. All are
+named beside other images of their collection, a component by the images that were mined for it: its
+exemplars are of the class, most of whose other images may show the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,8 @@ from whylens.errors import UsageError
 from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
 from whylens.jobs.columns import columns
-from whylens.jobs.images.embedded import LABELS, mined_collection, shown_classes
 from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import mined_collection
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
@@ -60,8 +60,10 @@ class NameSettings(Settings):
         description="A text file, one word or phrase a line; none: the classes' names and the "
         "words of the run's captions.",
     )
-    template: str = Field(
-        "a photo of {word}", pattern=r"\{word\}", description="What the model reads of a word."
+    templates: list[Annotated[str, Field(pattern=r"\{word\}")]] = Field(
+        ["a photo of {word}"],
+        min_length=1,
+        description="What the model reads of a word: the mean of these.",
     )
     top: int = Field(3, ge=1, description="Words kept.")
     images: int = Field(32, ge=1, description="Images of each thing that are looked at, at most.")
@@ -78,7 +80,7 @@ class NamesSpec(JobSpec):
 
 @dataclass(frozen=True)
 class Thing:
-    """What is to be named: images of a collection, beside a class's images (None: beside all)."""
+    """What is to be named: images of a collection, beside others of it."""
 
     kind: str
     class_index: int
@@ -86,30 +88,28 @@ class Thing:
     number: int
     collection: str
     image_ids: tuple[str, ...]
-    beside: int | None
 
 
 def things(lineage: Lineage, count: int) -> list[Thing]:
     """All that a run and its sources hold images of: components, systematic errors, slices."""
     found, pool = [], mined_collection(lineage)
     ranks = {(r["class_index"], r["component"]): r for r in lineage.rows("findings")}
-    shown = ("class_index", "component", "place", "image_id")
-    exemplars = lineage.rows("exemplars", shown)
-    for key, rows in grouped(exemplars, lambda r: (r["class_index"], r["component"])).items():
+    mined = lineage.rows("mined", ("class_index", "component", "place", "image_id"))
+    for key, rows in grouped(mined, lambda r: (r["class_index"], r["component"])).items():
         ids = [row["image_id"] for row in sorted(rows, key=lambda row: row["place"])]
         name = ranks.get(key, {}).get("class_name", str(key[0]))
-        found.append(Thing(COMPONENT, key[0], name, key[1], "main", tuple(ids[:count]), key[0]))
+        found.append(Thing(COMPONENT, key[0], name, key[1], pool, tuple(ids[:count])))
     confirmed = [row for row in lineage.rows("confirmed") if row["error"] is not None]
     for key, rows in grouped(confirmed, lambda r: (r["class_index"], r["error"])).items():
         ids = [row["image_id"] for row in sorted(rows, key=lambda row: -row["p"])]
         name = rows[0]["class_name"]
-        found.append(Thing(ERROR, key[0], name, key[1], pool, tuple(ids[:count]), None))
+        found.append(Thing(ERROR, key[0], name, key[1], pool, tuple(ids[:count])))
     tag = next((r["spec"]["errors"]["collection"] for r in lineage.records
                 if r["job"] == "errors"), "main")  # fmt: skip
     for row in lineage.rows("slices", ("class_index", "class_name", "slice", "image_ids")):
         found.append(
             Thing(SLICE, row["class_index"], row["class_name"], row["slice"], tag,
-                  tuple(row["image_ids"][:count]), None)
+                  tuple(row["image_ids"][:count]))
         )  # fmt: skip
     return found
 
@@ -172,7 +172,7 @@ def name_all(
     tasks = things(lineage, settings.images)
     if not tasks:
         raise UsageError(
-            "nothing to name: the run holds no exemplars, systematic errors or slices (jobs "
+            "nothing to name: the run holds no mined images, systematic errors or slices (jobs "
             "exemplars, confirm, errors)"
         )
     classifier = load_classifier(str(lineage.setting("classifier")))
@@ -196,34 +196,34 @@ class Namer:
         """Load the model, embed the vocabulary, open the collections."""
         self.run, self.settings, self.words = run, settings, words
         self.model = loaded(model, device)
-        prompts = [settings.template.replace("{word}", word) for word in words]
-        parts = [
-            self.model.embed_texts(prompts[start : start + BATCH]).float().cpu().numpy()
-            for start in range(0, len(prompts), BATCH)
-        ]
-        self.texts = np.concatenate(parts)
+        self.texts = np.stack(
+            [
+                self.model.embed_texts([one.replace("{word}", word) for one in settings.templates])
+                .float()
+                .mean(0)
+                .cpu()
+                .numpy()
+                for word in words
+            ]
+        )
         self.collections = {
             tag: open_collection(str(uri))
             for tag, setting in (("main", "images"), ("second", "second"))
             if (uri := lineage.setting(setting))
         }
-        seen = lineage.table(IMAGES).read(LABELS)
+        seen = lineage.table(IMAGES).read(["id", "collection"])
         self.ids = {
-            tag: (
-                np.asarray(of["id"].to_pylist(), object),
-                shown_classes(of),
-            )
+            tag: seen.filter(pc.equal(seen["collection"], tag))["id"].to_pylist()
             for tag in self.collections
-            for of in [seen.filter(pc.equal(seen["collection"], tag))]
         }
-        self._beside: dict[tuple[str, int | None], np.ndarray] = {}
+        self._beside: dict[str, np.ndarray] = {}
 
     def __call__(self, unit: Batch[Thing]) -> int:
         """Name the unit's things, write their words; how many."""
         rows = []
         for thing in unit.tasks:
             shown = self._embedded(thing.collection, thing.image_ids)
-            others = self._others(thing.collection, thing.beside)
+            others = self._others(thing.collection)
             said = names(shown, others, self.texts, self.words, top=self.settings.top)
             rows.append(
                 {
@@ -239,13 +239,12 @@ class Namer:
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
-    def _others(self, tag: str, k: int | None) -> np.ndarray:
-        if (tag, k) not in self._beside:
-            ids, classes = self.ids[tag]
-            wanted = ids if k is None else ids[classes == k]
-            some = np.random.default_rng(0).permutation(len(wanted))[: self.settings.others]
-            self._beside[tag, k] = self._embedded(tag, wanted[some].tolist())
-        return self._beside[tag, k]
+    def _others(self, tag: str) -> np.ndarray:
+        if tag not in self._beside:
+            ids = self.ids[tag]
+            some = np.random.default_rng(0).permutation(len(ids))[: self.settings.others]
+            self._beside[tag] = self._embedded(tag, [ids[row] for row in some])
+        return self._beside[tag]
 
     def _embedded(self, tag: str, ids: Sequence[str]) -> np.ndarray:
         """Embeddings [n, D] of images by id."""

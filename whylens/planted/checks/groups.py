@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 EXPLAINED, TESTED = 3_000, 6_000
 # Smaller groups are left out of the worst: one image would be more than five points.
 LEAST = 20
+# Accuracy on training images that a repair may cost, as `whylens spufix` has it.
+BUDGET = 0.015
 Fix = SpuFix | Refit | Reweighted
 
 
@@ -56,7 +58,13 @@ def check_groups(work: Path, name: str = "biased") -> dict[str, Any]:
         }
     )
     rows, mined_for = np.array(keys).T
-    shown = (explained, main.objects, mined[rows], second.objects[rows], mined_for)
+
+    def refitted(budget: float) -> Refit:
+        return refit(
+            *head, explained, main.objects, mined[rows], second.objects[rows], mined_for,
+            budget=budget,
+        )  # fmt: skip
+
     dfr = reweighted(mined, second.objects, group_of(second), len(OBJECTS))
     accuracy = {
         name: float((logits(head, fix, explained).argmax(1) == main.objects).mean())
@@ -66,8 +74,8 @@ def check_groups(work: Path, name: str = "biased") -> dict[str, Any]:
     fixes: dict[str, Fix | None] = {
         "before": None,
         "formula": spufix([j.components for j in found], spurious),
-        "refit": refit(*head, *shown),
-        "refit_as_dear": refit(*head, *shown, budget=dear),
+        "refit": refitted(BUDGET),
+        "refit_as_dear": refitted(dear),
         "dfr": dfr,
     }
     record: dict[str, Any] = {}

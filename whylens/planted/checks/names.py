@@ -15,12 +15,10 @@ from whylens.planted.drawing.data import draw_many
 from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS
 
 DRAWINGS = 3_000
-# What the model was trained on: a scene in words, whose other parts are the same for all words.
-PROMPTS = (
-    *((name, f"a photo of a {name}") for name in OBJECTS),
-    *((name, f"a photo of {name}") for name in BACKGROUNDS),
-    *((name, f"a photo of a {name}") for name in COMPANIONS),
-)
+# How captions of the planted world speak of an object or a background, and of a companion.
+PLAIN = ("a photo of {word}", "a photo of a {word}")
+BESIDE = tuple(f"a photo of {background} with a {{word}}" for background in BACKGROUNDS)
+WORDS = (*OBJECTS, *BACKGROUNDS, *COMPANIONS)
 
 
 def check_names(work: Path) -> dict[str, Any]:
@@ -43,14 +41,19 @@ def check_names(work: Path) -> dict[str, Any]:
         mined=MINED,
     )
     pictures = features_of("clip", second, work)
-    words, prompts = zip(*PROMPTS, strict=True)
-    texts = clip.embed_texts(prompts).numpy()
+    texts = np.stack(
+        [
+            clip.embed_texts([one.replace("{word}", word) for one in templates]).mean(0).numpy()
+            for word in WORDS
+            for templates in [BESIDE if word in COMPANIONS else PLAIN]
+        ]
+    )
     rows, right = [], 0
     for link in LINKS:
         judged = found[OBJECTS.index(link.object)]
         best = int(np.argmax(judged.evidence.suspicion))
         mined = judged.mined.rows[best][judged.mined.predicted[best]].astype(int)
-        said = names(pictures[mined], pictures, texts, words) if len(mined) else []
+        said = names(pictures[mined], pictures, texts, WORDS) if len(mined) else []
         right += bool(said) and said[0][0] == link.feature
         rows.append(
             {
