@@ -8,6 +8,7 @@ from whylens.errors import UsageError
 from whylens.guidance import GuidanceSettings, Problems, TargetClass, solve
 from whylens.guidance.baselines.reference import cutouts, reference_loop
 from whylens.guidance.optimiser import optimise
+from whylens.guidance.views import ViewGenerator
 
 PROMPT, TARGET, SEED = "a photo of a fish", 3, 5
 
@@ -22,8 +23,9 @@ def settings(**views):
     )
 
 
-def generators():
-    return torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+def views(image, size, **asked):
+    boxes = ViewGenerator([0], settings(**asked).views).draw([0], image.device).boxes[0]
+    return cutouts(image, size, boxes, 0.0, torch.Generator())
 
 
 def test_it_begins_and_goes_where_whylens_does(double_sampler, double_classifiers):
@@ -73,19 +75,25 @@ def test_its_first_gradient_is_that_of_whylens(double_sampler, double_classifier
 
 def test_cutouts_are_squares_of_the_image_pooled():
     image = torch.arange(32.0).expand(32, 32)[None, None].repeat(1, 3, 1, 1)
-    asked = settings(cutouts=50, smallest=0.5, noise=0.0)
-    seen = cutouts(image, 8, asked, *generators())
+    seen = views(image, 8, cutouts=50, smallest=0.5)
     assert seen.shape == (50, 3, 8, 8)
     # Columns rise by a side of 16 to 32 over 8 places, and stay inside of the image.
     rise = (seen[..., -1] - seen[..., 0]).mean((1, 2)) * 8 / 7
     assert 15 <= rise.min() < rise.max() <= 33
     assert rise.std() > 2
     assert 0 <= seen.min() < seen.max() <= 31
-    whole = cutouts(image, 8, settings(), *generators())
-    assert whole is image
+    assert views(image, 8, cutouts=0) is image
     pooled = F.avg_pool2d(image, 4)
-    full = cutouts(image, 8, settings(cutouts=1, smallest=1.0, noise=0.0), *generators())
-    assert torch.equal(full, pooled)
+    assert torch.equal(views(image, 8, cutouts=1, smallest=1.0), pooled)
+
+
+def test_its_squares_lie_where_those_of_whylens_do():
+    # Rounded to whole pixels: an image that rises by 1 / 63 a pixel differs by less than one.
+    image = torch.linspace(0, 1, 64).expand(64, 64)[None, None].repeat(1, 3, 1, 1)
+    asked = settings(cutouts=8, noise=0.0).views
+    seen = views(image, 8, cutouts=8)
+    ours = ViewGenerator([0], asked).draw([0], image.device).of(image, 8)[:, 0]
+    assert (seen - ours).abs().max() < 1 / 64
 
 
 def test_a_target_that_is_not_there_is_refused(sampler, classifier):

@@ -18,6 +18,7 @@ from whylens.diffusion.conditioning import condition
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives.classes import check_targets
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.views import ViewGenerator
 from whylens.kernels import guided_ddim
 from whylens.timing import now
 
@@ -76,8 +77,9 @@ def reference_loop(
     adam = torch.optim.Adam(
         [{"params": [variable.requires_grad_()], "lr": rate * factor} for variable, factor in moved]
     )
-    # Places are drawn on the CPU, as there; noise where the images are.
-    places = torch.Generator().manual_seed(seed)
+    # Places are drawn on the CPU, as there, and those that `solve` draws, so that results can be
+    # compared; noise where the images are.
+    places = ViewGenerator([seed], settings.views)
     noise = torch.Generator(device).manual_seed(seed)
 
     def step(z: Tensor, at: Step, text: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +119,8 @@ def reference_loop(
             plain = F.cross_entropy(classifier.logits(images[-1]), wanted)
         loss = torch.zeros((), device=device)
         for place, image in enumerate(images, start=1):
-            seen = cutouts(image, classifier.image_size, settings, places, noise)
+            boxes = places.draw([0], torch.device("cpu")).boxes[0]
+            seen = cutouts(image, classifier.image_size, boxes, settings.views.noise, noise)
             value = F.cross_entropy(classifier.logits(seen), wanted.expand(len(seen)))
             loss = loss + place / sum(range(len(images) + 1)) * value
         loss.backward()  # type: ignore[no-untyped-call]
@@ -134,26 +137,21 @@ def reference_loop(
 
 
 def cutouts(
-    image: Tensor,
-    size: int,
-    settings: GuidanceSettings,
-    places: torch.Generator,
-    noise: torch.Generator,
+    image: Tensor, size: int, boxes: Tensor, deviation: float, noise: torch.Generator
 ) -> Tensor:
-    """Random squares of an image [1, 3, S, S], pooled to [n, 3, size, size], with noise.
+    """Squares of an image [1, 3, S, S], pooled to [V, 3, size, size], with noise of a deviation.
 
-    The image itself where there are to be none. `places` is on the CPU, `noise` on the device.
+    `boxes` [V, 4]: top, left, height and width as parts of the image, on the CPU. The image itself
+    where there are none. `noise` is on the image's device.
     """
-    views, whole = settings.views, image.shape[-1]
-    if views.cutouts == 0:
+    if len(boxes) == 0:
         return image
-    found = []
-    for _ in range(views.cutouts):
-        share = torch.rand((), generator=places).item() ** views.power
-        side = round(whole * (views.smallest + (1 - views.smallest) * share))
-        row, column = torch.randint(whole - side + 1, (2,), generator=places).tolist()
+    whole, found = image.shape[-1], []
+    for top, left, tall, _ in (boxes * whole).tolist():
+        side = round(tall)
+        row, column = (min(round(at), whole - side) for at in (top, left))
         crop = image[..., row : row + side, column : column + side]
         found.append(F.adaptive_avg_pool2d(crop, size))
     seen = torch.cat(found)
     drawn = torch.randn(seen.shape, generator=noise, device=seen.device, dtype=seen.dtype)
-    return seen + views.noise * drawn
+    return seen + deviation * drawn
