@@ -1,42 +1,80 @@
 """Where workers run: part of every job's spec."""
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from whylens.errors import UsageError
 from whylens.settings import Settings
 
+Where = Literal["colocated", "remote"]
 
-class Placement(Settings):
-    """Resources of a pool of workers."""
+
+def _whole(value: float | Literal["auto"]) -> float | Literal["auto"]:
+    if value != "auto" and value > 1 and value != int(value):
+        raise ValueError("Ray gives a fraction of one GPU, or whole ones")
+    return value
+
+
+Gpus = Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], AfterValidator(_whole)]
+GIB = 2**30
+
+
+class Resources(Settings):
+    """How many workers, and what each books of a node, as Ray counts it."""
 
     workers: tuple[int, int] = Field(
         (1, 8), description="Fewest and most workers; as many as the cluster has room for."
     )
-    num_gpus: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+    num_gpus: Gpus = Field(
         "auto",
         description="GPUs a worker, or a fraction of one; 0 to run on CPUs. auto: 1 where the "
         "cluster has any, else 0.",
     )
     num_cpus: float = Field(1.0, gt=0, description="CPU cores a worker.")
-    classifiers: Literal["colocated", "remote"] = Field(
-        "colocated",
-        description="Classifiers beside the sampler, or as actors on GPUs of their own.",
+    memory: float | None = Field(
+        None, gt=0, description="GiB of a node's memory that a worker books; null: not counted."
+    )
+    accelerator_type: str | None = Field(
+        None, description="Only nodes with this kind of GPU, as Ray calls it: H100, A100, T4, ..."
+    )
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="What a worker books of resources that nodes declare: {name: amount}."
+    )
+    strategy: Literal["fill", "spread"] = Field(
+        "fill", description="fill: one node after the other, as Ray does it; spread: over nodes."
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Placement":
+    def _ordered(self) -> Self:
         fewest, most = self.workers
         if not 1 <= fewest <= most:
             raise ValueError(
                 f"workers is [fewest, most] with 1 <= fewest <= most, not {fewest, most}"
             )
+        if self.accelerator_type is not None and self.num_gpus == 0:
+            raise ValueError("accelerator_type goes with GPUs, and num_gpus is 0")
         return self
+
+    @field_validator("resources")
+    @classmethod
+    def _custom(cls, value: dict[str, float]) -> dict[str, float]:
+        own = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+        for name in value:
+            if name in own:
+                raise ValueError(f"{name} is given by the setting {own[name]}")
+        return value
 
     @property
     def gpus(self) -> float:
         """GPUs a worker; of `auto` none, until `whylens.cluster.room.settled` has looked."""
         return 0.0 if self.num_gpus == "auto" else self.num_gpus
+
+    @property
+    def without_gpus(self) -> Self:
+        """The same for work that uses none."""
+        return self.model_copy(update={"num_gpus": 0.0, "accelerator_type": None})
 
     @property
     def part_of_gpu(self) -> float:
@@ -47,3 +85,67 @@ class Placement(Settings):
     def device(self) -> str:
         """The torch device of a worker."""
         return "cuda" if self.gpus > 0 else "cpu"
+
+    @property
+    def booked(self) -> dict[str, float]:
+        """What a worker books of a node, by Ray's names."""
+        booked = {"CPU": self.num_cpus, "GPU": self.gpus, **self.resources}
+        if self.memory is not None:
+            booked["memory"] = self.memory * GIB
+        if self.accelerator_type is not None:
+            booked[f"accelerator_type:{self.accelerator_type}"] = 0.001
+        return {name: amount for name, amount in booked.items() if amount}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Ray's options of an actor or task that books this."""
+        options: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.gpus}
+        if self.memory is not None:
+            options["memory"] = int(self.memory * GIB)
+        if self.accelerator_type is not None:
+            options["accelerator_type"] = self.accelerator_type
+        if self.resources:
+            options["resources"] = self.resources
+        if self.strategy == "spread":
+            options["scheduling_strategy"] = "SPREAD"
+        return options
+
+
+class Placement(Resources):
+    """Of a job with classifiers beside a sampler: where those are, too."""
+
+    classifiers: Where | dict[str, Where] = Field(
+        "colocated",
+        description="Classifiers of guided jobs beside the sampler, or remote, as actors with "
+        "resources of their own; {NAME: remote} for some of them.",
+    )
+    classifier_gpus: Gpus = Field(
+        "auto",
+        description="GPUs of a remote classifier, or a fraction of one. auto: 1 where workers have "
+        "any, else 0.",
+    )
+
+    def remote(self, classifiers: Sequence[str]) -> list[str]:
+        """Which of the classifiers are actors of their own.
+
+        Raises
+        ------
+        UsageError
+            If the setting names one that is none of them.
+        """
+        if isinstance(self.classifiers, str):
+            return list(classifiers) if self.classifiers == "remote" else []
+        for name in self.classifiers:
+            if name not in classifiers:
+                raise UsageError(
+                    f"placement.classifiers names {name!r}, which takes no part; there are: "
+                    f"{', '.join(classifiers)}"
+                )
+        return [name for name in classifiers if self.classifiers.get(name) == "remote"]
+
+    @property
+    def of_classifiers(self) -> Resources:
+        """Where a remote classifier runs: on one core, and GPUs of its own."""
+        own = self.classifier_gpus
+        gpus = (1.0 if self.gpus > 0 else 0.0) if own == "auto" else own
+        return Resources(num_gpus=gpus, accelerator_type=self.accelerator_type if gpus else None)

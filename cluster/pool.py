@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from whylens import logs
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled, sizes
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import settled, sizes, told
 from whylens.cluster.session import hired, start
 from whylens.cluster.workers import Crew, UnitFailed, spawn
 from whylens.errors import WhylensError
@@ -23,7 +23,7 @@ Unit = TypeVar("Unit")
 
 # A unit that took down this many workers is given up: it would take down the next one too.
 MAX_DEATHS = 2
-SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_LINES = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class WorkerPool(Generic[Unit]):
     """
 
     def __init__(
-        self, make: Callable[..., Any], arguments: Sequence[Any], placement: Placement
+        self, make: Callable[..., Any], arguments: Sequence[Any], placement: Resources
     ) -> None:
         self._make, self._arguments, self._placement = make, tuple(arguments), placement
 
@@ -83,17 +83,22 @@ class WorkerPool(Generic[Unit]):
         loading: dict[Any, Any] = {}
         running: dict[Any, tuple[Any, Unit]] = {}
         free: list[Any] = []
+        booked: dict[Any, Resources] = {}
+        # Sent once, however many workers there are.
+        arguments = ray.put(self._arguments)
 
-        def load(host: Any) -> None:
-            loading[host.load.remote(self._make, self._arguments, logs.current())] = host
+        def load(host: Any, books: Resources) -> None:
+            booked[host] = books
+            loading[host.load.remote(self._make, arguments, logs.current())] = host
 
         def replace(host: Any) -> None:
             ray.kill(host)
-            load(spawn(ray, self._placement))
+            books = booked.pop(host)
+            load(spawn(ray, books), books)
 
         try:
-            for host in crew.hire(ray, size, self._placement):
-                load(host)
+            for host, books in crew.hire(ray, size, self._placement):
+                load(host, books)
             while waiting or running:
                 while waiting and free:
                     host, unit = free.pop(), waiting.pop()
@@ -101,7 +106,10 @@ class WorkerPool(Generic[Unit]):
                 ready, _ = ray.wait([*running, *loading], timeout=SECONDS_BETWEEN_LINES)
                 if not ready:
                     if not running:
-                        logger.info("waiting for a worker to start, or for room for one")
+                        logger.info(
+                            "waiting for a worker to start, or for room for one of %s",
+                            told(self._placement),
+                        )
                     continue
                 (reference,) = ready
                 try:
@@ -132,7 +140,7 @@ class WorkerPool(Generic[Unit]):
                     waiting.append(unit)
                 else:
                     yield unit, UnitFailed(f"{died} workers died of it: {result.reason}")
-            crew.keep(free, self._placement)
+            crew.keep((host, booked[host]) for host in free)
             free = []
         finally:
             for host in [*free, *loading.values(), *(host for host, _ in running.values())]:

@@ -1,57 +1,140 @@
-"""How many workers a cluster has room for."""
+"""How many workers a cluster has room for, as Ray counts it, now and when it has grown."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.session import on_cluster
+from whylens.cluster.placement import Resources
+from whylens.cluster.session import booked, on_cluster, start
 from whylens.errors import UsageError
 
+logger = logging.getLogger(__name__)
 
-def settled(ray: Any, placement: Placement) -> Placement:
-    """The placement with its GPUs known: of `auto` one a worker where a node has one, else none."""
+# Ray counts in ten-thousandths.
+ROUNDING = 1e-6
+# A cluster that was just started says after some seconds which nodes it can have.
+SECONDS_TO_WAIT = 5.0
+
+Amounts = Mapping[str, float]
+
+Kind = TypeVar("Kind", bound=Resources)
+
+
+def settled(ray: Any, placement: Kind) -> Kind:
+    """The placement with its GPUs known: of `auto` one a worker where a node has one, or may have
+    one when the cluster has grown; else none."""
     if placement.num_gpus != "auto":
         return placement
-    there = max(
-        (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0
-    )
-    return placement.model_copy(update={"num_gpus": 1.0 if there >= 1 else 0.0})
+    nodes = [*_nodes(ray), *(resources for resources, _ in node_types())]
+    has_gpus = any(resources.get("GPU", 0) >= 1 for resources in nodes)
+    return placement.model_copy(update={"num_gpus": 1.0 if has_gpus else 0.0})
 
 
-def room(ray: Any, placement: Placement) -> int:
-    """Workers of the placement that fit on the nodes that are there, node by node.
-
-    Raises
-    ------
-    UsageError
-        If they are fewer than the placement asks for.
-    """
-    found = sum(_room_on(node["Resources"], placement) for node in ray.nodes() if node["Alive"])
-    if found < placement.workers[0]:
-        raise UsageError(
-            f"the cluster has room for {found} workers of {placement.num_cpus:g} "
-            f"CPUs and {placement.gpus:g} GPUs, but {placement.workers[0]} are asked for"
-        )
-    return found
+def of_stage(own: Resources | None, runs: Resources) -> Resources:
+    """The placement of a stage: its own, settled, where it has one, else the run's."""
+    return runs if own is None else settled(start(), own)
 
 
-def sizes(ray: Any, placement: Placement, units: int) -> tuple[int, int]:
+def room(ray: Any, placement: Resources) -> int:
+    """Workers of the placement that fit on the nodes that are there, node by node."""
+    return sum(_room_on(resources, placement.booked) for resources in _nodes(ray))
+
+
+def cores(ray: Any) -> float:
+    """CPU cores of the nodes that are there, but for what remote classifiers book."""
+    return sum(resources.get("CPU", 0.0) for resources in _nodes(ray))
+
+
+def sizes(ray: Any, placement: Resources, units: int) -> tuple[int, int]:
     """Workers for so many units: how many there is room for now, and how many in the end.
 
-    A cluster may grow while the job runs; this machine does not.
+    A cluster may grow while the job runs; this machine does not. Where nodes that a cluster can
+    have would give room, too little room now is none's fault.
 
     Raises
     ------
     UsageError
-        As `room`.
+        If there will never be room for as many as the placement asks for.
     """
     there = room(ray, placement)
+    if there < (fewest := placement.workers[0]):
+        _refuse_where_never(ray, placement, there)
+        logger.info(
+            "there is room for %d of at least %d workers of %s: waiting for nodes", there, fewest,
+            told(placement),
+        )  # fmt: skip
     most = min(placement.workers[1], units)
     now = min(most, there)
     return now, most if on_cluster() else now
 
 
-def _room_on(resources: dict[str, float], placement: Placement) -> int:
-    each = {"CPU": placement.num_cpus, "GPU": placement.gpus}
-    return min(int(resources.get(k, 0) / v + 1e-6) for k, v in each.items() if v > 0)
+def told(placement: Resources) -> str:
+    """What a worker books, in words."""
+    parts = [f"{placement.num_cpus:g} CPUs", f"{placement.gpus:g} GPUs"]
+    if placement.accelerator_type is not None:
+        parts[-1] += f" ({placement.accelerator_type})"
+    if placement.memory is not None:
+        parts.append(f"{placement.memory:g} GiB")
+    parts += [f"{amount:g} {name}" for name, amount in placement.resources.items()]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def node_types() -> list[tuple[Amounts, float]]:
+    """Resources of the kinds of nodes that an autoscaler may start, and how many of each at most.
+
+    None where no autoscaler has told the cluster's configuration.
+    """
+    import ray
+
+    if not on_cluster() or not ray.is_initialized():
+        return []
+    # What Ray's own libraries ask; there is no public way in 2.60.
+    config = ray._private.state.state.get_cluster_config()
+    if config is None:
+        return []
+    return [
+        (dict(group.resources), group.max_count if group.max_count >= 0 else float("inf"))
+        for group in config.node_group_configs
+    ]
+
+
+def _refuse_where_never(ray: Any, placement: Resources, there: int) -> None:
+    """UsageError where no nodes that the cluster may have give room for the fewest workers."""
+    fewest, until = placement.workers[0], time.monotonic() + SECONDS_TO_WAIT
+    while not (types := node_types()) and on_cluster() and time.monotonic() < until:
+        time.sleep(0.5)
+    possible = sum(
+        count * each
+        for resources, count in types
+        if (each := _room_on(resources, placement.booked))
+    )
+    if max(there, possible) >= fewest:
+        return
+    grown = f", and with all nodes that it may start for {possible:g}" if types else ""
+    raise UsageError(
+        f"the cluster has room for {there} workers of {told(placement)}{grown}, but {fewest} are "
+        f"asked for"
+    )
+
+
+def _nodes(ray: Any) -> Iterator[Amounts]:
+    """What each node has, without what remote classifiers book there."""
+    taken = booked()
+    for node in ray.nodes():
+        if node["Alive"]:
+            used = taken.get(node.get("NodeID"), {})
+            yield {k: v - used.get(k, 0) for k, v in node["Resources"].items()}
+
+
+def _room_on(resources: Amounts, each: Amounts) -> int:
+    def fits(name: str, amount: float) -> int:
+        has = resources.get(name, 0.0)
+        if name == "GPU" and amount < 1:
+            whole = int(has + ROUNDING)
+            return whole * int(1 / amount + ROUNDING) + int((has - whole) / amount + ROUNDING)
+        return int(has / amount + ROUNDING)
+
+    return min(fits(name, amount) for name, amount in each.items())

@@ -98,7 +98,7 @@ def session() -> Iterator[Any]:
     finally:
         _crew.reset(token)
         if ray.is_initialized():
-            crew.dismiss(ray)
+            crew.disband(ray)
             if not there:
                 ray.shutdown()
 
@@ -114,4 +114,15 @@ def hired(ray: Any) -> Iterator[Crew]:
     try:
         yield crew
     finally:
-        crew.dismiss(ray)
+        crew.disband(ray)
+
+
+def booked() -> dict[str, dict[str, float]]:
+    """What the session's remote classifiers book, by node and resource."""
+    taken: dict[str, dict[str, float]] = {}
+    crew = _crew.get()
+    for served in crew.classifiers.values() if crew else ():
+        node = taken.setdefault(served.node, {})
+        for name, amount in served.booked.items():
+            node[name] = node.get(name, 0.0) + amount
+    return taken

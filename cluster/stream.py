@@ -15,25 +15,26 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from whylens import logs
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.cluster.pool import WorkerPool
-from whylens.cluster.room import settled, sizes
+from whylens.cluster.room import cores, settled, sizes
 from whylens.cluster.session import hired, start
 from whylens.cluster.workers import Host, Named, UnitFailed, environment
 from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
 
-# Without a GPU a worker and what is prepared for it share the worker's cores: the worker is booked
-# with three quarters of them, and two preparing tasks with an eighth each.
+# Of a worker without a GPU: tasks that prepare for it, and the share of its cores that each takes.
 PREPARING_TASKS = 2
 PREPARING_SHARE = 0.125
+# Each is a block of Ray Data's, of which the driver keeps account.
+UNITS_AT_ONCE = 20_000
 # Two calls at a time in a worker: one computes while the other's part is written.
 CALLS = 2
 
@@ -51,8 +52,7 @@ class Stream(Generic[Unit]):
     make, arguments
         A picklable class (or function) whose result is called with such a table, by two threads.
     placement
-        How many workers, with which resources. Preparing takes the cores that GPU workers leave;
-        workers without a GPU share theirs with it.
+        How many workers, with which resources; preparing has cores of its own (`cores_booked`).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Stream(Generic[Unit]):
         prepare: Callable[[Unit], pa.Table],
         make: Callable[..., Any],
         arguments: Sequence[Any],
-        placement: Placement,
+        placement: Resources,
     ) -> None:
         self._prepare, self._placement = prepare, placement
         self._make, self._arguments = make, tuple(arguments)
@@ -82,13 +82,15 @@ class Stream(Generic[Unit]):
         now, most = sizes(ray, self._placement, len(units))
         with hired(ray) as crew:
             crew.dismiss(ray)
-            yield from self._stream(units, now, most)
+            spare = cores(ray) - now * self._placement.num_cpus
+            booked = cores_booked(self._placement, spare / max(1, now))
+            for first in range(0, len(units), UNITS_AT_ONCE):
+                part = units[first : first + UNITS_AT_ONCE]
+                yield from self._results(self._pipeline(ray, part, now, most, booked), part)
 
-    def _stream(self, units: Sequence[Unit], now: int, most: int) -> Iterator[tuple[Unit, Any]]:
+    def _results(self, pipeline: Any, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
         waiting = {unit.name: unit for unit in units}
-        batches = self._pipeline(units, now, most).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        )
+        batches = pipeline.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         for batch in batches:
             for name, result in zip(*batch.select(["name", "result"]).columns, strict=True):
                 found = pickle.loads(result.as_py())
@@ -100,18 +102,18 @@ class Stream(Generic[Unit]):
             again = (self._prepare, self._make, self._arguments)
             yield from WorkerPool[Unit](Both, again, self._placement).map(list(waiting.values()))
 
-    def _pipeline(self, units: Sequence[Unit], now: int, most: int) -> Any:
+    def _pipeline(
+        self, ray: Any, units: Sequence[Unit], now: int, most: int, booked: CoresBooked
+    ) -> Any:
         import ray.data as rd
 
-        # It tells plans, pools and tracebacks; progress and failures are told here.
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        # It tells plans and pools; progress is told here. Its warnings say what it waits for.
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         context = rd.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
         context.max_errored_blocks = -1  # a lost unit is reported; the others go on
         on_gpu = self._placement.gpus > 0
-        cores = self._placement.num_cpus
-        share = PREPARING_SHARE * cores
         with rd.DataContext.current(context), warnings.catch_warnings():
             # Ray renames its options in 2.64; to limit retries there is no other way in 2.60.
             warnings.simplefilter("ignore")
@@ -121,22 +123,21 @@ class Stream(Generic[Unit]):
                 batch_size=None,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                num_cpus=1 if on_gpu else share,
+                num_cpus=booked.preparing,
                 compute=rd.TaskPoolStrategy(
                     None if on_gpu else min(PREPARING_TASKS * most, len(units))
                 ),
             )
             return prepared.map_batches(
                 _Finishing,
-                fn_constructor_args=(self._make, self._arguments, logs.current()),
+                fn_constructor_args=(self._make, ray.put(self._arguments), logs.current()),
                 # A block is one row; Ray wants the size said where GPUs are asked for.
                 batch_size=1,
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                num_cpus=cores if on_gpu else cores - PREPARING_TASKS * share,
-                num_gpus=self._placement.gpus,
+                **(self._placement.options | {"num_cpus": booked.worker}),
                 compute=rd.ActorPoolStrategy(
-                    min_size=now,
+                    min_size=max(1, now),
                     max_size=most,
                     max_concurrent_calls_per_actor=CALLS,
                     enable_true_multi_threading=True,
@@ -182,11 +183,11 @@ class _Preparing:
 class _Finishing:
     """An actor of Ray Data's pool: a host whose worker is called with prepared tables."""
 
-    def __init__(
-        self, make: Callable[..., Any], arguments: Sequence[Any], about: Mapping[str, str]
-    ) -> None:
+    def __init__(self, make: Callable[..., Any], arguments: Any, about: Mapping[str, str]) -> None:
+        import ray
+
         self._host = Host()
-        self._refused = self._host.load(make, arguments, about)
+        self._refused = self._host.load(make, ray.get(arguments), about)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         failed = row["failed"][0].as_py()
@@ -197,6 +198,31 @@ class _Finishing:
         # The table lies in Ray's shared memory and is not copied.
         table = pa.ipc.open_stream(row["table"][0].as_buffer()).read_all()
         return _result(row, _dumps(self._host.work(table)))
+
+
+class CoresBooked(NamedTuple):
+    """By a worker, and by a task that prepares a unit."""
+
+    worker: float
+    preparing: float
+
+
+def cores_booked(placement: Resources, spare: float) -> CoresBooked:
+    """Cores that are booked so that, whatever workers hold, something is left to prepare with.
+
+    `spare` is how many cores there are for each worker beside its own. Without a GPU a worker and
+    what is prepared for it share its cores: three quarters, and two tasks of an eighth each. With a
+    GPU preparing has the spare cores; where there is less than one a worker, the worker gives up
+    one of its own, or half of its only one.
+    """
+    cores = placement.num_cpus
+    if placement.gpus == 0:
+        share = PREPARING_SHARE * cores
+        return CoresBooked(cores - PREPARING_TASKS * share, share)
+    if spare >= 1:
+        return CoresBooked(cores, 1)
+    given = min(1.0, cores / 2)
+    return CoresBooked(cores - given, given)
 
 
 def _dumps(value: Any) -> bytes:

@@ -4,14 +4,15 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from traceback import format_exc
 from typing import Any, Protocol
 
 from whylens import logs
 from whylens.cluster.gpus import watch
-from whylens.cluster.placement import Placement
+from whylens.cluster.kept import keeping
+from whylens.cluster.placement import Resources
 from whylens.errors import WhylensError
 
 logger = logging.getLogger(__name__)
@@ -52,14 +53,14 @@ class Host:
     def load(
         self, make: Callable[..., Any], arguments: Sequence[Any], about: Mapping[str, str]
     ) -> WhylensError | None:
-        """Hold `make(*arguments)` instead of what was held before; `about` is what logs tell."""
+        """Hold `make(*arguments)` instead of what was held before, but for models of both; `about`
+        is what logs tell."""
         self._worker, self._about = None, dict(about)
         logs.configure()
-        if "torch" in sys.modules:  # it may hold the last worker's memory
-            sys.modules["torch"].cuda.empty_cache()
         with logs.about(**self._about):
             try:
-                self._worker = make(*arguments)
+                with keeping():
+                    self._worker = make(*arguments)
             except WhylensError as error:
                 return error
             except Exception as error:
@@ -69,6 +70,8 @@ class Host:
                 told.add_note(f"On {socket.gethostname()}:\n{format_exc()}")
                 return told
             watch()
+        if "torch" in sys.modules:  # it may hold the last worker's memory
+            sys.modules["torch"].cuda.empty_cache()
         return None
 
     def work(self, unit: Any) -> Any:
@@ -83,40 +86,60 @@ class Host:
                 return UnitFailed.by(error)
 
 
+@dataclass(frozen=True)
+class Served:
+    """A remote classifier's actor, its node, and what it books there."""
+
+    actor: Any
+    node: str
+    booked: Mapping[str, float]
+
+
 class Crew:
-    """The hosts of a session: those that no pool uses wait for the next pool of their kind."""
+    """The hosts of a session, by what they book: those that no pool uses wait for the next pool
+    that they serve. A host with a GPU serves a stage without, and keeps its models."""
 
     def __init__(self) -> None:
-        self._idle: dict[tuple[float, float], list[Any]] = {}
+        self._idle: list[tuple[Any, Resources]] = []
+        self.classifiers: dict[str, Served] = {}
 
-    def hire(self, ray: Any, count: int, placement: Placement) -> list[Any]:
-        """That many hosts, the idle ones first; idle ones of other sizes make room."""
-        idle = self._idle.pop(_kind(placement), [])
+    def hire(self, ray: Any, count: int, placement: Resources) -> list[tuple[Any, Resources]]:
+        """That many hosts, the idle ones first; idle ones that do not serve make room."""
+        serving = [one for one in self._idle if _serves(one[1], placement)]
+        self._idle = [one for one in self._idle if not _serves(one[1], placement)]
         self.dismiss(ray)
-        hosts, surplus = idle[:count], idle[count:]
-        for host in surplus:
-            ray.kill(host)
-        return hosts + [spawn(ray, placement) for _ in range(count - len(hosts))]
+        # Those with GPUs first: their models take longest to load.
+        serving.sort(key=lambda one: -one[1].gpus)
+        hosts, surplus = serving[:count], serving[count:]
+        for host, booked in surplus:
+            if booked.gpus > placement.gpus:
+                self._idle.append((host, booked))
+            else:
+                ray.kill(host)
+        new = count - len(hosts)
+        return hosts + [(spawn(ray, placement), placement) for _ in range(new)]
 
-    def keep(self, hosts: Sequence[Any], placement: Placement) -> None:
+    def keep(self, hosts: Iterable[tuple[Any, Resources]]) -> None:
         """Take back hosts that have nothing to do."""
-        self._idle.setdefault(_kind(placement), []).extend(hosts)
+        self._idle.extend(hosts)
+
+    def disband(self, ray: Any) -> None:
+        """Stop all that there is: the session is over."""
+        self.dismiss(ray)
+        for served in self.classifiers.values():
+            ray.kill(served.actor)
+        self.classifiers.clear()
 
     def dismiss(self, ray: Any) -> None:
         """Stop all idle hosts."""
-        for hosts in self._idle.values():
-            for host in hosts:
-                ray.kill(host)
+        for host, _ in self._idle:
+            ray.kill(host)
         self._idle.clear()
 
 
-def spawn(ray: Any, placement: Placement) -> Any:
+def spawn(ray: Any, placement: Resources) -> Any:
     """A new host; it waits where the cluster has no room for it yet."""
-    remote = ray.remote(Host).options(
-        num_cpus=placement.num_cpus,
-        num_gpus=placement.gpus,
-        runtime_env=environment(placement),
-    )
+    remote = ray.remote(Host).options(**placement.options, runtime_env=environment(placement))
     return remote.remote()
 
 
@@ -129,7 +152,7 @@ def arithmetic() -> str:
     )
 
 
-def environment(placement: Placement) -> dict[str, Any]:
+def environment(placement: Resources) -> dict[str, Any]:
     """A worker's runtime environment: its threads, and the driver's settings that it needs."""
     threads = max(1, int(placement.num_cpus))
     variables = {"OMP_NUM_THREADS": str(threads), **_offline()}
@@ -143,8 +166,11 @@ def _tf32() -> str:
     return os.environ.get(TF32, "1")
 
 
-def _kind(placement: Placement) -> tuple[float, float]:
-    return placement.num_cpus, placement.gpus
+def _serves(there: Resources, asked: Resources) -> bool:
+    """Whether hosts that book this can do what is asked for: the same, or without their GPUs."""
+    return there.options == asked.options or (
+        asked.gpus == 0 and there.without_gpus.options == asked.options
+    )
 
 
 def _offline() -> dict[str, str]:

@@ -16,7 +16,9 @@ def check_names(
     classes: Sequence[str] = (),
     sampler: str | None = None,
 ) -> list[Classifier]:
-    """Load what a spec names; None is for what it leaves out. The classifiers.
+    """Look for what a spec names; None is for what it leaves out. The classifiers, loaded.
+
+    A sampler's networks, which are gigabytes, are left to the workers.
 
     Raises
     ------
@@ -33,7 +35,7 @@ def check_names(
     for name in classes:
         loaded[0].class_index(name)
     if sampler is not None:
-        from whylens.diffusion import load_sampler
+        from whylens.diffusion import check_sampler
 
-        load_sampler(sampler)
+        check_sampler(sampler)
     return loaded

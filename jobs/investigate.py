@@ -6,6 +6,7 @@ import logging
 
 from pydantic import Field
 
+from whylens.cluster.placement import Placement
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
@@ -29,6 +30,9 @@ from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.guided.targets import RULES
 from whylens.jobs.images.embed import JOB as EMBED
 from whylens.jobs.images.embed import EmbedSpec, embed
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.index import JOB as INDEX
+from whylens.jobs.images.index import IndexSettings, index
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.confirm import JOB as CONFIRM
@@ -36,6 +40,9 @@ from whylens.jobs.slices.confirm import ConfirmSettings, confirm, queries_of
 from whylens.runs import Run
 
 logger = logging.getLogger(__name__)
+
+# Features of fewer are read by every worker in a second or two.
+INDEX_FROM = 20_000
 
 
 class InvestigateSpec(EmbedSpec):
@@ -45,6 +52,16 @@ class InvestigateSpec(EmbedSpec):
         None, description="A second classifier, to find images on which the two disagree."
     )
     sampler: SamplerName = "planted"
+    placement: Placement = Field(
+        default_factory=Placement,
+        description="How many workers, with which resources, and where classifiers are; stages "
+        "have settings of the same name.",
+    )
+    index: IndexSettings | None = Field(
+        default_factory=IndexSettings,
+        description=f"The index of {INDEX_FROM:,} images or more, which workers read memory-mapped "
+        "from a run folder on disk; null: every worker that searches holds all features.",
+    )
     components: ComponentSettings = Field(
         default_factory=ComponentSettings, description="How components are found."
     )
@@ -78,6 +95,11 @@ class InvestigateSpec(EmbedSpec):
         default_factory=dict,
         description="How much of each part the report shows; `whylens report --help` lists them.",
     )
+
+
+def large(lineage: Lineage) -> bool:
+    """Whether so many images were embedded that their index pays."""
+    return lineage.has(IMAGES) and len(lineage.table(IMAGES).read(["label"])) >= INDEX_FROM
 
 
 def check(spec: InvestigateSpec) -> None:
@@ -122,7 +144,7 @@ def run(spec: InvestigateSpec) -> Run:
     with JOB.working(spec) as run:
         lineage = Lineage(run)
         others = [spec.against] if spec.against else []
-        models = Models(spec.sampler, spec.classifier, others, spec.placement)
+        models = Models(spec.sampler, spec.classifier, others)
         if spec.sampler.partition("?")[0] == "planted" and not spec.images.startswith("planted:"):
             run.warn(
                 "The planted sampler was trained on drawings, not on photographs: what it "
@@ -130,9 +152,11 @@ def run(spec: InvestigateSpec) -> Run:
                 "on. Name a Stable Diffusion pipeline with --sampler"
             )
         with session() as ray:
-            models = models.on(ray)
+            models = models.on(ray, spec.placement)
             placement = models.placement
             embed(run, spec, placement)
+            if spec.index and large(lineage):
+                index(run, lineage, spec.index, placement)
             components(run, lineage, spec.components, placement)
             exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)
             findings = run.table("findings").read().to_pylist() if lineage.has("findings") else []
@@ -166,7 +190,7 @@ def run(spec: InvestigateSpec) -> Run:
     return run
 
 
-STAGES = (EMBED, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS, CONFIRM)
+STAGES = (EMBED, INDEX, COMPONENTS, EXEMPLARS, GENERATE, COUNTERFACTUALS, DISAGREEMENTS, CONFIRM)
 JOB = Job(
     name="investigate",
     help="From images to findings in pictures: all stages.",

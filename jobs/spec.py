@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.errors import UsageError
 from whylens.settings import Settings
 
@@ -18,8 +18,8 @@ class JobSpec(Settings):
     """What every job's spec has."""
 
     out: str = Field(description="Run folder to write: a path, or an s3:// or gs:// URL.")
-    placement: Placement = Field(
-        default_factory=Placement, description="How many workers, with which resources."
+    placement: Resources = Field(
+        default_factory=Resources, description="How many workers, with which resources."
     )
     retries: int = Field(
         2, ge=0, description="How often a unit of work that failed is tried again."
@@ -42,9 +42,19 @@ class JobSpec(Settings):
         Settings that came with a later version have their defaults; settings that this version
         refuses are returned as they are, to be told apart by whoever compares.
         """
+        settings = {name: value for name, value in settings.items() if name not in cls.FREE}
         with suppress(ValidationError):
-            settings = cls.model_validate(settings).model_dump(mode="json")
+            settings = cls.model_validate({**settings, "out": ""}).model_dump(mode="json")
         return {name: value for name, value in settings.items() if name not in cls.FREE}
+
+
+class StageSettings(Settings):
+    """What the settings of every stage have."""
+
+    # Neither in run.json nor in the names of units: it decides no result.
+    placement: Resources | None = Field(
+        None, exclude=True, description="Of this stage's workers; null: the run's placement."
+    )
 
 
 def onto(own: Mapping[str, Any]) -> BeforeValidator:

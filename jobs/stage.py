@@ -18,7 +18,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from whylens import logs
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.cluster.workers import Named, UnitFailed, arithmetic
 from whylens.errors import UnfinishedError
 from whylens.jobs.columns import columns
@@ -87,7 +87,7 @@ def work_through(
     units: Sequence[Unit],
     make: Callable[..., Any],
     arguments: Sequence[Any],
-    placement: Placement,
+    placement: Resources,
 ) -> None:
     """Have workers `make(*arguments)` do the units of the table `stage` that have no part yet.
 
@@ -102,7 +102,7 @@ def work_through(
     do_missing(run, stage, units, WorkerPool[Unit](make, arguments, placement).map)
 
 
-def note_arithmetic(run: Run, placement: Placement) -> None:
+def note_arithmetic(run: Run, placement: Resources) -> None:
     """Keep with the run what its workers calculate in, where that is not float32 throughout."""
     if placement.gpus > 0:
         run.note_arithmetic(arithmetic())

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
@@ -25,15 +25,14 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
 from whylens.neural_pca.ranking import DEFAULT, Asked
 from whylens.runs import Run
-from whylens.settings import Settings
 
 
-class ComponentSettings(Settings):
+class ComponentSettings(StageSettings):
     """How components are found and judged."""
 
     top: int = Field(32, ge=1, description="Components a class, by eigenvalue.")
@@ -76,7 +75,7 @@ class ComponentsSpec(JobSpec):
 
 
 def components(
-    run: Run, lineage: Lineage, settings: ComponentSettings, placement: Placement
+    run: Run, lineage: Lineage, settings: ComponentSettings, placement: Resources
 ) -> None:
     """Find, mine and judge the components of each class.
 
@@ -96,7 +95,7 @@ def components(
     head = Head.of(classifier)
     spans = census.spans_of(images.units())
     require_made_by(images, spans[0].parts[0], name, head)
-    placement = placement.model_copy(update={"num_gpus": 0.0})
+    placement = of_stage(settings.placement, placement).without_gpus
     work_through(run, census.TABLE, spans, census.Counter, (run, lineage, name), placement)
     table = run.table(census.TABLE)
     if not all(table.done(span.name) for span in spans):

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
@@ -20,11 +20,10 @@ from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
-from whylens.settings import Settings
 
 FINDINGS = "findings"
 SCHEMA = pa.schema(
@@ -50,7 +49,7 @@ SCHEMA = pa.schema(
 )
 
 
-class ExemplarSettings(Settings):
+class ExemplarSettings(StageSettings):
     """Which components become findings, and how many images show each."""
 
     findings: int = Field(24, ge=1, description="At most this many findings.")
@@ -78,13 +77,14 @@ def exemplars(
     lineage: Lineage,
     settings: ExemplarSettings,
     visualised: VisualisationSpec | None,
-    placement: Placement,
+    placement: Resources,
 ) -> None:
     """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
     rows = find(judged_rows(lineage), settings)
     units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
-    arguments = (run, lineage, settings.exemplars, settings.index, placement.device)
-    work_through(run, TABLE, units, Exhibitor, arguments, placement)
+    own = of_stage(settings.placement, placement)
+    arguments = (run, lineage, settings.exemplars, settings.index, own.device)
+    work_through(run, TABLE, units, Exhibitor, arguments, own)
     if run.table(FINDINGS).done("all"):
         return
     classifier = str(lineage.setting("classifier"))

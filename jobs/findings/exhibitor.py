@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from whylens.cluster.kept import kept
 from whylens.images import match_classes, open_collection
 from whylens.images.tensors import thumbnail, to_png, to_tensor
 from whylens.jobs.columns import columns
@@ -53,7 +54,7 @@ class Exhibitor:
         from whylens.classifiers import load_classifier
 
         self.run, self.lineage, self.count = run, lineage, count
-        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
+        self.classifier = kept(load_classifier, str(lineage.setting("classifier")), device)
         self.index = index_of(lineage, "main", self.classifier, index)
         seen = lineage.table(IMAGES).read(LABELS)
         self.main = seen.filter(pa.compute.equal(seen["collection"], "main"))

@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled
+from whylens.cluster.kept import kept
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import Batch, in_batches, work_through
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.runs import Run
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
 )
 
 
-class VisualisationSpec(Settings):
+class VisualisationSpec(StageSettings):
     """How components are visualised."""
 
     findings: int = Field(24, ge=1, description="Visualise this many findings, from the top.")
@@ -80,11 +80,12 @@ def visualisations(
     directions: Mapping[tuple[int, int], tuple[np.ndarray, float]],
     *,
     classifier: str,
-    placement: Placement,
+    placement: Resources,
 ) -> None:
     """The stage: what is missing of the table visualisations, for findings, the best first."""
     keys = [(row["class_index"], row["component"]) for row in findings[: spec.findings]]
     tasks = [VisualisationTask(*key, *directions[key]) for key in keys]
+    placement = of_stage(spec.placement, placement)
     arguments = (run, spec, classifier, placement.device)
     work_through(run, TABLE, in_batches(tasks, spec.batch, spec), Visualiser, arguments, placement)
 
@@ -97,7 +98,7 @@ class Visualiser:
         from whylens.classifiers import load_classifier
 
         self.run, self.spec = run, spec
-        self.classifier = load_classifier(classifier, device)
+        self.classifier = kept(load_classifier, classifier, device)
 
     def __call__(self, unit: Batch[VisualisationTask]) -> int:
         """Visualise the unit's findings; how many."""

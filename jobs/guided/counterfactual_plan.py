@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,9 @@ from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.guided.methods import BaselineSettings, MethodName
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, names
 from whylens.jobs.guided.targets import RUNNER_UP, Targets
-from whylens.jobs.spec import onto
+from whylens.jobs.spec import StageSettings, onto
 from whylens.jobs.stage import Batch, BatchSize, in_batches
 from whylens.jobs.words import plain_name
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 OWN_DEFAULTS: dict[str, Any] = {"optimiser": {"stop_below": 0.3}}
 
 
-class CounterfactualSpec(Settings):
+class CounterfactualSpec(StageSettings):
     """Which images are changed, and how."""
 
     images: int = Field(12, ge=1, description="Change this many images, spread over the classes.")
@@ -99,11 +98,12 @@ class Change:
 
 
 def plan(
-    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+    images: Iterable[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
 ) -> list[Batch[Change]]:
     """The units: images that the target is for, the classes in turn, in an order of the seed.
 
-    `images` are rows of the run's images table (id, label, top5_classes).
+    `images` are rows of the run's images table (id, label, top5_classes, caption), which are gone
+    through more than once.
 
     Raises
     ------
@@ -116,7 +116,6 @@ def plan(
     check_listed(images, spec)
     check_prompts(images, classifier, spec)
     by_class: dict[int, list[tuple[str, int, int, int]]] = {}
-    captions = {row["id"]: str(row.get("caption") or "") for row in images} | spec.prompts
     for row in images:
         label = row["label"]
         if (wanted and label not in wanted) or (spec.prompts and row["id"] not in spec.prompts):
@@ -138,6 +137,9 @@ def plan(
     turns = [
         order[turn] for turn in range(longest) for order in orders.values() if turn < len(order)
     ]
+    chosen = {image_id for image_id, *_ in turns[: spec.images]}
+    told = {row["id"]: str(row.get("caption") or "") for row in images if row["id"] in chosen}
+    captions = told | spec.prompts
     changes = [
         Change(
             image_id,
@@ -153,16 +155,16 @@ def plan(
     return in_batches(changes, spec.batch, spec)
 
 
-def check_listed(images: Sequence[Mapping[str, Any]], spec: CounterfactualSpec) -> None:
+def check_listed(images: Iterable[Mapping[str, Any]], spec: CounterfactualSpec) -> None:
     """Refuse a listed target whose image isn't there."""
-    known = {row["id"] for row in images}
+    known = {row["id"] for row in images if row["id"] in spec.targets}
     for image_id in spec.targets:
         if image_id not in known:
             raise UsageError(f"targets: there is no image {image_id!r} in the main collection")
 
 
 def check_prompts(
-    images: Sequence[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+    images: Iterable[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
 ) -> None:
     """Refuse a user's prompt whose image isn't there, or that doesn't name the image's class.
 

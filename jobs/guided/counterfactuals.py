@@ -14,7 +14,7 @@ from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import Rows, columns
 from whylens.jobs.guided.counterfactual_plan import Change, CounterfactualSpec, plan, unnamed
 from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
@@ -89,7 +89,7 @@ def planned(lineage: Lineage, classifier: str, spec: CounterfactualSpec) -> list
     if spec.method != "uvce":
         load_baseline(spec.method, spec.baseline, loaded)
     load_segmenter(spec)
-    return plan(main.to_pylist(), loaded, spec)
+    return plan(Rows(main), loaded, spec)
 
 
 def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter | None:
@@ -114,7 +114,7 @@ def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter |
 
 def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models: Models) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
-    units = planned(lineage, models.classifier, spec)
+    units, models = planned(lineage, models.classifier, spec), models.of_stage(spec.placement)
     if told := unnamed([change for unit in units for change in unit.tasks], spec):
         run.warn(told)
     work_through(run, TABLE, units, Changer, (run, lineage, models, spec), models.placement)
@@ -282,9 +282,9 @@ def run(spec: CounterfactualsJobSpec) -> Run:
     classifier = str(source.setting("classifier"))
     planned(source, classifier, spec.counterfactuals)
     with JOB.working(spec) as run:
-        models = Models(spec.sampler, classifier, spec.against, spec.placement)
+        models = Models(spec.sampler, classifier, spec.against)
         with session() as ray:
-            counterfactuals(run, Lineage(run), spec.counterfactuals, models.on(ray))
+            counterfactuals(run, Lineage(run), spec.counterfactuals, models.on(ray, spec.placement))
     return run
 
 

@@ -17,14 +17,14 @@ from whylens.errors import UsageError
 from whylens.guidance.settings import DisagreementForm, GuidanceSettings
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
+from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import Batch, BatchSize, in_batches
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
 
 
-class DisagreementSpec(Settings):
+class DisagreementSpec(StageSettings):
     """On which classes classifiers are pulled apart, and how."""
 
     classes: list[str] = Field(

@@ -83,6 +83,7 @@ def disagreements(
 
     classifiers = {name: load_classifier(name) for name in models.classifiers}
     scouts = scouting(findings, prompts, classifiers, spec)
+    models = models.of_stage(spec.placement)
     arguments = (run, lineage, models, spec)
     work_through(run, SCOUTED, scouts, Scout, arguments, models.placement)
     units = plan(scouted(run, [unit.name for unit in scouts]), classifiers, spec)
@@ -136,14 +137,14 @@ class Divider(GuidedWorker[DisagreementSpec]):
         """Make the unit's images; how many."""
         import torch
 
-        from whylens.guidance.objectives import Disagreement
+        from whylens.guidance.objectives import Vote, disagreement_among
 
         tasks, device = unit.tasks, self.sampler.device
-        objective = Disagreement(
-            self.classifiers[tasks[0].a],
-            self.classifiers[tasks[0].b],
-            torch.tensor([task.class_a for task in tasks], device=device),
-            torch.tensor([task.class_b for task in tasks], device=device),
+        of_a = torch.tensor([task.class_a for task in tasks], device=device)
+        of_b = torch.tensor([task.class_b for task in tasks], device=device)
+        objective = disagreement_among(
+            [Vote(self.classifiers[tasks[0].a], of_a)],
+            [Vote(self.classifiers[tasks[0].b], of_b)],
             self.spec.form,
         )
         prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
@@ -178,7 +179,7 @@ class Divider(GuidedWorker[DisagreementSpec]):
 
 def run(spec: DisagreementsJobSpec) -> Run:
     """Make images on which the classifiers that a spec names disagree."""
-    models = Models(spec.sampler, spec.classifier, spec.against, spec.placement)
+    models = Models(spec.sampler, spec.classifier, spec.against)
     named = models.classifiers
     loaded = check_names(
         classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
@@ -196,7 +197,7 @@ def run(spec: DisagreementsJobSpec) -> Run:
         findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
         arrows, chain = directions(lineage, findings), spec.disagreements.guidance.chain
         with session() as ray:
-            models = models.on(ray)
+            models = models.on(ray, spec.placement)
             prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
             disagreements(run, lineage, spec.disagreements, models, findings, prompts)
     return run

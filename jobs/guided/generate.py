@@ -22,9 +22,9 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
+from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
 from whylens.runs import Run
-from whylens.settings import Settings
 
 TABLE = "generated"
 SCHEMA = pa.schema(
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 )
 
 
-class GenerateSpec(Settings):
+class GenerateSpec(StageSettings):
     """How images are made for the findings."""
 
     findings: int = Field(8, ge=1, description="Generate for this many findings, from the top.")
@@ -113,7 +113,7 @@ def generate(
     prompts: Mapping[tuple[int, int], str],
 ) -> None:
     """The stage: what is missing of the table generated, for rows of the table findings."""
-    units = plan(findings, directions, prompts, spec)
+    units, models = plan(findings, directions, prompts, spec), models.of_stage(spec.placement)
     work_through(run, TABLE, units, Generator, (run, lineage, models, spec), models.placement)
 
 
@@ -175,13 +175,11 @@ def run(spec: GenerateJobSpec) -> Run:
     check_names(classifiers=spec.against, sampler=spec.sampler)
     with JOB.working(spec) as run:
         lineage = Lineage(run)
-        models = Models(
-            spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement
-        )
+        models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against)
         findings = lineage.table("findings").read().to_pylist()
         arrows, chain = directions(lineage, findings), spec.generate.guidance.chain
         with session() as ray:
-            models = models.on(ray)
+            models = models.on(ray, spec.placement)
             prompts = starts(run, lineage, spec.starts, chain, models, findings, arrows)
             generate(run, lineage, spec.generate, models, findings, arrows, prompts)
     return run

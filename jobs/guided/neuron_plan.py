@@ -20,9 +20,8 @@ from whylens.jobs.guided.prompts import (
     prompt_for,
 )
 from whylens.jobs.images.embedded import Embedded, labels_used
-from whylens.jobs.spec import onto
+from whylens.jobs.spec import StageSettings, onto
 from whylens.jobs.stage import Batch, BatchSize, in_batches
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -41,7 +40,7 @@ CHANGING: dict[str, Any] = {
 }
 
 
-class NeuronSpec(Settings):
+class NeuronSpec(StageSettings):
     """Which neurons are shown, and how."""
 
     neurons: list[int] = Field(

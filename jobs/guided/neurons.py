@@ -106,6 +106,7 @@ def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> Non
         WordsUnit(f"neuron-{n.index:06d}", n, suggested(n, embedded, loaded.class_names, spec))
         for n in chosen
     ]
+    models = models.of_stage(spec.placement)
     alone = replace(models, against=())
     work_through(run, WORDS, words, WordTrier, (run, lineage, alone, spec), models.placement)
     rows = run.table(WORDS).read().to_pylist() if run.table(WORDS).units() else []
@@ -276,11 +277,11 @@ class Activator(GuidedWorker[NeuronSpec]):
 def run(spec: NeuronsJobSpec) -> Run:
     """Show what neurons of a run's classifier respond to."""
     lineage = Lineage(Run.open(spec.source))
-    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against, spec.placement)
+    models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against)
     (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
     check(spec.neurons, explained)
     with JOB.working(spec) as run, session() as ray:
-        neurons(run, Lineage(run), spec.neurons, models.on(ray))
+        neurons(run, Lineage(run), spec.neurons, models.on(ray, spec.placement))
     return run
 
 

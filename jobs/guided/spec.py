@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from whylens.cluster.placement import Placement
 from whylens.jobs.guided.starts import StartSettings
 from whylens.jobs.spec import JobSpec
 
@@ -23,6 +24,10 @@ class GuidedSpec(JobSpec):
     """A job that makes or changes images."""
 
     sampler: SamplerName = "planted"
+    placement: Placement = Field(
+        default_factory=Placement,
+        description="How many workers, with which resources, and where classifiers are.",
+    )
 
 
 class StartingSpec(GuidedSpec):

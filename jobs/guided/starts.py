@@ -24,12 +24,12 @@ from whylens.jobs.guided.prompts import (
 from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
 from whylens.jobs.lineage import Lineage
+from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import work_through
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.guidance.settings import ChainSettings
-    from whylens.runs import Run
+from whylens.runs import Run
 
 TABLE = "starts"
 SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ Key = tuple[int, int]
 """Class index and component of a finding."""
 
 
-class StartSettings(Settings):
+class StartSettings(StageSettings):
     """How the prompt is chosen from which a finding's images start."""
 
     feature_templates: FeatureTemplates = FEATURE_TEMPLATES
@@ -124,7 +124,7 @@ def starts(
         return {}
     mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
     units = plan(findings, directions, read_captions(lineage, mined), settings)
-    alone = replace(models, against=())
+    alone = replace(models.of_stage(settings.placement), against=())
     arguments = (run, lineage, alone, settings, chain)
     work_through(run, TABLE, units, Chooser, arguments, models.placement)
     rows = run.table(TABLE).read().to_pylist()

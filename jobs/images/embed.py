@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from whylens.classifiers.names import NAMES as CLASSIFIER_NAMES
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.images import (
@@ -58,7 +58,7 @@ class EmbedSpec(JobSpec):
     )
 
 
-def embed(run: Run, spec: Any, placement: Placement) -> None:
+def embed(run: Run, spec: Any, placement: Resources) -> None:
     """Embed the collections of a spec (an EmbedSpec) into `run`.
 
     A collection of `stream_from` images or more goes through Ray Data, which decodes ahead of the
@@ -80,7 +80,7 @@ def embed(run: Run, spec: Any, placement: Placement) -> None:
         classes = _classes(run, collection, classifier, tag)
         write_rejected(run, f"{tag}-listing", collection.rejected, tag)
         todo = [
-            ImageUnit(f"{tag}-{name}", collection.part(part))
+            ImageUnit(f"{tag}-{name}", collection, part)
             for name, part in units(len(collection), spec.unit)
         ]
         arguments = (

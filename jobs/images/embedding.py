@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from whylens.cluster.kept import kept
 from whylens.images import ImageCollection, Rejected, RejectedImageError
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.tensors import thumbnail
@@ -23,12 +24,22 @@ REASONS = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "c
 NOT_FINITE = "the classifier's features are not finite"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageUnit:
-    """A slice of a collection, and nothing else of it."""
+    """A slice of a collection. It travels alone, and is cut when it does: a million of them take
+    little more than their names."""
 
     name: str
-    images: ImageCollection
+    collection: ImageCollection
+    which: slice | None = None
+
+    @property
+    def images(self) -> ImageCollection:
+        """The slice, and nothing else of the collection."""
+        return self.collection if self.which is None else self.collection.part(self.which)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageUnit, (self.name, self.images)
 
 
 def decode(unit: ImageUnit, transform: EvalTransform, threads: int = 1) -> pa.Table:
@@ -37,16 +48,16 @@ def decode(unit: ImageUnit, transform: EvalTransform, threads: int = 1) -> pa.Ta
     The table has the columns id, path, class_name, caption, reason (null for images that can be
     used), thumb (WebP) and pixels (size * size * 3 bytes), and the unit's name with its schema.
     """
-    size = transform.size
+    size, images = transform.size, unit.images
 
     def load(record: Any) -> tuple[str | None, bytes | None, bytes]:
         try:
-            image = unit.images.load(record)
+            image = images.load(record)
         except RejectedImageError as error:
             return str(error), None, b"\0" * (3 * size * size)
         return None, thumbnail(image), transform(image).tobytes()
 
-    records = list(unit.images.records)
+    records = list(images.records)
     with ThreadPoolExecutor(threads) as pool:
         reasons, thumbs, pixels = zip(*pool.map(load, records), strict=True)
     texts = {
@@ -91,7 +102,7 @@ class Embedder:
         from whylens.classifiers import load_classifier
 
         self.run, self.classes, self.tag, self.batch = run, classes, tag, batch
-        self.classifier = load_classifier(classifier, device)
+        self.classifier = kept(load_classifier, classifier, device)
         self.captioner = None
         if captioner is not None:
             from whylens.images.captioning import Captioner

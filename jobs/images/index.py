@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
@@ -22,7 +22,7 @@ from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_em
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
@@ -34,7 +34,6 @@ from whylens.neural_pca.index import (
     unpack_index,
 )
 from whylens.runs import Run
-from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -56,7 +55,7 @@ SCHEMA = pa.schema(
 )
 
 
-class IndexSettings(Settings):
+class IndexSettings(StageSettings):
     """How features are indexed."""
 
     factory: str = Field(
@@ -93,7 +92,7 @@ class ShardUnit:
     parts: tuple[str, ...]
 
 
-def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Placement) -> None:
+def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resources) -> None:
     """Train once on a sample, then build the shards; one unit a shard.
 
     Raises
@@ -109,7 +108,8 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Placem
     units = shards(lineage, settings.shard)
     if not run.storage.exists(f"{TRAINED}.json"):
         _train(run, lineage, classifier, settings, units)
-    work_through(run, TABLE, units, Indexer, (run, lineage, settings), placement)
+    own = of_stage(settings.placement, placement)
+    work_through(run, TABLE, units, Indexer, (run, lineage, settings), own)
     rows = run.table(TABLE).read().to_pylist() if run.table(TABLE).units() else []
     if len(rows) < len(units):
         raise WhylensError(
@@ -264,7 +264,10 @@ def open_index(lineage: Lineage, tag: str, classifier: Classifier) -> ShardedInd
     rows = [row for row in run.table(TABLE).read().to_pylist() if row["collection"] == tag]
     if not rows:
         return None
-    if run.record()["state"] != "finished":
+    record = run.record()
+    # In `investigate` the run goes on when its index is there.
+    built = TABLE in record["timings"] and TABLE not in record.get("undone", {})
+    if not built and record["state"] != "finished":
         raise UsageError(f"the index in {run.folder} is not finished: start its job again")
     names = [f"shard-{row['shard']}" for row in rows]
     return ShardedIndex(tuple(_open(run, name, classifier.fingerprint).on_gpus() for name in names))

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
-from whylens.cluster.room import settled
+from whylens.cluster.placement import Resources
+from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.images import open_collection
@@ -31,7 +31,7 @@ from whylens.jobs.images.index import index_of
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
-from whylens.jobs.spec import JobSpec
+from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import (
@@ -42,7 +42,6 @@ from whylens.neural_pca.systematic import (
     systematic_errors,
 )
 from whylens.runs import Run
-from whylens.settings import Settings
 
 CONFIRMED, SYSTEMATIC, SEARCHED = "confirmed", "systematic", "searched"
 KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
@@ -67,7 +66,7 @@ SCHEMAS = {
 BATCH, SHOWN = 64, 4
 
 
-class ConfirmSettings(Settings):
+class ConfirmSettings(StageSettings):
     """How real images are looked for that fail as generated ones do."""
 
     judge: str | None = Field(
@@ -130,7 +129,7 @@ def confirm(
     run: Run,
     lineage: Lineage,
     settings: ConfirmSettings,
-    placement: Placement,
+    placement: Resources,
     more: Sequence[Lineage] = (),
 ) -> None:
     """The stage: what is missing of the tables confirmed, systematic and searched.
@@ -174,6 +173,7 @@ def confirm(
             "with --set confirm.judge=CLASSIFIER"
         )
     tasks = [ClassTask(k, tuple(pictures[k])) for k in wanted]
+    placement = of_stage(settings.placement, placement)
     arguments = (run, lineage, settings, placement.device)
     work_through(run, SEARCHED, in_batches(tasks, 1, settings), Confirmer, arguments, placement)
 

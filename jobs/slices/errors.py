@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
@@ -84,7 +84,7 @@ class CalledTask:
     class_index: int
 
 
-def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Placement) -> None:
+def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Resources) -> None:
     """The stage: what is missing of the tables slices and mistakes.
 
     Raises
@@ -110,7 +110,7 @@ def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Place
     )
     tasks = [CalledTask(k) for k in wanted]
     arguments = (run, lineage, settings)
-    placement = placement.model_copy(update={"num_gpus": 0.0})
+    placement = placement.without_gpus
     work_through(run, MISTAKES, in_batches(tasks, 1, settings), Slicer, arguments, placement)
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
@@ -158,7 +158,7 @@ def loaded(model: str, device: str = "cpu") -> ZeroShotClassifier:
 
 
 def name_all(
-    run: Run, lineage: Lineage, model: str, settings: NameSettings, placement: Placement
+    run: Run, lineage: Lineage, model: str, settings: NameSettings, placement: Resources
 ) -> None:
     """The stage: what is missing of the table names.
 

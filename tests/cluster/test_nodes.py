@@ -6,25 +6,29 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
+import torch
 
+from whylens.classifiers import load_classifier
+from whylens.cluster.classifiers import connected, serve
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
 from whylens.cluster.session import session
 from whylens.cluster.stream import Stream
 from whylens.errors import UsageError
+from whylens.guidance.objectives import TargetClass
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without GPUs, and two nodes that declare two GPUs and one."""
+    """A head that does no work, and two nodes of three cores that declare two GPUs and one."""
     import ray
     from ray.cluster_utils import Cluster
 
     assert not ray.is_initialized()
     small = {"object_store_memory": 80 * 1024 * 1024}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     for gpus in (2, 1):
         made.add_node(num_cpus=3, num_gpus=gpus, **small)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +77,7 @@ def test_each_worker_sees_gpus_of_its_own(cluster, tmp_path):
 
 
 def test_room_is_counted_on_each_machine(cluster, tmp_path):
-    # Seven cores in all, but a worker of two fits once on each of the two nodes only.
+    # Six cores in all, but a worker of two fits once on each of the two nodes only.
     wide = Placement(workers=(3, 3), num_cpus=2)
     with pytest.raises(UsageError, match="room for 2 workers of 2 CPUs"):
         places(tmp_path, 3, wide, 1)
@@ -94,6 +98,44 @@ def test_a_machine_that_joins_is_used(cluster, tmp_path):
             cluster.remove_node(node)
     assert len({pid for _, pid, _ in found}) == 4
     assert len({node for node, _, _ in found}) == 3
+
+
+class Asking:
+    """Asks a classifier that is an actor for the loss of an image and its gradient."""
+
+    def __init__(self, actor):
+        self.classifier = connected(actor, "cpu")
+
+    def __call__(self, unit):
+        values, gradients = asked_of(self.classifier, unit)
+        return float(values), gradients.numpy()
+
+
+def asked_of(classifier, unit):
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(unit))
+    return TargetClass(classifier, torch.tensor([unit])).value_and_gradient(image)
+
+
+def test_a_classifier_of_its_own_answers_alike_and_comes_back(cluster):
+    import ray
+
+    name, alone = "planted:biased", load_classifier("planted:biased")
+    placement = Placement(
+        workers=(1, 2), num_gpus=1, num_cpus=0.5, classifiers="remote", classifier_gpus=0
+    )
+    with session() as started:
+        (actor,) = serve(started, [name], placement).values()
+        assert serve(started, [name], placement) == {name: actor}
+        found = {}
+        for unit, (value, gradient) in WorkerPool(Asking, (actor,), placement).map(range(4)):
+            found[unit] = value, gradient
+            if len(found) < 3:
+                ray.kill(actor, no_restart=False)
+    assert len(found) == 4
+    for unit, (value, gradient) in found.items():
+        values, gradients = asked_of(alone, unit)
+        assert value == pytest.approx(float(values), abs=1e-5)
+        assert abs(gradient - gradients.numpy()).max() < 1e-5
 
 
 @dataclass(frozen=True)
@@ -148,3 +190,12 @@ def test_a_stream_spreads_over_nodes_and_is_faster_with_more_workers(cluster, tm
     assert len(nodes) == 2
     assert len(prepared) >= 2
     assert together > 1.8 * alone
+
+
+def test_a_stream_whose_workers_ask_for_all_cores_prepares_all_the_same(cluster, tmp_path):
+    units = [Slow(f"{k:03d}") for k in range(8)]
+    placement = Placement(workers=(2, 2), num_gpus=1, num_cpus=3)
+    with session():
+        found = list(Stream[Slow](prepare, Sleeper, (tmp_path, 2), placement).map(units))
+    assert sorted(unit.name for unit, _ in found) == [unit.name for unit in units]
+    assert len({node for _, (node, *_) in found}) == 2

@@ -6,8 +6,11 @@ import pytest
 from pydantic import ValidationError
 
 from whylens.cluster.placement import Placement
-from whylens.cluster.room import room, settled
+from whylens.cluster.room import room, settled, sizes
 from whylens.cluster.workers import arithmetic, environment
+from whylens.errors import UsageError
+from whylens.jobs.guided.generate import GenerateSpec
+from whylens.jobs.guided.models import Models
 
 
 def test_the_default_runs_anywhere():
@@ -75,8 +78,71 @@ def test_a_gpu_worker_multiplies_in_tf32(monkeypatch):
         ({"num_cpus": 0}, "num_cpus"),
         ({"classifiers": "elsewhere"}, "colocated"),
         ({"worker": [1, 2]}, "Extra inputs"),
+        ({"num_gpus": 1.5}, "a fraction of one GPU, or whole ones"),
+        ({"classifier_gpus": 1.5}, "a fraction of one GPU, or whole ones"),
+        ({"accelerator_type": "H100", "num_gpus": 0}, "goes with GPUs"),
+        ({"resources": {"GPU": 1}}, "given by the setting num_gpus"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         Placement(**settings)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "workers"),
+    [
+        ([(9, 1)], {"num_gpus": 0.4}, 2),
+        ([(9, 3), (9, 1)], {"num_gpus": 0.4}, 8),  # none gets parts of two GPUs
+        ([(9, 2)], {"num_gpus": 0.25, "num_cpus": 2}, 4),
+        ([(9, 3)], {"num_gpus": 2}, 1),
+        ([(9, 1)], {"num_gpus": 1, "accelerator_type": "H100"}, 0),
+        ([(9, 0)], {"num_gpus": 0, "memory": 1}, 0),
+        ([(9, 0)], {"num_gpus": 0, "resources": {"fast_disk": 1}}, 0),
+    ],
+)
+def test_room_is_counted_as_ray_counts_it(nodes, settings, workers):
+    assert room(cluster(*nodes), Placement(**settings)) == workers
+
+
+def test_a_worker_books_what_it_is_given():
+    placement = Placement(
+        num_gpus=0.5, num_cpus=3, memory=2, accelerator_type="A100", resources={"disk": 1},
+        strategy="spread",
+    )  # fmt: skip
+    assert placement.options == {
+        "num_cpus": 3, "num_gpus": 0.5, "memory": 2**31, "accelerator_type": "A100",
+        "resources": {"disk": 1.0}, "scheduling_strategy": "SPREAD",
+    }  # fmt: skip
+    assert placement.without_gpus.booked == {"CPU": 3, "memory": 2**31, "disk": 1.0}
+
+
+def test_classifiers_are_placed_by_name():
+    assert Placement(classifiers="remote").remote(["a", "b"]) == ["a", "b"]
+    assert Placement(classifiers={"b": "remote", "a": "colocated"}).remote(["a", "b"]) == ["b"]
+    with pytest.raises(UsageError, match="'c', which takes no part; there are: a, b"):
+        Placement(classifiers={"c": "remote"}).remote(["a", "b"])
+    assert Placement(num_gpus=0.5).of_classifiers.gpus == 1
+    assert Placement(num_gpus=0).of_classifiers.gpus == 0
+    assert Placement(num_gpus=1, classifier_gpus=0.25).of_classifiers.gpus == 0.25
+
+
+def test_a_cluster_that_may_grow_is_waited_for(monkeypatch):
+    types = [({"CPU": 8.0, "GPU": 1.0}, 3)]
+    monkeypatch.setattr("whylens.cluster.room.node_types", lambda: types)
+    monkeypatch.setattr("whylens.cluster.room.on_cluster", lambda: True)
+    empty = cluster((4, 0))
+    placement = settled(empty, Placement(workers=(2, 5)))
+    assert placement.num_gpus == 1
+    assert sizes(empty, placement, 9) == (0, 5)
+    with pytest.raises(UsageError, match=r"room for 0 .*, and with all .* for 3, but 4 are asked"):
+        sizes(empty, Placement(workers=(4, 4), num_gpus=1), 9)
+
+
+def test_a_stage_may_have_a_placement_which_is_no_part_of_what_it_does(monkeypatch):
+    monkeypatch.setattr("whylens.cluster.room.start", lambda: cluster((4, 2.0)))
+    own = GenerateSpec(placement={"workers": [1, 2], "num_gpus": 0.5})
+    assert own.model_dump_json() == GenerateSpec().model_dump_json()
+    runs = Models("planted", "a", placement=Placement(num_gpus=0))
+    assert runs.of_stage(own.placement).placement.num_gpus == 0.5
+    assert runs.of_stage(None).placement.num_gpus == 0

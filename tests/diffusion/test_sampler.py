@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from whylens.diffusion import condition, denoise, load_sampler, result, sample
+from whylens.diffusion import check_sampler, condition, denoise, load_sampler, result, sample
 from whylens.diffusion.loading import default_dtype
 from whylens.diffusion.sampler import clamped
 from whylens.errors import UsageError
@@ -231,10 +231,15 @@ def test_images_of_another_size_are_a_usage_error(one_of):
         sampler.encode(torch.zeros(2, 3, 12, 8))
 
 
+# What can be said of a name is said without its networks, too.
+BOTH = pytest.mark.parametrize("find", [load_sampler, check_sampler])
+
+
+@BOTH
 @pytest.mark.parametrize("name", ["no-such-sampler", "./nowhere", "/nowhere/at-all"])
-def test_an_unknown_sampler_is_a_usage_error(name):
+def test_an_unknown_sampler_is_a_usage_error(find, name):
     with pytest.raises(UsageError, match=rf"no sampler '{name}'.*model_index\.json"):
-        load_sampler(name)
+        find(name)
 
 
 @pytest.fixture
@@ -253,32 +258,46 @@ def test_a_broken_pipeline_folder_is_a_usage_error(copied):
         load_sampler(str(copied))
 
 
+@BOTH
 @pytest.mark.parametrize("kind", ["StableDiffusionImg2ImgPipeline", "FluxPipeline"])
-def test_a_pipeline_of_another_kind_is_a_usage_error(copied, kind):
+def test_a_pipeline_of_another_kind_is_a_usage_error(find, copied, kind):
     edited(copied / "model_index.json", _class_name=kind)
     with pytest.raises(UsageError, match=f"is a {kind}: only a StableDiffusionPipeline.*SDXL"):
-        load_sampler(str(copied))
+        find(str(copied))
 
 
-def test_a_pipeline_that_lacks_a_part_is_a_usage_error(copied):
+@BOTH
+def test_a_pipeline_that_lacks_a_part_is_a_usage_error(find, copied):
     edited(copied / "model_index.json", _class_name="StableDiffusionXLPipeline")
     with pytest.raises(UsageError, match="has no tokenizer_2, which a StableDiffusionXLPipeline"):
-        load_sampler(str(copied))
+        find(str(copied))
 
 
-def test_a_schedule_of_another_kind_is_a_usage_error(copied):
+@BOTH
+def test_a_schedule_of_another_kind_is_a_usage_error(find, copied):
     FlowMatchEulerDiscreteScheduler().save_pretrained(copied / "scheduler")
     index = json.loads((copied / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     (copied / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler, which neither DDIM"):
-        load_sampler(str(copied))
+        find(str(copied))
 
 
-def test_a_prediction_of_another_kind_is_a_usage_error(copied):
+@BOTH
+def test_a_prediction_of_another_kind_is_a_usage_error(find, copied):
     edited(copied / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(UsageError, match=r"'sample'.*epsilon or v_prediction"):
-        load_sampler(str(copied))
+        find(str(copied))
+
+
+def test_a_sampler_is_looked_for_without_its_networks(copied):
+    for part in ("unet", "vae", "text_encoder"):
+        shutil.rmtree(copied / part)
+    check_sampler(f"{copied}?dtype=bfloat16")
+    check_sampler("random:sdxl?graphs=on")
+    for name, said in ((f"{copied}?size=24", "unknown option 'size'"), ("random:x", "no random:x")):
+        with pytest.raises(UsageError, match=said):
+            check_sampler(name)
 
 
 def test_saturated_pixels_are_led_back_and_never_further_away():

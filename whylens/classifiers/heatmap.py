@@ -19,6 +19,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from whylens.classifiers.classifier import Classifier
+from whylens.classifiers.elsewhere import Elsewhere
 from whylens.classifiers.structure import VisionTransformer
 
 # How far the pointing game may miss, as a part of the image's side.
@@ -32,6 +33,9 @@ def component_heatmap(classifier: Classifier, images: Tensor, direction: Tensor)
     pushed down. Of the other ways only the pattern counts, not its scale; a transformer's is never
     negative.
     """
+    if isinstance(classifier, Elsewhere):
+        heat: Tensor = classifier.asked(component_heatmap, classifier, images, direction)
+        return heat
     rows = direction.to(images).expand(len(images), -1)
     with torch.no_grad():
         features = classifier.feature_map(images)

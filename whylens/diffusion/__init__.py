@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from whylens.diffusion.chain import denoise, result, sample
     from whylens.diffusion.conditioning import Conditioning, condition
     from whylens.diffusion.inversion import Inversion, invert, invert_images, invert_null_text
-    from whylens.diffusion.loading import load_sampler
+    from whylens.diffusion.loading import check_sampler, load_sampler
     from whylens.diffusion.sampler import Sampler
 
 __all__ = [
     "Conditioning",
     "Inversion",
     "Sampler",
+    "check_sampler",
     "condition",
     "denoise",
     "invert",
@@ -31,7 +32,7 @@ __getattr__ = lazily(
         **dict.fromkeys(("denoise", "result", "sample"), "chain"),
         **dict.fromkeys(("Conditioning", "condition"), "conditioning"),
         **dict.fromkeys(("Inversion", "invert", "invert_images", "invert_null_text"), "inversion"),
-        "load_sampler": "loading",
+        **dict.fromkeys(("check_sampler", "load_sampler"), "loading"),
         "Sampler": "sampler",
     },
 )

@@ -1,6 +1,7 @@
 """`load_sampler`: a diffusers pipeline by a URI-like name."""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -9,7 +10,7 @@ import torch
 
 from whylens.compiled import CompiledBlocks
 from whylens.diffusion.preview import load_preview
-from whylens.diffusion.random_pipelines import random_pipeline
+from whylens.diffusion.random_pipelines import random_pipeline, require_model
 from whylens.diffusion.sampler import Sampler, decoder_dtype
 from whylens.errors import UsageError
 from whylens.execution import OPTIONS as EXECUTION
@@ -99,6 +100,34 @@ def load_sampler(
     return sampler
 
 
+def check_sampler(name: str) -> None:
+    """Look whether there is such a sampler, by its options and its pipeline's description alone.
+
+    No network is loaded, which takes gigabytes; weights that are missing are found when one is.
+
+    Raises
+    ------
+    UsageError
+        As `load_sampler`, where that can be said without the networks.
+    """
+    path, _, query = name.partition("?")
+    options = _options(name, query)
+    execution(name, options, "cpu")
+    if path.startswith(RANDOM):
+        require_model(path.removeprefix(RANDOM))
+        return
+    config = _config(name, path)
+    kind = str(config["_class_name"])
+    _require(name, kind, [part for part in TEXT_PARTS[kind] if (config.get(part) or [None])[0]])
+    diffusers = importlib.import_module("diffusers")
+    scheduler: Any = getattr(diffusers, str(config["scheduler"][1]), None)
+    try:
+        noise = scheduler.from_pretrained(_source(path), subfolder="scheduler")
+    except Exception as error:
+        raise _unloadable(name, error) from error
+    _check_noise(name, noise)
+
+
 def _run_as(sampler: Sampler, how: Execution) -> None:
     from whylens.diffusion.frozen import blocks, freeze_layers, lay_out
 
@@ -150,12 +179,8 @@ def _pipeline(name: str, path: str, dtype: torch.dtype, device: str | torch.devi
     return pipeline
 
 
-def _load(name: str, path: str, dtype: torch.dtype) -> Any:
-    """The pipeline, of a kind that is supported."""
-    diffusers = importlib.import_module("diffusers")
-    # A bar of half a second for every worker is noise.
-    for library in ("diffusers", "transformers"):
-        importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+def _config(name: str, path: str) -> Any:
+    """The description of a pipeline (its model_index.json), of a kind that is supported."""
     if (
         path != "planted"
         and ("/" not in path or path.startswith((".", "/")))
@@ -165,44 +190,65 @@ def _load(name: str, path: str, dtype: torch.dtype) -> Any:
             f"no sampler {name!r}: name 'planted', a diffusers pipeline folder (with a "
             "model_index.json), or a Hub name such as owner/name"
         )
-    source = str(PLANTED) if path == "planted" else path
     try:
-        kind = str(diffusers.DiffusionPipeline.load_config(source).get("_class_name"))
-        if kind not in TEXT_PARTS:
-            # Said before gigabytes are read.
-            raise UsageError(f"the sampler {name!r} is a {kind}: only {SUPPORTED}")
-        safety = "XL" not in kind
+        config = importlib.import_module("diffusers").DiffusionPipeline.load_config(_source(path))
+    except Exception as error:
+        raise _unloadable(name, error) from error
+    if (kind := str(config.get("_class_name"))) not in TEXT_PARTS:
+        raise UsageError(f"the sampler {name!r} is a {kind}: only {SUPPORTED}")
+    return config
+
+
+def _load(name: str, path: str, dtype: torch.dtype) -> Any:
+    """The pipeline."""
+    diffusers = importlib.import_module("diffusers")
+    # A bar of half a second for every worker is noise.
+    for library in ("diffusers", "transformers"):
+        importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
+    # Said before gigabytes are read.
+    kind = str(_config(name, path)["_class_name"])
+    safety = "XL" not in kind
+    try:
         pipeline = getattr(diffusers, kind).from_pretrained(
-            source,
+            _source(path),
             dtype={"default": dtype, "vae": decoder_dtype(dtype)},
             **({"safety_checker": None, "requires_safety_checker": False} if safety else {}),
         )
-    except UsageError:
-        raise
     except Exception as error:
-        raise UsageError(
-            f"the sampler {name!r} can't be loaded by diffusers "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        ) from error
-    _check(name, pipeline, TEXT_PARTS[kind])
+        raise _unloadable(name, error) from error
+    _require(name, kind, [part for part in TEXT_PARTS[kind] if getattr(pipeline, part) is not None])
+    _check_noise(name, pipeline.scheduler)
     return pipeline
 
 
-def _check(name: str, pipeline: Any, text_parts: tuple[str, ...]) -> None:
-    """UsageError where a part is missing, or one that would give wrong images."""
+def _source(path: str) -> str:
+    return str(PLANTED) if path == "planted" else path
+
+
+def _unloadable(name: str, error: Exception) -> UsageError:
+    said = str(error).splitlines()[0] if str(error) else ""
+    return UsageError(
+        f"the sampler {name!r} can't be loaded by diffusers ({type(error).__name__}: {said})"
+    )
+
+
+def _require(name: str, kind: str, there: Sequence[str]) -> None:
+    """UsageError where the pipeline lacks one of its text parts."""
+    for part in TEXT_PARTS[kind]:
+        if part not in there:
+            raise UsageError(f"the sampler {name!r} has no {part}, which a {kind} needs")
+
+
+def _check_noise(name: str, scheduler: Any) -> None:
+    """UsageError where a pipeline's noise would give wrong images."""
     diffusers = importlib.import_module("diffusers")
-    for part in text_parts:
-        if getattr(pipeline, part) is None:
-            raise UsageError(
-                f"the sampler {name!r} has no {part}, which a {type(pipeline).__name__} needs"
-            )
-    consistency = isinstance(pipeline.scheduler, diffusers.LCMScheduler)
-    if not consistency and diffusers.DDIMScheduler not in pipeline.scheduler.compatibles:
+    consistency = isinstance(scheduler, diffusers.LCMScheduler)
+    if not consistency and diffusers.DDIMScheduler not in scheduler.compatibles:
         raise UsageError(
-            f"the sampler {name!r} has a {type(pipeline.scheduler).__name__}, which neither DDIM "
+            f"the sampler {name!r} has a {type(scheduler).__name__}, which neither DDIM "
             f"nor Euler can stand in for: only {SUPPORTED} whose noise is theirs"
         )
-    prediction = pipeline.scheduler.config.prediction_type
+    prediction = scheduler.config.prediction_type
     if prediction not in ("epsilon", "v_prediction"):
         raise UsageError(
             f"the sampler {name!r} predicts {prediction!r}: only a U-Net that predicts "

@@ -85,6 +85,12 @@ MODELS = {"sd14": SD14, "sdxl": SDXL, "tiny": TINY}
 LENGTH = 77
 
 
+def require_model(model: str) -> None:
+    """UsageError where there is no such model."""
+    if model not in MODELS:
+        raise UsageError(f"there is no random:{model}; there are: {', '.join(MODELS)}")
+
+
 def random_pipeline(model: str, dtype: torch.dtype, device: str | torch.device) -> Any:
     """A diffusers pipeline of a model's shapes, its weights drawn on the device.
 
@@ -100,8 +106,7 @@ def random_pipeline(model: str, dtype: torch.dtype, device: str | torch.device) 
     UsageError
         If there is no such model.
     """
-    if model not in MODELS:
-        raise UsageError(f"there is no random:{model}; there are: {', '.join(MODELS)}")
+    require_model(model)
     diffusers, transformers = (importlib.import_module(n) for n in ("diffusers", "transformers"))
     config, device = MODELS[model], torch.device(device)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(

@@ -34,7 +34,7 @@ def test_the_best_findings_are_visualised_and_the_numbers_are_the_stored_picture
 
     monkeypatch.setattr(job, "work_through", by_hand)
     job.visualisations(
-        run, spec, findings, directions, classifier="planted:robust", placement=job.Placement()
+        run, spec, findings, directions, classifier="planted:robust", placement=job.Resources()
     )
     assert run.table("visualisations").units() == sorted(units)
     rows = run.table("visualisations").read().to_pylist()

@@ -1,6 +1,11 @@
 """Objectives: what an image is optimised for. They add, scale, and meet at the image."""
 
-from whylens.guidance.objectives.base import LocalObjective, Objective, Weighted
+from whylens.guidance.objectives.base import (
+    ClassifierObjective,
+    LocalObjective,
+    Objective,
+    Weighted,
+)
 from whylens.guidance.objectives.classes import AvoidClass, TargetClass, targets_of
 from whylens.guidance.objectives.disagreement import Disagreement, Vote, disagreement_among
 from whylens.guidance.objectives.distances import FeatureDistance, PixelDistance
@@ -14,6 +19,7 @@ from whylens.guidance.objectives.text import TextMatch
 
 __all__ = [
     "AvoidClass",
+    "ClassifierObjective",
     "ComponentObjective",
     "Disagreement",
     "FeatureDistance",

@@ -13,6 +13,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from whylens.classifiers import Classifier
+from whylens.classifiers.elsewhere import Elsewhere
+
 
 class Objective(ABC):
     """A loss of images, one value an image.
@@ -123,8 +126,51 @@ class LocalObjective(Objective):
         some = copy(self)
         for name in names:
             if (values := getattr(self, name)) is not None:
-                setattr(some, name, values[rows])
+                setattr(some, name, values[rows.to(values.device)])
         return some
+
+
+class ClassifierObjective(LocalObjective):
+    """An objective whose loss goes through one classifier's network, wherever that is.
+
+    Images and the objective's own tensors go to the classifier's device, values and gradients come
+    back to the images'. The objective itself goes to a classifier that is `Elsewhere`.
+    """
+
+    classifier: Classifier
+
+    def value_and_gradient(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.classifier, Elsewhere):
+            answer: tuple[Tensor, Tensor] = self.classifier.asked(value_and_gradient, self, images)
+            return answer
+        device = self.classifier.device
+        found = LocalObjective.value_and_gradient(self.to(device), images.to(device))
+        return found[0].to(images.device), found[1].to(images.device)
+
+    def value_only(self, images: Tensor) -> Tensor:
+        if isinstance(self.classifier, Elsewhere):
+            values: Tensor = self.classifier.asked(value_only, self, images)
+            return values
+        device = self.classifier.device
+        return LocalObjective.value_only(self.to(device), images.to(device)).to(images.device)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same with its own tensors on a device; its classifier stays where it is."""
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+
+def value_and_gradient(objective: Objective, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What a classifier that is `Elsewhere` is asked of an objective."""
+    return objective.value_and_gradient(images)
+
+
+def value_only(objective: Objective, images: Tensor) -> Tensor:
+    """The same without a gradient."""
+    return objective.value_only(images)
 
 
 def _weighed(weight: float, term: Objective, text: str) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from whylens.classifiers import Classifier
 from whylens.errors import UsageError
-from whylens.guidance.objectives.base import LocalObjective, Objective
+from whylens.guidance.objectives.base import ClassifierObjective, Objective
 
 Form = Literal["cross_entropy", "probability", "margin"]
 AvoidForm = Literal[Form, "log_probability"]
@@ -34,7 +34,7 @@ AVOIDED: dict[AvoidForm, Told] = {
 }
 
 
-class TargetClass(LocalObjective):
+class TargetClass(ClassifierObjective):
     """Cross-entropy to the target, -log p_k; -p_k itself; or the margin of logits.
 
     targets [B] are the classifier's class indices. The margin is max_{j != k} f_j - f_k, below zero
@@ -73,7 +73,7 @@ class TargetClass(LocalObjective):
         return self._of_rows(rows, "targets")
 
 
-class AvoidClass(LocalObjective):
+class AvoidClass(ClassifierObjective):
     """A class that is not to be said: -log(1 - p_k), p_k, log p_k, or f_k - max_{j != k} f_j.
 
     targets [B] and errors as for `TargetClass`.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from whylens.classifiers import Classifier
 from whylens.classifiers.activation import SOFTMAX
+from whylens.classifiers.elsewhere import Elsewhere
 from whylens.errors import UsageError
 from whylens.guidance.objectives.base import LocalObjective, Objective
 from whylens.guidance.objectives.classes import (
@@ -111,8 +112,9 @@ def disagreement_among(
 ) -> Objective:
     """Some classifiers say the class and others don't: the mean of both sides' losses, added.
 
-    With one classifier on each side it is `Disagreement`. The classifiers' graphs are built and
-    freed one after the other: an ensemble needs the memory of its largest member.
+    With one classifier on each side, both networks in this process and on one device, it is a
+    `Disagreement`. Otherwise the classifiers' graphs are built and freed one after the other, each
+    where its network is: an ensemble needs the memory of its largest member.
 
     Raises
     ------
@@ -123,6 +125,9 @@ def disagreement_among(
         raise UsageError(
             "a disagreement needs a classifier that says the class, and one that does not"
         )
+    if len(says) == len(denies) == 1 and _together(says[0].classifier, denies[0].classifier):
+        (a, of_a), (b, of_b) = says[0], denies[0]
+        return Disagreement(a, b, of_a, of_b, form)
     sides = FORMS[form]
     parts = [
         (1 / len(says)) * TargetClass(vote.classifier, vote.targets, sides.said) for vote in says
@@ -132,3 +137,8 @@ def disagreement_among(
         for vote in denies
     ]
     return reduce(add, parts)
+
+
+def _together(a: Classifier, b: Classifier) -> bool:
+    apart = isinstance(a, Elsewhere) or isinstance(b, Elsewhere)
+    return not apart and a.device == b.device

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from whylens.classifiers import Classifier
-from whylens.guidance.objectives.base import LocalObjective, Objective
+from whylens.guidance.objectives.base import ClassifierObjective, LocalObjective, Objective
 
 
 class PixelDistance(LocalObjective):
@@ -42,7 +42,7 @@ class PixelDistance(LocalObjective):
         return self._of_rows(rows, "reference", "mask")
 
 
-class FeatureDistance(LocalObjective):
+class FeatureDistance(ClassifierObjective):
     """|phi(x) - phi(reference)|^2 / |phi(reference)|^2 in a classifier's features.
 
     `reference` are images [B, 3, H, W]. For a CLIP model, whose features have length one, this is
@@ -54,7 +54,7 @@ class FeatureDistance(LocalObjective):
     def __init__(self, classifier: Classifier, reference: Tensor) -> None:
         self.classifier = classifier
         with torch.no_grad():
-            self.features = classifier.features(reference)
+            self.features = classifier.features(reference.to(classifier.device))
 
     @property
     def name(self) -> str:

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from whylens.classifiers import Classifier
 from whylens.errors import UsageError
-from whylens.guidance.objectives.base import LocalObjective, Objective
+from whylens.guidance.objectives.base import ClassifierObjective, Objective
 from whylens.guidance.objectives.classes import check_targets
 
 
-class FeatureObjective(LocalObjective):
+class FeatureObjective(ClassifierObjective):
     """-sign * phi_n / scale, with -w log p_k beside it (DiG-IN, section 6).
 
     features [B] are the indices n; signs [B] are 1 to raise (the default) and -1 to lower, as a
@@ -66,7 +66,7 @@ class FeatureObjective(LocalObjective):
         return self._of_rows(rows, "features", "signs", "scale", "classes")
 
 
-class ComponentObjective(LocalObjective):
+class ComponentObjective(ClassifierObjective):
     """-alpha_l, with -log p_k beside it: alpha_l(x) = <d_l, phi(x)> - c_l.
 
     directions [B, D], offsets [B], classes [B]. Alphas are divided by `scale` [B], so that alpha

@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from whylens.classifiers.zero_shot import ZeroShotClassifier
 from whylens.errors import UsageError
-from whylens.guidance.objectives.base import LocalObjective, Objective
+from whylens.guidance.objectives.base import ClassifierObjective, Objective
 
 TextForm = Literal["inner_product", "spherical", "contrast"]
 
 
-class TextMatch(LocalObjective):
+class TextMatch(ClassifierObjective):
     """Images that a CLIP model sees as their texts say.
 
     With i and t the normalised embeddings of image and text: -<i, t>; the spherical distance
@@ -53,7 +53,8 @@ class TextMatch(LocalObjective):
                 f"the form {form!r} goes {'with' if form == 'contrast' else 'without'} negatives: "
                 "texts that an image should not look like"
             )
-        self.model, self.form, self.view_size = model, form, model.image_size
+        self.classifier = self.model = model
+        self.form, self.view_size = form, model.image_size
         self.texts = model.embed_texts(texts)  # [B, D]
         self.negatives = model.embed_texts(negatives) if negatives else None  # [N, D]
 
