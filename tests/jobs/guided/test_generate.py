@@ -37,6 +37,7 @@ class MeanColour:
     """A classifier whose features are the mean red, green and blue, and whose head is fixed."""
 
     name, activation, image_size = "mean colour", SOFTMAX, 8
+    device = torch.device("cpu")
 
     def __init__(self, names: tuple[str, ...] = NAMES) -> None:
         self.class_names = names
