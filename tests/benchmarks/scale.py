@@ -22,11 +22,13 @@ first, from storage that all share, then takes units of varying lengths one by o
 import argparse
 import heapq
 import json
+import os
 import resource
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -53,12 +55,21 @@ class Empty:
 
 
 class Writer:
-    """A worker: sleeps as long as a unit takes, then writes its part."""
+    """A worker: sleeps as long as a unit takes, then writes its part; waits for all the others
+    first, which a busy machine starts slowly."""
 
-    def __init__(self, run: Run) -> None:
-        self.table = run.table("empty")
+    def __init__(self, run: Run, workers: int) -> None:
+        self.table, self.workers, self.there = (
+            run.table("empty"),
+            workers,
+            Path(run.folder, "there"),
+        )
 
     def __call__(self, unit: Empty) -> float:
+        self.there.mkdir(exist_ok=True)
+        (self.there / str(os.getpid())).touch()
+        while len(list(self.there.iterdir())) < self.workers:
+            time.sleep(0.05)
         time.sleep(unit.seconds)
         began = time.perf_counter()
         self.table.write(unit.name, pa.table({"unit": [unit.name]}))
@@ -97,7 +108,7 @@ def overhead(count):
     """Milliseconds a unit, and of these the writing of its part."""
     units = [Empty(f"{k:06d}") for k in range(count)]
     placement = Resources(workers=(1, 1), num_gpus=0, num_cpus=0.5)
-    pool = WorkerPool(Writer, (start("empty"),), placement)
+    pool = WorkerPool(Writer, (start("empty"), 1), placement)
     seconds, results = worked(pool, units)
     return 1000 * seconds / (count - 1), 1000 * statistics.mean(results)
 
@@ -108,8 +119,8 @@ def speedup(count=60, seconds=0.5):
     for workers in (1, 2):
         placement = Resources(workers=(workers, workers), num_gpus=0, num_cpus=0.5)
         units = [Empty(f"{k:06d}", seconds) for k in range(count * workers)]
-        pool = WorkerPool(Writer, (start("sleep"),), placement)
-        ends = [time.perf_counter() for _ in pool.map(units)][4 * workers :]
+        pool = WorkerPool(Writer, (start("sleep"), workers), placement)
+        ends = [time.perf_counter() for _ in pool.map(units)][4 * workers : -2 * workers]
         rates.append((len(ends) - 1) / (ends[-1] - ends[0]))
     return rates[1] / rates[0]
 
