@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # Of a worker without a GPU: tasks that prepare for it, and the share of its cores that each takes.
 PREPARING_TASKS = 2
 PREPARING_SHARE = 0.125
+# Of Ray Data, modules whose warnings are of our own settings: no bars, and CPUs beside GPUs.
+NOISE = ("progress", "execution.operators.map_operator")
 # Each is a block of Ray Data's, of which the driver keeps account.
 UNITS_AT_ONCE = 20_000
 # Two calls at a time in a worker: one computes while the other's part is written.
@@ -86,7 +88,7 @@ class Stream(Generic[Unit]):
             booked = cores_booked(self._placement, spare / max(1, now))
             for first in range(0, len(units), UNITS_AT_ONCE):
                 part = units[first : first + UNITS_AT_ONCE]
-                yield from self._results(self._pipeline(ray, part, now, most, booked), part)
+                yield from self._results(self._pipeline(part, now, most, booked), part)
 
     def _results(self, pipeline: Any, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
         waiting = {unit.name: unit for unit in units}
@@ -102,13 +104,13 @@ class Stream(Generic[Unit]):
             again = (self._prepare, self._make, self._arguments)
             yield from WorkerPool[Unit](Both, again, self._placement).map(list(waiting.values()))
 
-    def _pipeline(
-        self, ray: Any, units: Sequence[Unit], now: int, most: int, booked: CoresBooked
-    ) -> Any:
+    def _pipeline(self, units: Sequence[Unit], now: int, most: int, booked: CoresBooked) -> Any:
         import ray.data as rd
 
         # It tells plans and pools; progress is told here. Its warnings say what it waits for.
         logging.getLogger("ray.data").setLevel(logging.WARNING)
+        for module in NOISE:
+            logging.getLogger(f"ray.data._internal.{module}").setLevel(logging.ERROR)
         context = rd.DataContext.get_current().copy()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
@@ -130,7 +132,7 @@ class Stream(Generic[Unit]):
             )
             return prepared.map_batches(
                 _Finishing,
-                fn_constructor_args=(self._make, ray.put(self._arguments), logs.current()),
+                fn_constructor_args=(self._make, self._arguments, logs.current()),
                 # A block is one row; Ray wants the size said where GPUs are asked for.
                 batch_size=1,
                 batch_format="pyarrow",
@@ -183,11 +185,11 @@ class _Preparing:
 class _Finishing:
     """An actor of Ray Data's pool: a host whose worker is called with prepared tables."""
 
-    def __init__(self, make: Callable[..., Any], arguments: Any, about: Mapping[str, str]) -> None:
-        import ray
-
+    def __init__(
+        self, make: Callable[..., Any], arguments: Sequence[Any], about: Mapping[str, str]
+    ) -> None:
         self._host = Host()
-        self._refused = self._host.load(make, ray.get(arguments), about)
+        self._refused = self._host.load(make, arguments, about)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         failed = row["failed"][0].as_py()
