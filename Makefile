@@ -89,7 +89,8 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate \
-	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url --extra bundled --extra dev
+	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url --extra bundled --extra dev \
+	--extra s3 --extra gcs --extra azure
 lock:
 	@[ -x $(BIN)/uv ] || { echo "make lock needs .venv with uv: run make check first"; exit 1; }
 	@{ $(RESOLVE) --extra cpu pyproject.toml && $(RESOLVE) --extra gpu pyproject.toml; } \

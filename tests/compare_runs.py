@@ -50,6 +50,8 @@ KEYS = {
     "rejected": ("collection", "id"),
     "scouted": ("class_name", "classifier", "prompt", "seed"),
     "starts": ("class_index", "component", "prompt"),
+    "listings": ("collection", "id"),
+    "thumbnails": ("collection", "id"),
     "visualisations": ("class_index", "component"),
 }
 # table -> {name before: name after}; the keys above are names before.

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import read_thumbnails
 from whylens.jobs.images.index import index_of
 from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.queries import nearest
@@ -29,13 +30,14 @@ class Closest:
 
     def __init__(self, lineage: Lineage, classifier: Classifier) -> None:
         self.classifier = classifier
-        self.images = lineage.table(IMAGES)
+        self.lineage = lineage
         self.index = index_of(lineage, "main", classifier)
         # Which part holds an image: thumbnails are read of those parts only.
+        images = lineage.table(IMAGES)
         self.part_of = {
             image_id: part
-            for part in self.images.units()
-            for image_id in self.images.read(["id"], [part])["id"].to_pylist()
+            for part in images.units()
+            for image_id in images.read(["id"], [part])["id"].to_pylist()
         }
 
     def __call__(self, features: np.ndarray) -> list[dict[str, Any]]:
@@ -49,9 +51,8 @@ class Closest:
 
     def thumbs(self, ids: tuple[str, ...]) -> dict[str, bytes]:
         """Thumbnails by image id."""
-        parts = sorted({self.part_of[image_id] for image_id in ids if image_id in self.part_of})
-        if not parts:
-            return {}
-        table = self.images.read(["id", "thumb"], parts)
-        kept = table.filter(pa.compute.is_in(table["id"], value_set=pa.array(ids, pa.string())))
-        return dict(zip(kept["id"].to_pylist(), kept["thumb"].to_pylist(), strict=True))
+        wanted: dict[str, list[str]] = {}
+        for image_id in ids:
+            if image_id in self.part_of:
+                wanted.setdefault(self.part_of[image_id], []).append(image_id)
+        return read_thumbnails(self.lineage, wanted)

@@ -19,8 +19,9 @@ from whylens.images import (
     units,
 )
 from whylens.jobs.checking import check_names
-from whylens.jobs.images.embedded import TABLE
+from whylens.jobs.images.embedded import TABLE, THUMBNAILS
 from whylens.jobs.images.embedding import REJECTED, Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.images.listed import LISTINGS, as_begun
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import do_missing, note_arithmetic
@@ -76,7 +77,7 @@ def embed(run: Run, spec: Any, placement: Resources) -> None:
     note_arithmetic(run, placement)
     tags = {"main": spec.images} | ({"second": spec.second} if spec.second else {})
     for tag, uri in tags.items():
-        collection = open_collection(uri)
+        collection = as_begun(run, tag, open_collection(uri))
         classes = _classes(run, collection, classifier, tag)
         write_rejected(run, f"{tag}-listing", collection.rejected, tag)
         todo = [
@@ -128,6 +129,6 @@ JOB = Job(
     help="Features and predictions of a collection.",
     spec=EmbedSpec,
     run=run,
-    tables=(REJECTED, TABLE),
+    tables=(LISTINGS, REJECTED, THUMBNAILS, TABLE),
     part="whylens.jobs.report.parts.rejected:REJECTED",
 )

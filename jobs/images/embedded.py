@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from whylens.errors import UsageError
 from whylens.jobs.lineage import Lineage
 
 TABLE = "images"
+THUMBNAILS = "thumbnails"
 # What `read_embedded` reads of the table.
 COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
 # What `shown_classes` reads of it, and whose images these are.
@@ -71,6 +72,19 @@ def read_captions(lineage: Lineage, wanted: Collection[str]) -> dict[str, str]:
     table = lineage.table(TABLE).read(["id", "caption"])
     pairs = zip(table["id"].to_pylist(), table["caption"].to_pylist(), strict=True)
     return {image_id: caption for image_id, caption in pairs if caption and image_id in wanted}
+
+
+def read_thumbnails(lineage: Lineage, wanted: Mapping[str, Collection[str]]) -> dict[str, bytes]:
+    """Thumbnails (WebP) by image id, of the ids that are wanted of parts of the images' table."""
+    holder = lineage.holder(TABLE)
+    found: dict[str, bytes] = {}
+    for part, ids in wanted.items():
+        table = holder.table(THUMBNAILS)
+        if not table.done(part):  # of the schema 1, which had them among the features
+            table = holder.table(TABLE)
+        rows = table.read_rows(part, "id", ids, ["id", "thumb"])
+        found.update(zip(rows["id"].to_pylist(), rows["thumb"].to_pylist(), strict=True))
+    return found
 
 
 def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:

@@ -16,11 +16,13 @@ from whylens.cluster.kept import kept
 from whylens.images import ImageCollection, Rejected, RejectedImageError
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.tensors import thumbnail
-from whylens.jobs.images.embedded import TABLE
+from whylens.jobs.images.embedded import TABLE, THUMBNAILS
 from whylens.runs import Run
 
 REJECTED = "rejected"
 REASONS = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "collection")])
+# Pages show a few thumbnails of a part: so many are compressed together.
+GROUP = 32
 NOT_FINITE = "the classifier's features are not finite"
 
 
@@ -130,6 +132,9 @@ class Embedder:
         write_rejected(self.run, unit, rejected, self.tag)
         kept = kept.filter(pa.array(finite))
         part = self._part(kept, features[finite], probabilities[finite])
+        # First, since the unit is done when its features are there.
+        thumbs = kept.select(["id", "thumb"]).append_column("collection", part["collection"])
+        self.run.table(THUMBNAILS).write(unit, thumbs, group=GROUP)
         self.run.table(TABLE).write(unit, part)
         return len(part)
 
@@ -182,7 +187,6 @@ class Embedder:
                 "label": pa.array(labels, pa.int32()),
                 "class_name": kept["class_name"],
                 "caption": kept["caption"],
-                "thumb": kept["thumb"],
                 "features": pa.FixedSizeListArray.from_arrays(flat, size),
                 "top5_classes": pa.array(list(order), pa.list_(pa.int32())),
                 "top5_probabilities": pa.array(

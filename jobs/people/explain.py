@@ -26,7 +26,7 @@ from whylens.images.decoding import decode
 from whylens.images.tensors import to_png, to_tensor
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
-from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used
+from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used, read_thumbnails
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
@@ -217,8 +217,8 @@ def _exemplars(
             near = np.argsort(-column, kind="stable")[:count]
             kept = [(float(column[i]), seen.ids[rows[i]], unit) for i in near]
             best[place] = sorted([*best[place], *kept], key=lambda b: (-b[0], b[1]))[:count]
-    thumbs: dict[str, bytes] = {}
-    for unit in {unit for kept in best for _, _, unit in kept}:
-        part = table.read_part(unit, ("id", "thumb"))
-        thumbs.update(zip(part["id"].to_pylist(), part["thumb"].to_pylist(), strict=True))
+    wanted: dict[str, set[str]] = {}
+    for _, name, unit in (one for kept in best for one in kept):
+        wanted.setdefault(unit, set()).add(name)
+    thumbs = read_thumbnails(lineage, wanted)
     return [tuple(Exemplar(name, alpha, thumbs[name]) for alpha, name, _ in kept) for kept in best]

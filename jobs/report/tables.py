@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 import pyarrow as pa
 
 from whylens.jobs.lineage import Lineage
+from whylens.runs import MissingColumnsError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -23,7 +24,7 @@ def read(run: Lineage, name: str, columns: Sequence[str] | None = None) -> pa.Ta
     table = run.table(name)
     try:
         return table.read(columns)
-    except (pa.ArrowInvalid, KeyError):
+    except MissingColumnsError:
         whole = table.read()
         return whole.select([c for c in whole.column_names if columns is None or c in columns])
 

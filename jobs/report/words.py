@@ -8,7 +8,8 @@ from typing import Any
 
 from whylens.jobs.report.part import RunData, parts
 from whylens.jobs.words import amount
-from whylens.runs.run import DEAD_AFTER, lacking
+from whylens.runs.lease import DEAD_AFTER
+from whylens.runs.run import lacking
 
 
 def headline(data: RunData) -> str:

@@ -1,15 +1,19 @@
 """A pool works through its units whatever dies, and says clearly what went wrong."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import MAX_DEATHS, WorkerPool
 from whylens.cluster.workers import UnitFailed
 from whylens.errors import UsageError, WhylensError
+from whylens.jobs.stage import Batch, work_through
+from whylens.runs import Run
 
 # Half a core each: a pool of two workers runs on one core.
 TWO = Placement(workers=(1, 2), num_cpus=0.5)
@@ -86,6 +90,33 @@ def test_a_unit_that_kills_its_workers_is_given_up(ray, tmp_path):
     assert "2 workers died" in results["b"].reason
     assert len(tries(tmp_path, "b")) == MAX_DEATHS == 2
     assert (results["a"], results["c"]) == ("A", "C")
+
+
+class Killed(Worker):
+    """Is killed at its first three tries of every unit, and writes its part at the fourth."""
+
+    def __init__(self, run, folder: Path) -> None:
+        super().__init__(folder)
+        self.run = run
+
+    def __call__(self, unit):
+        tried = len(tries(self.folder, unit.name))
+        super().__call__((unit.name, ""))
+        if tried < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.run.table("toys").write(unit.name, pa.table({"task": list(unit.tasks)}))
+
+
+def test_a_job_whose_every_worker_is_killed_three_times_ends_whole(ray, tmp_path):
+    run = Run.start(f"{tmp_path}/run", "toy", {"retries": 2}, lambda _: {})
+    (tmp_path / "tries").mkdir()
+    with run.working():
+        work_through(run, "toys", [Batch("u", (1, 2))], Killed, (run, tmp_path / "tries"), ONE)
+    assert run.record()["state"] == "finished"
+    assert run.table("toys").read()["task"].to_pylist() == [1, 2]
+    assert len(set(tries(tmp_path / "tries", "u"))) == 4
+    (failure,) = run.table("failures").read().to_pylist()
+    assert failure["reason"].startswith("2 workers died of it")
 
 
 def test_an_exception_fails_its_unit_only(ray, tmp_path):

@@ -1,6 +1,7 @@
 """A stage tries again what fails, keeps why, and ends a job only as its spec says."""
 
 import re
+import shutil
 
 import pyarrow as pa
 import pytest
@@ -9,7 +10,7 @@ import typer
 from whylens.cluster.workers import UnitFailed
 from whylens.errors import UnfinishedError, UsageError
 from whylens.jobs.cli.running import INCOMPLETE, _tell_undone
-from whylens.jobs.spec import make_spec
+from whylens.jobs.spec import JobSpec, make_spec
 from whylens.jobs.stage import FAILURES, Batch, BatchSize, do_missing, in_batches, memory_file
 from whylens.runs import Run
 from whylens.settings import Settings
@@ -113,6 +114,23 @@ def test_a_job_whose_units_all_fail_has_failed(tmp_path):
     assert run.record()["state"] == "failed"
     assert "6 of 6 units failed" in run.record()["error"]
     assert len(run.table(FAILURES).units()) == 3 * 3 + 5
+
+
+def test_a_run_that_was_moved_goes_on_with_another_placement(tmp_path):
+    def begin(folder, **settings):
+        spec = JobSpec(out=str(folder), **settings)
+        return Run.start(spec.out, "toy", spec.model_dump(mode="json"), JobSpec.deciding)
+
+    run = begin(tmp_path / "here", placement={"workers": [1, 1]}, tolerate=1.0)
+    do_missing(run, "toys", UNITS, Doing(run, c=99))
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = begin(tmp_path / "there", placement={"workers": [2, 8], "num_cpus": 4}, retries=0)
+    do = Doing(moved)
+    do_missing(moved, "toys", UNITS, do)
+    assert do.given == [["u-1"]]
+    assert tasks(moved) == ["a", "b", "c", "d", "e", "f"]
+    assert moved.record()["spec"]["out"] == f"{tmp_path}/there"
+    assert not (tmp_path / "here").exists()
 
 
 def test_what_workers_held_at_once_is_kept_in_run_json(tmp_path):

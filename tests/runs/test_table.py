@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whylens.errors import UsageError, WhylensError
-from whylens.runs import Run, Storage, Table
+from whylens.runs import MissingColumnsError, Run, Storage, Table
 from whylens.runs.storage import ASIDE
 
 
@@ -175,3 +175,34 @@ def test_a_damaged_part_is_named(run: Run, left: int) -> None:
     run.storage.write("tables/images/0.parquet", content[:left])
     with pytest.raises(WhylensError, match=r"tables/images/0\.parquet is damaged .*: remove it"):
         run.table("images").read()
+
+
+def test_rows_are_read_by_key_from_the_row_groups_that_hold_them(run: Run) -> None:
+    table = run.table("images")
+    many = pa.table({"id": [f"n{k}" for k in range(10)], "k": list(range(10)), "more": [0] * 10})
+    table.write("0", many, group=3)
+    for wanted in (["n4"], ["n9", "n0"], [], ["none"], [f"n{k}" for k in range(10)]):
+        rows = table.read_rows("0", "id", wanted, ["k"])
+        assert rows.column_names == ["k"]
+        assert rows["k"].to_pylist() == sorted(int(n[1:]) for n in wanted if n != "none")
+
+
+def test_a_part_says_its_schema_and_a_later_one_is_refused(run: Run) -> None:
+    run.table("images").write("0", rows(1))
+    content = pq.ParquetFile(run.storage.open("tables/images/0.parquet")).schema_arrow
+    assert content.metadata[b"whylens.schema"] == b"2"
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows(1).replace_schema_metadata({"whylens.schema": "3"}), sink)
+    run.storage.write("tables/images/1.parquet", sink.getvalue().to_pybytes())
+    with pytest.raises(WhylensError, match=r"'images' of .* has the schema 3, .* up to 2: install"):
+        run.table("images").read(["k"])
+
+
+def test_a_part_of_an_older_version_is_read_or_what_it_lacks_is_said(run: Run) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows(1, 2), sink)
+    run.storage.write("tables/images/0.parquet", sink.getvalue().to_pybytes())
+    assert run.table("images").read(["k"])["k"].to_pylist() == [1, 2]
+    said = r"'images' of .* has no column more, new: a whylens of the schema 1 wrote it"
+    with pytest.raises(MissingColumnsError, match=said):
+        run.table("images").read(["new", "k", "more"])

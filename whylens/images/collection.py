@@ -69,6 +69,12 @@ class ImageCollection(ABC):
         part.records, part.rejected = self.records[which], ()
         return part
 
+    def only(self, records: Records) -> Self:
+        """The collection of some of its records."""
+        fewer = copy.copy(self)
+        fewer.records = records
+        return fewer
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -1,13 +1,13 @@
 """Images in a folder: flat, or one subfolder a class; local, or any fsspec URL."""
 
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
+from whylens.filesystem import filesystem
 from whylens.images.collection import ImageCollection, Rejected, RejectedImageError
 from whylens.images.decoding import SUFFIXES, decode
 from whylens.images.listing import ImageRecord, Records
@@ -66,20 +66,3 @@ class FolderCollection(ImageCollection):
         except OSError as error:
             raise RejectedImageError(f"can't be read: {error.strerror or error}") from None
         return decode(data)
-
-
-def filesystem(uri: str) -> tuple[Any, str]:
-    """The filesystem of a path or URL, and the path on it.
-
-    Raises
-    ------
-    UsageError
-        If no filesystem is known for it.
-    """
-    import fsspec
-
-    try:
-        system, root = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{uri} can't be opened: {error}") from error
-    return system, str(root).rstrip("/")

@@ -16,7 +16,8 @@ from typing import Any
 
 from whylens.errors import UsageError
 from whylens.images.decoding import SUFFIXES
-from whylens.images.folder import FolderCollection, filesystem
+from whylens.filesystem import filesystem
+from whylens.images.folder import FolderCollection
 from whylens.images.listing import Records
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -119,6 +120,24 @@ class Records(Sequence[ImageRecord]):
         wanted = pa.array(sorted(set(ids)), self._table["id"].type)
         found = self._table.filter(pc.is_in(self._table["id"], value_set=wanted))
         return {record.id: record for record in self._made(found)}
+
+    def ids(self) -> pa.ChunkedArray:
+        """All ids, in order."""
+        return self._table["id"]
+
+    def only(self, ids: pa.ChunkedArray) -> Records:
+        """Those that have one of these ids, in their order here."""
+        return Records._of(
+            self._root, self._table.filter(pc.is_in(self._table["id"], value_set=ids))
+        )
+
+    def fingerprint(self) -> str:
+        """Tells listings apart: SHA-256 of all ids, in order."""
+        seen = hashlib.sha256()
+        for start in range(0, len(self), CHUNK):
+            chunk = self._table["id"].slice(start, CHUNK).to_pylist()
+            seen.update("\0".join([*chunk, ""]).encode())
+        return seen.hexdigest()
 
     def sorted(self) -> Records:
         """By id."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from whylens.errors import UsageError
-from whylens.runs.run import Run, Table
+from whylens.runs.run import Run
+from whylens.runs.table import Table
 
 
 class Lineage:

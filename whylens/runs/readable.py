@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from whylens.errors import UsageError, WhylensError
-from whylens.runs.run import Table
 from whylens.runs.storage import Storage
+from whylens.runs.table import Table
 
 # Seconds for which a listing of a remote folder is believed; a local one tells when it changed.
 BELIEVED = 10.0
@@ -190,12 +190,13 @@ class ReadableTable(Table):
         try:
             with self._storage.open(self._part(unit)) as file:
                 whole = pq.ParquetFile(file)
+                self._check(whole, None)
                 there = set(whole.schema_arrow.names)
                 wanted = (
                     None if columns is None else [c for c in dict.fromkeys(columns) if c in there]
                 )
                 return whole.read(columns=wanted)
-        except (pa.ArrowInvalid, OSError, UsageError) as error:
+        except (pa.ArrowInvalid, OSError, WhylensError) as error:
             self._damage(unit, error)
             return None
 

@@ -1,109 +1,27 @@
 """A run: a folder with run.json and tables, in which nothing finished is ever done again."""
 
-import io
 import json
 import logging
-import os
 import signal
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from traceback import format_exception
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from whylens.errors import TERMINATED, UsageError, WhylensError
+from whylens.runs.lease import BEAT, Lease, LeaseLostError, me, refuse, refuse_second, working
 from whylens.runs.storage import Storage
+from whylens.runs.table import Table
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-# Seconds between heartbeats, and after the last one until a driver is taken for dead.
-BEAT, DEAD_AFTER = 15.0, 60.0
 # Heartbeats are written beside what the job writes into run.json.
 _UPDATING = threading.Lock()
 _REPORTED = ("whylens", "torch", "diffusers", "transformers", "timm", "faiss-cpu", "ray", "pyarrow")
-
-
-class Table:
-    """A table: one Parquet part a unit; a unit is done if and only if its part is there."""
-
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage = storage
-        self.name = name
-
-    @property
-    def url(self) -> str:
-        """The folder of its run."""
-        return self._storage.url
-
-    def units(self) -> list[str]:
-        """Names of the finished units, sorted."""
-        names = self._storage.names(f"tables/{self.name}")
-        return [n.removesuffix(".parquet") for n in names if n.endswith(".parquet")]
-
-    def done(self, unit: str) -> bool:
-        return self._storage.exists(self._part(unit))
-
-    def write(self, unit: str, rows: pa.Table) -> None:
-        """Write a unit's part, whole or not at all."""
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
-        self._storage.write(self._part(unit), buffer.getvalue())
-
-    def read(
-        self, columns: Sequence[str] | None = None, units: Sequence[str] | None = None
-    ) -> pa.Table:
-        """All parts by unit name, or those of some units, of the columns named.
-
-        Raises
-        ------
-        UsageError
-            If no part is there: the stage that writes the table has not run.
-        """
-        units = self.units() if units is None else units
-        if not units:
-            raise UsageError(
-                f"the run {self._storage.url} has no table {self.name!r}: its stage has not run"
-            )
-        parts = [self.read_part(unit, columns) for unit in units]
-        return pa.concat_tables(parts, promote_options="permissive")
-
-    def read_part(self, unit: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One part, and no more of its file than the columns named.
-
-        Tables larger than the memory are read part by part.
-
-        Raises
-        ------
-        WhylensError
-            If the file is no whole Parquet file.
-        """
-        wanted = None if columns is None else list(columns)
-        with self._storage.open(self._part(unit)) as file:
-            try:
-                return pq.read_table(file, columns=wanted)
-            except pa.ArrowInvalid:
-                self._check(unit, file)
-                raise
-
-    def _check(self, unit: str, file: Any) -> None:
-        file.seek(0)
-        try:
-            pq.ParquetFile(file)
-        except pa.ArrowInvalid as error:
-            raise WhylensError(
-                f"{self._storage.path(self._part(unit))} is damaged ({error}): remove it, and "
-                "start the run's command again, which makes it anew"
-            ) from error
-
-    def _part(self, unit: str) -> str:
-        return f"tables/{self.name}/{unit}.parquet"
 
 
 class Run:
@@ -114,6 +32,7 @@ class Run:
         self.storage = Storage(folder)
         # How far the stage is that is worked on: it goes with what is written next.
         self._progress: dict[str, Any] = {}
+        self._lost: LeaseLostError | None = None
 
     @classmethod
     def start(
@@ -134,6 +53,7 @@ class Run:
             be written to, or a driver that is alive works on it.
         """
         run = cls(folder)
+        refuse_second(run.storage)
         wanted = json.loads(json.dumps(spec))
         if run.storage.exists("run.json"):
             record = run.record()
@@ -142,11 +62,8 @@ class Run:
                     f"{folder} holds a run of the job {record['job']!r}, not {job!r}: "
                     "name another folder with --out"
                 )
-            if told := at_work(record):
-                raise UsageError(
-                    f"{told} works on {folder}: wait for it or stop it, or name another folder "
-                    "with --out"
-                )
+            if record["state"] == "running":
+                refuse(record, folder)
             difference = _first_difference(deciding(record["spec"]), deciding(wanted))
             if difference:
                 raise UsageError(
@@ -239,6 +156,11 @@ class Run:
         """Keep how far a stage is, for run.json: written with the next heartbeat."""
         self._progress = {"progress": dict(progress)}
 
+    def note_collection(self, tag: str, images: int, fingerprint: str) -> None:
+        """Keep in run.json which images a run began with."""
+        known = {"images": images, "fingerprint": fingerprint}
+        self._update(collections={**self.record().get("collections", {}), tag: known})
+
     def note_memory(self, stage: str, plan: Mapping[str, Any]) -> None:
         """Keep in run.json how much of a stage's batches was held at once, and why."""
         self._update(memory={**self.record().get("memory", {}), stage: dict(plan)})
@@ -249,17 +171,25 @@ class Run:
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Keep the state true while a job works on the run, and at its end.
+        """Hold the run's lease, and keep its state true, while a job works on it and at the end.
 
         At the end it is finished or incomplete; failed after an error, with its message; stopped
         after Ctrl-C or SIGTERM. A heartbeat tells others that this process is alive.
+
+        Raises
+        ------
+        UsageError
+            If another process holds the lease; the message names it.
+        LeaseLostError
+            If another process has taken the lease over, since this one gave no sign of life.
         """
-        self._update(driver={"host": socket.gethostname(), "pid": os.getpid()}, error=None)
+        lease = Lease(self.storage)
         done = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(done,), daemon=True)
-        beating.start()
+        beating = threading.Thread(target=self._beat, args=(lease, done), daemon=True)
         try:
-            with _terminable():
+            self._update(driver=me(), error=None)
+            beating.start()
+            with self._terminable():
                 yield
         except BaseException as error:
             failed = isinstance(error, Exception)
@@ -276,16 +206,41 @@ class Run:
             self.finish()
         finally:
             done.set()
-            beating.join()
+            if beating.ident is not None:
+                beating.join()
+            if self._lost is None:
+                with suppress(WhylensError):  # it grows old by itself
+                    lease.release()
 
-    def _beat(self, done: threading.Event) -> None:
+    def _beat(self, lease: Lease, done: threading.Event) -> None:
         while True:
             try:
+                lease.renew()
                 self._update(heartbeat=time.time())
+            except LeaseLostError as error:
+                self._lost = error
+                if signal.getsignal(signal.SIGTERM) == self._end:
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                return
             except WhylensError as error:
                 logger.warning("no heartbeat: %s", error)
             if done.wait(BEAT):
                 return
+
+    @contextmanager
+    def _terminable(self) -> Iterator[None]:
+        """SIGTERM ends the process as Ctrl-C does: by an exception, with exit code 143."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _end(self, *_: Any) -> None:
+        raise self._lost or SystemExit(TERMINATED)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -297,6 +252,8 @@ class Run:
         self._update(timings={**timings, name: round(spent, 2)})
 
     def _update(self, **values: Any) -> None:
+        if self._lost is not None:  # run.json is another process's now
+            raise self._lost
         with _UPDATING:
             self._write({**self.record(), **self._progress, **values})
 
@@ -305,19 +262,8 @@ class Run:
 
 
 def at_work(record: Mapping[str, Any]) -> str | None:
-    """Who works on a run, by its record: another process with a heartbeat; None if there is none.
-
-    A process of this host that is gone works on nothing, whatever it said last.
-    """
-    driver, last = record.get("driver"), record.get("heartbeat")
-    if record["state"] != "running" or not driver or not last:
-        return None
-    if time.time() - last > DEAD_AFTER:
-        return None
-    pid, host = driver["pid"], driver["host"]
-    if host == socket.gethostname() and (pid == os.getpid() or not _alive(pid)):
-        return None
-    return f"process {pid} on {host}"
+    """Another process that works on a run, by its record; None if there is none."""
+    return working(record) if record["state"] == "running" else None
 
 
 def lacking(record: Mapping[str, Any]) -> list[str]:
@@ -326,33 +272,6 @@ def lacking(record: Mapping[str, Any]) -> list[str]:
         f"{stage} lacks {lack['units']} of {lack['of']} units, most of them for: {lack['reason']}"
         for stage, lack in record.get("undone", {}).items()
     ]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the process as Ctrl-C does: by an exception, with exit code 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from whylens.jobs.report.parts.failures import FAILURES, FailedUnit
 from whylens.jobs.report.words import standing
 from whylens.jobs.stage import FAILURES_SCHEMA
 from whylens.runs import Run
-from whylens.runs.run import DEAD_AFTER
+from whylens.runs.lease import DEAD_AFTER
 
 
 def test_a_unit_that_failed_is_listed_with_its_attempts_and_whether_it_was_done(tmp_path):
