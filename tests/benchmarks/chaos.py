@@ -139,6 +139,8 @@ class Machines:
     """A head without cores and two nodes with one each."""
 
     def __init__(self) -> None:
+        # Workers that nobody asked for would start whenever a raylet does.
+        os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
         from ray.cluster_utils import Cluster
 
         self._small = {"object_store_memory": 80 * 1024 * 1024, "include_dashboard": False}

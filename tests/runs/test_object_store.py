@@ -185,7 +185,7 @@ def test_a_server_that_is_away_for_a_moment_is_waited_for(server, other):
 def test_a_store_whose_package_is_missing_is_one_sentence(url, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     for name in ("s3", "gs", "abfs"):
-        monkeypatch.delitem(fsspec.registry._registry, name, raising=False)
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
     said = rf"^{url} can't be opened.*: pip install 'whylens\[{extra}\]'$"
     with pytest.raises(UsageError, match=said):
         Run.start(url, "embed", {})

@@ -59,8 +59,10 @@ class Storage:
         system, root = filesystem(self._place)
         try:
             found = self.patiently(lambda: system.ls(f"{root}/{folder}", detail=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise _explain(error, self.url) from error
         names = (str(path).rsplit("/", 1)[-1] for path in found)
         return sorted(n for n in names if not n.startswith(ASIDE))
 
@@ -145,7 +147,7 @@ class Storage:
                 os.fsync(stream.fileno())
             os.replace(aside, target)
         except FileNotFoundError as error:  # a driver that starts has swept it away
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), target) from error
+            raise OSError(errno.EAGAIN, str(error)) from error
         except OSError:
             if os.path.exists(aside):
                 os.unlink(aside)
