@@ -135,6 +135,16 @@ class Server:
         return int(found["KeyCount"])
 
 
+def patient(start):
+    """What `start` starts, tried three times: a busy machine takes longer than Ray waits."""
+    for _ in range(2):
+        try:
+            return start()
+        except Exception as error:  # Ray raises a bare one
+            say(f"tried again: {str(error)[:60]}")
+    return start()
+
+
 class Machines:
     """A head without cores and two nodes with one each."""
 
@@ -144,16 +154,14 @@ class Machines:
         from ray.cluster_utils import Cluster
 
         self._small = {"object_store_memory": 80 * 1024 * 1024, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._small})
+        self._cluster = patient(
+            lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._small})
+        )
         self._nodes = [self._add(), self._add()]
         os.environ["RAY_ADDRESS"] = self._cluster.address
 
     def _add(self):
-        while True:
-            try:
-                return self._cluster.add_node(num_cpus=1, **self._small)
-            except Exception as error:  # Ray raises a bare Exception where a machine is too busy
-                say(f"a raylet did not start, tried again: {str(error)[:60]}")
+        return patient(lambda: self._cluster.add_node(num_cpus=1, **self._small))
 
     def replace(self, which: int) -> None:
         """Kill a raylet, and bring up a new one."""
