@@ -151,8 +151,11 @@ class Machines:
     def __init__(self) -> None:
         # Workers that nobody asked for would start whenever a raylet does.
         os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+        import ray._private.utils as utils
         from ray.cluster_utils import Cluster
 
+        # A raylet gives its dashboard's agent 15 s, in which a busy machine starts the small one.
+        utils.get_dashboard_dependency_error = lambda: ImportError("no dashboard is wanted")
         self._small = {"object_store_memory": 80 * 1024 * 1024, "include_dashboard": False}
         self._cluster = patient(
             lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **self._small})
