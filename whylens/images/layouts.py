@@ -15,8 +15,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from whylens.errors import UsageError
-from whylens.images.decoding import SUFFIXES
 from whylens.filesystem import filesystem
+from whylens.images.decoding import SUFFIXES
 from whylens.images.folder import FolderCollection
 from whylens.images.listing import Records
 
