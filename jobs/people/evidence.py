@@ -7,12 +7,19 @@ features of the class's images; heat maps and generated images are made for find
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whylens.jobs.images.embedded import mined_collection, read_embedded, shown_classes
+from whylens.errors import WhylensError
+from whylens.jobs.images.embedded import (
+    mined_collection,
+    read_embedded,
+    read_thumbnails,
+    shown_classes,
+)
 from whylens.jobs.people.review import Key
 from whylens.jobs.report.parts.finding import Exemplar, Finding
 from whylens.runs.opened import OpenedRun
@@ -84,14 +91,18 @@ def thumbs(run: OpenedRun, ids: Sequence[str], collection: str) -> dict[str, byt
     listing = table.scan(("id", "collection"))
     named = pc.is_in(listing["id"], value_set=pa.array(ids, pa.string()))
     rows = listing.filter(pc.and_(named, pc.equal(listing["collection"], collection)))
+    wanted: dict[str, list[str]] = {}
+    for unit, image_id in zip(rows["unit"].to_pylist(), rows["id"].to_pylist(), strict=True):
+        wanted.setdefault(unit, []).append(image_id)
+    return _thumbnails(run, wanted)
+
+
+def _thumbnails(run: OpenedRun, wanted: Mapping[str, Sequence[str]]) -> dict[str, bytes]:
+    """Thumbnails by id, of ids by their parts; those of a damaged part are left out."""
     found: dict[str, bytes] = {}
-    for unit in rows["unit"].unique().to_pylist():
-        here = rows.filter(pc.equal(rows["unit"], unit))
-        part = table.read(("thumb",), [unit])
-        if "thumb" not in part.column_names:
-            continue
-        part = part.take(here["row"])
-        found.update(zip(here["id"].to_pylist(), part["thumb"].to_pylist(), strict=True))
+    for unit, ids in wanted.items():
+        with suppress(WhylensError):
+            found |= read_thumbnails(run, {unit: ids})
     return found
 
 
@@ -152,12 +163,16 @@ def images_of_class(run: OpenedRun, class_index: int, count: int) -> list[MainIm
             p = part["p_label"][row].as_py() if "p_label" in part.column_names else None
             found.append((first == class_index, p or 0.0, part["id"][row].as_py(), unit, row))
     chosen = sorted(found)[:count]
+    wanted: dict[str, list[str]] = {}
+    for _, _, image_id, unit, _ in chosen:
+        wanted.setdefault(unit, []).append(image_id)
+    pictures = _thumbnails(run, wanted)
     made = []
     for _, p, image_id, unit, row in chosen:
-        kept = table.at(unit, row, ("thumb", "features", "top5_classes"))
+        kept = table.at(unit, row, ("features", "top5_classes"))
         predicted = (kept["top5_classes"] or [class_index])[0]
         features = np.asarray(kept["features"], dtype=np.float64)
-        made.append(MainImage(image_id, kept.get("thumb"), features, int(predicted), p))
+        made.append(MainImage(image_id, pictures.get(image_id), features, int(predicted), p))
     return made
 
 
