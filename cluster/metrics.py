@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 EXPORTED = "ray_"
-# Of every one, which run, job and stage it is of; of a worker's, which worker.
-RUN, WORKER = ("run", "job", "stage"), ("run", "job", "stage", "host", "pid")
+# Of every one, which run and stage it is of; of a worker's, which worker. The label `job` is
+# Prometheus' own, for what it reads from.
+RUN, WORKER = ("run", "stage"), ("run", "stage", "host", "pid")
 
 
 @dataclass(frozen=True)

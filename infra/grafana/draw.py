@@ -42,7 +42,7 @@ def dashboard() -> dict[str, Any]:
 
 def _panel(place: int, title: str, shown: Sequence[Metric]) -> dict[str, Any]:
     row, column = divmod(place, COLUMNS)
-    labels = "{{job}} {{stage}}" + (" {{host}} {{pid}}" if "pid" in shown[0].labels else "")
+    labels = "{{run}} {{stage}}" + (" {{host}} {{pid}}" if "pid" in shown[0].labels else "")
     return {
         "id": place + 1,
         "type": "timeseries",
