@@ -7,7 +7,7 @@ Units are those of a stage (`jobs/stage.py`): the pool hands each to a worker, w
 of one row. As its last line it prints JSON:
 
 overhead_ms         milliseconds a unit that does nothing but write its part, one worker; of which
-                    write_ms alone is the part's
+                    write_ms alone is the part's, and driver_ms the driver's own CPU time
 two_worker_speedup  units a second of two workers over those of one, where a unit sleeps
 driver_mb           what the driver's memory grows by when it plans 1,000,000 units of images, finds
                     those that have no part yet and has them waiting
@@ -15,8 +15,8 @@ simulated           of a job on 1 to 256 workers, with the overhead measured her
                     worker, and what limits it
 
 The simulation is of discrete events. The driver is one process, which is busy `hand_ms` for each
-unit (overhead_ms without the part's writing and the worker's reply); a worker loads its models
-first, from storage that all share, then takes units of varying lengths one by one.
+unit (driver_ms); a worker loads its models first, from storage that all share, then takes units of
+varying lengths one by one.
 """
 
 import argparse
@@ -92,12 +92,13 @@ def start(name):
 
 
 def worked(pool, units):
-    """Seconds from the first result to the last, and the results."""
-    ends, results = [], []
+    """Seconds from the first result to the last, this process's CPU time then, and the results."""
+    ends, busy, results = [], [], []
     for _, result in pool.map(units):
         ends.append(time.perf_counter())
+        busy.append(time.process_time())
         results.append(result)
-    return ends[-1] - ends[0], results
+    return ends[-1] - ends[0], busy[-1] - busy[0], results
 
 
 def memory_mb():
@@ -105,12 +106,12 @@ def memory_mb():
 
 
 def overhead(count):
-    """Milliseconds a unit, and of these the writing of its part."""
+    """Milliseconds a unit; of these the writing of its part; CPU time of the driver."""
     units = [Empty(f"{k:06d}") for k in range(count)]
     placement = Resources(workers=(1, 1), num_gpus=0, num_cpus=0.5)
     pool = WorkerPool(Writer, (start("empty"), 1), placement)
-    seconds, results = worked(pool, units)
-    return 1000 * seconds / (count - 1), 1000 * statistics.mean(results)
+    seconds, busy, results = worked(pool, units)
+    return 1000 * seconds / (count - 1), 1000 * statistics.mean(results), 1000 * busy / (count - 1)
 
 
 def speedup(count=60, seconds=0.5):
@@ -194,9 +195,9 @@ def main():
     options = parser.parse_args()
     grown = planned()
     with session():
-        each, writing = overhead(options.units)
+        each, writing, busy = overhead(options.units)
         faster = speedup()
-    rows = simulated(max(0.1, each - writing), writing)
+    rows = simulated(busy, writing)
     for row in rows:
         print(row)
     print(
@@ -204,6 +205,7 @@ def main():
             {
                 "overhead_ms": round(each, 2),
                 "write_ms": round(writing, 2),
+                "driver_ms": round(busy, 2),
                 "two_worker_speedup": round(faster, 2),
                 "driver_mb": round(grown),
                 "simulated": rows,

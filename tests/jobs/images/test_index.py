@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from whylens.classifiers import load_classifier
+from whylens.cluster.placement import Resources
 from whylens.errors import UsageError, WhylensError
-from whylens.jobs.images.index import TABLE, open_index, shards
+from whylens.jobs.images.index import (
+    TABLE,
+    IndexSettings,
+    index,
+    index_of,
+    open_index,
+    shards,
+)
 from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
 
@@ -80,6 +88,17 @@ def test_an_index_with_a_missing_shard_is_not_finished(source, tmp_path, monkeyp
     monkeypatch.setattr("whylens.jobs.images.index.work_through", lambda *_: None)
     with pytest.raises(WhylensError, match="3 of 3 shards could not be built"):
         built(run, tmp_path, shard=120)
+
+
+def test_an_index_that_is_a_stage_is_taken_while_its_run_goes_on(source, classifier):
+    run, features, _, found = source
+    index(run, Lineage(run), IndexSettings(shard=120), Resources())
+    assert run.record()["state"] == "running"
+    assert index_of(Lineage(run), "main", classifier).shards
+    Path(run.folder, "tables/index/main-00001.parquet").unlink()
+    index(run, Lineage(run), IndexSettings(shard=120), Resources())
+    _, rows = open_index(Lineage(run), "main", classifier).search(found.directions, 5)
+    np.testing.assert_array_equal(rows, np.argsort(-(found.directions @ features.T), 1)[:, :5])
 
 
 def test_an_index_of_another_classifier_is_refused(source, tmp_path, classifier):
