@@ -137,13 +137,14 @@ def jobs(server, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path):
+def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path, capsys, monkeypatch):
     (tmp_path / "photos").mkdir()
     for shade in (60, 200):
         Image.new("RGB", (64, 64), (shade,) * 3).save(tmp_path / "photos" / f"{shade}.png")
     # What a .gitignore names travels too: the spec asks for it.
     (tmp_path / "photos" / ".gitignore").write_text("*.png\n")
     spec = write_spec(tmp_path, second="elsewhere")
+    monkeypatch.chdir(tmp_path)
     options = ("--set", "second=photos", "--submission-id", "mine", "--env", "WHYLENS_LOG=plain")
     result = submit(spec, server, *options)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -169,9 +170,10 @@ def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path):
     assert (mine["job"], mine["status"], mine["exit_code"]) == ("embed", "SUCCEEDED", 0)
     assert jobs("stop", "mine") == (0, "SUCCEEDED\n")
     assert jobs("status", "nobody's")[0] == 2
-    again = submit(spec, server, *options)
-    assert again.returncode == 2
-    assert "has a job mine already" in again.stderr
+    with pytest.raises(SystemExit) as stop:
+        main(["submit", "embed", str(spec), "--address", server, *options])
+    assert stop.value.code == 2
+    assert "has a job mine already" in capsys.readouterr().err
 
 
 @pytest.mark.slow
