@@ -178,7 +178,7 @@ def test_a_submitted_job_succeeds_and_leaves_its_run(server, jobs, tmp_path, cap
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_job_running_until_it_is_stopped(server, jobs, tmp_path):
-    spec = write_spec(tmp_path, images="planted:linked?count=200000&seed=3")
+    spec = write_spec(tmp_path, images="planted:linked?count=19000&seed=3")
     words = ["submit", "embed", str(spec), "--address", server, "--submission-id", "long"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | TOKEN
     following = subprocess.Popen(
