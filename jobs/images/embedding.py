@@ -133,8 +133,9 @@ class Embedder:
         kept = kept.filter(pa.array(finite))
         part = self._part(kept, features[finite], probabilities[finite])
         # First, since the unit is done when its features are there.
-        thumbs = kept.select(["id", "thumb"]).append_column("collection", part["collection"])
-        self.run.table(THUMBNAILS).write(unit, thumbs, group=GROUP)
+        if not (thumbnails := self.run.table(THUMBNAILS)).done(unit):
+            thumbs = kept.select(["id", "thumb"]).append_column("collection", part["collection"])
+            thumbnails.write(unit, thumbs, group=GROUP)
         self.run.table(TABLE).write(unit, part)
         return len(part)
 

@@ -27,16 +27,17 @@ def as_begun(run: Run, tag: str, collection: ImageCollection) -> ImageCollection
     """
     records = collection.records
     fingerprint = records.fingerprint()
-    known = run.record().get("collections", {}).get(tag)
-    if known is None:
+    known = run.record().get("collections", {}).get(tag, {})
+    listings = run.table(LISTINGS)
+    if not listings.done(tag):
         ids = records.ids()
-        rows = pa.table({"id": ids, "collection": pa.array([tag] * len(ids))})
-        run.table(LISTINGS).write(tag, rows)
+        listings.write(tag, pa.table({"id": ids, "collection": pa.array([tag] * len(ids))}))
+    elif known.get("fingerprint") == fingerprint:
+        return collection
+    began = listings.read_part(tag, ["id"])["id"]
+    if began.equals(records.ids()):
         run.note_collection(tag, len(records), fingerprint)
         return collection
-    if known["fingerprint"] == fingerprint:
-        return collection
-    began = run.table(LISTINGS).read_part(tag, ["id"])["id"]
     gone = _without(began, records.ids())
     if len(gone):
         raise UsageError(
