@@ -131,6 +131,8 @@ def _page(reading: Reading, one: Finding, known: Mapping[Key, Finding]) -> None:
         return
     show(html(FINDINGS, "article", finding, 6))
     _judge(reading, one)
+    if not reading.run.has("components"):
+        return  # findings alone were kept: there are no directions to calculate with
     left, right = st.columns([3, 2])
     with left, panel():
         _histogram(reading, one)

@@ -46,7 +46,7 @@ def in_the_plane(rows: np.ndarray) -> Places:
     """Rows [N, D] along their first two principal components; nothing is scaled."""
     from sklearn.decomposition import PCA
 
-    if len(rows) < 3:
+    if len(rows) < 3 or not np.ptp(rows, axis=0).any():
         return Places(np.zeros((len(rows), 2)), np.zeros(2))
     found = PCA(2, svd_solver="randomized", random_state=0).fit(rows)
     return Places(found.transform(rows), found.explained_variance_ratio_)

@@ -64,7 +64,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     synthetic["build_run"](root / "whole")
     tables = ("images", "rejected", "exemplars", "mined", "findings", "generated",
               "counterfactuals", "disagreements")  # fmt: skip
-    synthetic["build_run"](root / "begun", without=tables)
+    begun = synthetic["build_run"](root / "begun", without=tables)
+    fish = {"class_index": 3, "class_name": "fish", "component": 0, "suspicion": 0.4}
+    synthetic["write_part"](begun, "components", [fish])
+    synthetic["write_part"](begun, "verdicts", [{**fish, "suspicious": True}])
     broken = synthetic["build_run"](root / "broken")
     for table in ("mined", "counterfactuals"):
         (part,) = (broken / "tables" / table).iterdir()
@@ -199,9 +202,9 @@ def test_a_slider_is_moved_by_keys_and_narrow_windows_cut_nothing_off(
     above = page.locator(".stack .above")
     assert above.evaluate("image => image.style.clipPath") == "inset(0px 0% 0px 0px)"
     settled(page)
-    for name in ("counterfactuals", "review", "components"):
-        page.goto(f"{served.url}/{name}?run=whole")
-        page.get_by_role("heading").first.wait_for()
+    for name in ("counterfactuals", "components?component=3-1"):
+        page.goto(f"{served.url}/{name}{'&' if '?' in name else '?'}run=whole")
+        page.locator(".whylens img").first.wait_for()
         settled(page)
         wide = page.evaluate(
             "() => [...document.querySelectorAll('[data-testid=stMain] *')]"
@@ -215,18 +218,28 @@ def test_a_slider_is_moved_by_keys_and_narrow_windows_cut_nothing_off(
 def test_what_is_missing_or_broken_is_said_in_its_place(
     served: Served, page: Any, run: str
 ) -> None:
-    for name in ("", "components", "review", "counterfactuals", "map"):
+    for name in ("components", "counterfactuals"):
         page.goto(f"{served.url}/{name}?run={run}")
         page.locator("[data-testid=stMain] :is(h1, h2, h3, [data-testid=stAlert])").first.wait_for()
         settled(page)
 
 
+def test_an_upload_that_is_no_image_is_refused_with_a_reason(served: Served, page: Any) -> None:
+    page.goto(f"{served.url}/explain?run=begun")
+    page.get_by_text("Your image").wait_for()
+    field = page.locator("input[type=file]")
+    field.set_input_files({"name": "a*b.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.get_by_text("a*b.png can't be used: not an image that Pillow can read").wait_for()
+    settled(page)
+    assert page.get_by_role("button", name="Load the classifier").count() == 0
+
+
 def test_pages_are_accessible(served: Served, page: Any) -> None:
     if not AXE.exists():
         pytest.skip(f"no {AXE}: npm install axe-core, or name its folder in AXE_CORE")
-    for name in ("components", "review", "counterfactuals"):
-        page.goto(f"{served.url}/{name}?run=whole")
-        page.get_by_role("heading").first.wait_for()
+    for name in ("components?component=3-1&", "counterfactuals?"):
+        page.goto(f"{served.url}/{name}run=whole")
+        page.locator(".whylens img").first.wait_for()
         settled(page)
         page.add_script_tag(path=AXE)
         # Of Streamlit's own frame we can change nothing: what the pages show is asked.
