@@ -145,6 +145,7 @@ def test_labels_on_the_disk_are_the_keys_pressed_though_the_server_is_killed(
         page.keyboard.type(who)
         page.keyboard.press("Enter")
         page.get_by_text(f"judged by {who}").wait_for()
+        page.locator(".finding img").first.wait_for()  # the keys are there before it is
 
     def press(key: str, done: int, who: str) -> None:
         page.keyboard.press(key)
