@@ -145,11 +145,13 @@ def test_labels_on_the_disk_are_the_keys_pressed_though_the_server_is_killed(
         page.keyboard.type(who)
         page.keyboard.press("Enter")
         page.get_by_text(f"judged by {who}").wait_for()
-        page.locator(".finding img").first.wait_for()  # the keys are there before it is
+        page.locator(".finding img").first.wait_for()
+        settled(page)
 
     def press(key: str, done: int, who: str) -> None:
         page.keyboard.press(key)
         page.get_by_text(f"{done} of 4 judged by {who}").wait_for()
+        settled(page)
 
     begin("Ada")
     press("s", 1, "Ada")
