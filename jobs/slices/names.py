@@ -50,6 +50,8 @@ SCHEMA = pa.schema(
 )
 COMPONENT, ERROR, SLICE = "component", "systematic error", "slice"
 BATCH = 64
+# Captions in which a word is read, at most.
+CONTEXTS = 32
 
 
 class NameSettings(Settings):
@@ -57,13 +59,13 @@ class NameSettings(Settings):
 
     vocabulary: str | None = Field(
         None,
-        description="A text file, one word or phrase a line; none: the classes' names and the "
-        "words of the run's captions.",
+        description="A text file, one word or phrase a line; none: the words of the run's captions "
+        "in captions that hold them, or the classes' names where there is none.",
     )
     templates: list[Annotated[str, Field(pattern=r"\{word\}")]] = Field(
         ["a photo of {word}"],
         min_length=1,
-        description="What the model reads of a word: the mean of these.",
+        description="What the model reads of a word of the file: the mean of these.",
     )
     top: int = Field(3, ge=1, description="Words kept.")
     images: int = Field(32, ge=1, description="Images of each thing that are looked at, at most.")
@@ -114,30 +116,40 @@ def things(lineage: Lineage, count: int) -> list[Thing]:
     return found
 
 
-def vocabulary(lineage: Lineage, settings: NameSettings, class_names: Sequence[str]) -> list[str]:
-    """The words, each once.
+def vocabulary(
+    lineage: Lineage, settings: NameSettings, class_names: Sequence[str]
+) -> dict[str, list[str]]:
+    """The words, and the texts in which each is read.
+
+    A word of the run's captions is read in captions that hold it: a model that was trained on
+    captions knows parts of scenes better there than alone.
 
     Raises
     ------
     UsageError
-        If the file can't be read or holds fewer than two.
+        If the file can't be read or there are fewer than two words.
     """
-    if settings.vocabulary is not None:
+    found: dict[str, list[str]] = {}
+    if settings.vocabulary is None:
+        captions = pc.unique(pc.fill_null(lineage.table(IMAGES).read(["caption"])["caption"], ""))
+        texts = captions.to_pylist()
+        for row in np.random.default_rng(0).permutation(len(texts)):
+            for word in sorted({one.strip(".,") for one in texts[row].casefold().split()}):
+                if len(word) > 2 and len(found.setdefault(word, [])) < CONTEXTS:
+                    found[word].append(texts[row])
+        words = [] if found else list(map(plain_name, class_names))
+    else:
         try:
-            lines = Path(settings.vocabulary).read_text(encoding="utf-8").splitlines()
+            words = Path(settings.vocabulary).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"the vocabulary {settings.vocabulary} can't be read: {error}"
             ) from None
-        words = [line.strip() for line in lines if line.strip()]
-    else:
-        captions = pc.unique(pc.fill_null(lineage.table(IMAGES).read(["caption"])["caption"], ""))
-        said = {word for text in captions.to_pylist() for word in text.casefold().split()}
-        words = [*map(plain_name, class_names), *sorted(w for w in said if len(w) > 2)]
-    words = list(dict.fromkeys(words))
-    if len(words) < 2:
+    for word in filter(None, (one.strip() for one in words)):
+        found[word] = [one.replace("{word}", word) for one in settings.templates]
+    if len(found) < 2:
         raise UsageError("a vocabulary has at least two words: name a file with one a line")
-    return words
+    return found
 
 
 def loaded(model: str, device: str = "cpu") -> ZeroShotClassifier:
@@ -190,20 +202,16 @@ class Namer:
         lineage: Lineage,
         model: str,
         settings: NameSettings,
-        words: Sequence[str],
+        words: dict[str, list[str]],
         device: str,
     ) -> None:
         """Load the model, embed the vocabulary, open the collections."""
-        self.run, self.settings, self.words = run, settings, words
+        self.run, self.settings, self.words = run, settings, list(words)
         self.model = loaded(model, device)
         self.texts = np.stack(
             [
-                self.model.embed_texts([one.replace("{word}", word) for one in settings.templates])
-                .float()
-                .mean(0)
-                .cpu()
-                .numpy()
-                for word in words
+                self.model.embed_texts(texts).float().mean(0).cpu().numpy()
+                for texts in words.values()
             ]
         )
         self.collections = {

@@ -1,5 +1,6 @@
 """`whylens planted check --names`: does the planted CLIP-like model name the planted features?"""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,20 @@ from whylens.neural_pca.naming import names
 from whylens.planted.checks.confirm import features_of
 from whylens.planted.checks.discovery import MINED, TOP
 from whylens.planted.drawing.data import draw_many
-from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
 
 DRAWINGS = 3_000
-# How captions of the planted world speak of an object or a background, and of a companion.
-PLAIN = ("a photo of {word}", "a photo of a {word}")
-BESIDE = tuple(f"a photo of {background} with a {{word}}" for background in BACKGROUNDS)
 WORDS = (*OBJECTS, *BACKGROUNDS, *COMPANIONS)
+# Texts that the model reads together.
+BATCH = 128
 
 
 def check_names(work: Path) -> dict[str, Any]:
     """Name what the biased classifier's components respond to; one flat record.
 
     named: links whose class's most suspicious component is named first by the planted feature, of
-    the words for all objects, backgrounds and companions; the images are those mined for it, beside
-    all of the collection.
+    the words for all objects, backgrounds and companions, read in all captions of the world; the
+    images are those mined for it, beside all of the collection.
     """
     main = draw_many("linked", DRAWINGS, 901, folder=work / "data")
     second = draw_many("unlinked", DRAWINGS, 902, folder=work / "data")
@@ -41,13 +41,18 @@ def check_names(work: Path) -> dict[str, Any]:
         mined=MINED,
     )
     pictures = features_of("clip", second, work)
-    texts = np.stack(
+    captions = [
+        Scene(*parts, ()).caption
+        for parts in itertools.product((*OBJECTS, None), BACKGROUNDS, (*COMPANIONS, None))
+    ]
+    read = np.concatenate(
         [
-            clip.embed_texts([one.replace("{word}", word) for one in templates]).mean(0).numpy()
-            for word in WORDS
-            for templates in [BESIDE if word in COMPANIONS else PLAIN]
+            clip.embed_texts(captions[start : start + BATCH]).numpy()
+            for start in range(0, len(captions), BATCH)
         ]
     )
+    # A word is what all captions with it have in common.
+    texts = np.stack([read[[word in text.split() for text in captions]].mean(0) for word in WORDS])
     rows, right = [], 0
     for link in LINKS:
         judged = found[OBJECTS.index(link.object)]
