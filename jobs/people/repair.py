@@ -52,7 +52,10 @@ class RepairSpec(Settings):
         "suspicious ones; labels where there are any, if not said.",
     )
     budget: float = Field(
-        0.015, ge=0, le=1, description="refit: accuracy on training images that may be lost."
+        0.015,
+        ge=0,
+        le=1,
+        description="refit: accuracy that may be lost on a part of the run's images, held out.",
     )
     out: str = Field(description="File to write, *.safetensors.")
 
@@ -107,6 +110,11 @@ def repair_run(spec: RepairSpec) -> Repair:
             budget=spec.budget,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+        if by.share == 0:
+            raise UsageError(
+                f"budget: any repair costs more than {spec.budget:.1%} of accuracy on images held "
+                "out: allow more, or name fewer components"
+            )
     else:
         name = str(lineage.setting("classifier"))
         explained = load_classifier(name) if spec.onto else classifier

@@ -111,8 +111,8 @@ def test_a_tensor_of_another_kind_is_refused_though_its_shape_fits() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "count"), [(0, 100), (1, 10), (2, 10)])
-def test_photographs_get_the_logits_of_timms_own_pipeline(number: int, count: int) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_photographs_get_the_logits_of_timms_own_pipeline(number: int) -> None:
     import timm
     from PIL import Image
 
@@ -122,8 +122,11 @@ def test_photographs_get_the_logits_of_timms_own_pipeline(number: int, count: in
     assert config["crop_pct"] < 0.9
     assert config["crop_mode"] == "center"
     pipeline = timm.data.create_transform(**config)
-    for image in odd_images(count, 700):
-        batch = to_tensor(classifier.eval_transform(image))[None]
-        with torch.no_grad():
-            wanted = model(pipeline(Image.fromarray(image))[None])
-            assert (classifier.logits(batch) - wanted).abs().max() < 1e-3
+    images = odd_images(100, 700)
+    for start in range(0, len(images), 20):
+        some = images[start : start + 20]
+        ours = torch.stack([to_tensor(classifier.eval_transform(image)) for image in some])
+        theirs = torch.stack([pipeline(Image.fromarray(image)) for image in some])
+        with torch.inference_mode():
+            wanted = model(theirs.contiguous(memory_format=torch.channels_last))
+            assert (classifier.logits(ours) - wanted).abs().max() < 1e-3

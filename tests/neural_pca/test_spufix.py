@@ -160,6 +160,32 @@ def test_a_refit_keeps_to_its_budget_or_stays_timid(context):
     known, of = np.zeros(60, int), np.ones(60, int)
     timid = refit(weight, bias, features, labels, mined, known, of, budget=-1.0)
     assert timid.strength == 0.1
+    assert (timid.share, timid.cost) == (0, 0)
+    np.testing.assert_array_equal(timid.weight, weight)
+
+
+def test_a_refit_goes_a_part_of_the_way_where_all_of_it_costs_too_much():
+    """Few images with many features: any fit costs images that it has not seen."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    features = rng.normal(size=(120, 200))
+    features[:, :4] += 4 * np.eye(4)[labels]
+    weight, bias = np.eye(4, 200), np.zeros(4)
+    # They look like class 0 and are of others: to say so costs class 0.
+    mined, known = rng.normal(size=(60, 200)), rng.integers(1, 4, 60)
+    mined[:, 0] += 4
+
+    def made(budget):
+        given = features, labels, mined, known, np.zeros(60, int)
+        return refit(weight, bias, *given, budget=budget, strengths=(3.0,))
+
+    whole, part = made(1.0), made(0.03)
+    assert whole.share == 1
+    assert whole.cost > 0.03 >= part.cost
+    assert 0 < part.share < 1
+    # Heads on a line: a part of the way, weights and logits alike.
+    np.testing.assert_allclose(part.weight - weight, part.share * (whole.weight - weight))
+    np.testing.assert_allclose(part.bias, part.share * whole.bias)
 
 
 def test_a_refit_refuses_features_of_another_classifier(context):

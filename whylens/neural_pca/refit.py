@@ -8,14 +8,23 @@ held near the old one. (Kirichenko et al. 2023 retrain the last layer on images 
 labelled; here mining finds the group.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whylens.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whylens.neural_pca.head_fit import Rows
+
+    Head = tuple[Tensor, Tensor]
 
 Array = NDArray[np.float64]
 Features = NDArray[np.floating[Any]]
@@ -23,6 +32,8 @@ Labels = NDArray[np.integer[Any]]
 
 # How much the mined images weigh against the training images, from timid to bold.
 STRENGTHS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
+# Where the most timid is too bold: parts of the way to it (Wortsman et al. 2022 go back that way).
+SHARES = (0.7, 0.5, 0.35, 0.2, 0.1, 0.05)
 # The part of the training images on which the strength is chosen.
 HELD_OUT = 0.3
 
@@ -32,13 +43,15 @@ class Refit:
     """A new head for a classifier's features: weight [K, D], bias [K].
 
     `strength` is the weight of the mined images against the training images; `cost` the accuracy
-    lost on training images held out, in [0, 1].
+    lost on training images held out, in [-1, 1]; `share` how much of the way from the old head to
+    the fitted one was gone, in [0, 1], 0 where nothing keeps to the budget.
     """
 
     weight: Array
     bias: Array
     strength: float
     cost: float
+    share: float = 1.0
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -74,7 +87,9 @@ def refit(
         The class that each was mined for, and does not show, [M].
     budget
         Accuracy on training images held out, in [0, 1], that may be lost; the boldest of
-        `strengths` that keeps to it is taken.
+        `strengths` that keeps to it is taken, and where none does a part of the way to the most
+        timid. A network that was trained on these images knows them by heart: images of new objects
+        lose more than the budget says.
     device
         Where it is calculated: in float64 on a CPU; on a GPU, which is slow at that, products of
         rows are float32, while the head and all sums over rows are float64.
@@ -94,18 +109,47 @@ def refit(
     held = np.random.default_rng(0).random(len(labels)) < HELD_OUT
     w, b = (torch.from_numpy(part).to(device) for part in old)
     mined = Rows.of(mined_features, known, device)
-    seen = Rows.of(features[~held], labels[~held], device)
-    unseen = Rows.of(features[held], labels[held], device)
-    before = unseen.accuracy(w, b)
-    chosen, cost = min(strengths), 0.0
-    for strength in sorted(strengths):
-        lost = before - unseen.accuracy(*fit(w, b, seen, mined, strength))
+    strength, share, cost = _boldest(
+        (w, b),
+        Rows.of(features[~held], labels[~held], device),
+        Rows.of(features[held], labels[held], device),
+        mined,
+        sorted(strengths),
+        budget,
+    )
+    fitted = fit(w, b, Rows.of(features, labels, device), mined, strength)
+    w, b = _between((w, b), fitted, share)
+    return Refit(w.cpu().numpy(), b.cpu().numpy(), strength, cost, share)
+
+
+def _boldest(
+    old: Head, seen: Rows, unseen: Rows, mined: Rows, strengths: Sequence[float], budget: float
+) -> tuple[float, float, float]:
+    """Strength, share of the way, and accuracy lost on `unseen`, which keeps to the budget."""
+    from whylens.neural_pca.head_fit import fit
+
+    before = unseen.accuracy(*old)
+    timid, *bolder = strengths
+    fitted = fit(*old, seen, mined, timid)
+    for share in (1.0, *SHARES):
+        cost = before - unseen.accuracy(*_between(old, fitted, share))
+        if cost <= budget:
+            break
+    else:
+        return timid, 0.0, 0.0
+    chosen = timid
+    for strength in bolder if share == 1 else ():
+        lost = before - unseen.accuracy(*fit(*old, seen, mined, strength))
         if lost > budget:
             break
         chosen, cost = strength, lost
-    del seen, unseen  # with all images they might not fit into memory
-    w, b = fit(w, b, Rows.of(features, labels, device), mined, chosen)
-    return Refit(w.cpu().numpy(), b.cpu().numpy(), chosen, cost)
+    return chosen, share, cost
+
+
+def _between(old: Head, fitted: Head, share: float) -> Head:
+    """The head a part of the way from one to another; its logits are as far between theirs."""
+    weight, bias = (start + share * (end - start) for start, end in zip(old, fitted, strict=True))
+    return weight, bias
 
 
 def _runner_up(weight: Array, bias: Array, features: Features, excluded: Labels) -> Labels:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from whylens.classifiers.classifier import Classifier
-from whylens.classifiers.planted import load_folder
+from whylens.classifiers.planted import load_folder, load_planted
 from whylens.images.tensors import to_batch
 from whylens.neural_pca import (
     Judged,
@@ -86,6 +86,7 @@ def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     planted feature (neutral minus crossed) that the repair wins back; spufix.linked_drop: accuracy
     lost on linked images. spufix_plain is the formula of the paper, spufix the refitted head;
     spufix_transfer the second classifier's, with nothing but the first one's mined images.
+    false_without_links: suspicious components of the shipped classifier that saw no links.
     """
     collections = draw_collections(work)
     rows, curves = [], []
@@ -101,6 +102,8 @@ def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     }
     record["precision"] = _ratio(rows, "true_findings", "findings")
     record["recall"] = _ratio(rows, "found", "planted")
+    free = study(load_planted("planted:balanced", "balanced"), collections)
+    record["false_without_links"] = sum(len(j.suspicious) for j in find(free, collections))
     record["seeds"] = list(seeds)
     record["by_seed"] = rows
     record["curve"] = [
