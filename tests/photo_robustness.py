@@ -95,7 +95,7 @@ def main() -> int:
         record[name] = {
             "precision": round(total["true_verdicts"] / max(total["verdicts"], 1), 3),
             "recall": round(total["found"] / max(total["followed"], 1), 3),
-            "first": round(total["first"] / max(total["followed"], 1), 3),
+            "rank": round(total["first"] / max(total["followed"], 1), 3),
             **total,
             "images_a_class": total["images_a_class"] // len(rows),
         }

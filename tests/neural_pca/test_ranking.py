@@ -8,6 +8,7 @@ from whylens.neural_pca import (
     Reference,
     class_components,
     judge,
+    judge_classes,
     mine,
     typical_words,
     with_verdicts,
@@ -281,3 +282,23 @@ def test_words_are_found_in_names_too_and_rare_ones_are_left_out():
 def test_no_weight_or_no_texts_have_no_words():
     assert typical_words(["a boat", "a moon"], np.zeros(2)) == []
     assert typical_words([], np.zeros(0)) == []
+
+
+def test_classes_in_memory_are_judged_by_the_heads_own_probabilities():
+    rng = np.random.default_rng(8)
+    labels = np.arange(300) % 3
+    features = rng.normal(size=(300, 6)) + 2 * np.eye(3, 6)[labels]
+    weight, bias = rng.normal(size=(3, 6)), rng.normal(size=3)
+    logits = features @ weight.T + bias
+    softmaxed = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = {"softmax": softmaxed, "sigmoid": 1 / (1 + np.exp(-logits))}
+    for activation, p in wanted.items():
+        images = features, labels
+        found = judge_classes(
+            (weight, bias), images, images, range(3), top=4, mined=12, activation=activation
+        )
+        for k, judged in enumerate(found):
+            rows = judged.mined.rows.astype(int)
+            assert (labels[rows] != k).all()
+            np.testing.assert_allclose(judged.mined.probabilities, p[rows, k])
+            np.testing.assert_allclose(judged.evidence.sufficiency_mean_p, p[rows, k].mean(1))

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from whylens.neural_pca.components import ClassComponents, class_components
 from whylens.neural_pca.ranking import DEFAULT, Asked, Evidence, Reference, judge, with_verdicts
@@ -41,6 +41,7 @@ def judge_classes(
     mined: int = 120,
     asked: Asked = DEFAULT,
     false_discoveries: float = 0.05,
+    activation: Literal["softmax", "sigmoid"] = "softmax",
 ) -> list[Judged]:
     """Find, mine and judge the components of some classes, as the components job does.
 
@@ -52,11 +53,19 @@ def judge_classes(
         Features [N, D] and labels [N] of the images that are explained.
     pool
         Features [S, D] and labels [S] (negative: none) of those that are mined.
+    activation
+        How logits become probabilities: sigmoid for a multi-label head, each class by itself.
     """
+
+    def probabilities_of(rows: Features) -> Array:
+        logits = rows @ weight.T + bias
+        p: Array = expit(logits) if activation == "sigmoid" else softmax(logits, axis=1)
+        return p
+
     weight, bias = head
     features, labels = images
     rows, pool_labels = pool
-    probabilities = softmax(rows @ weight.T + bias, axis=1)
+    probabilities = probabilities_of(rows)
     best = best_two(probabilities)
     found = []
     for k in classes:
@@ -68,7 +77,7 @@ def judge_classes(
         seen = Reference(
             of_class.mean(0),
             None if inside.all() else features[~inside].mean(0),
-            float(softmax(of_class @ weight.T + bias, axis=1)[:, k].mean()),
+            float(probabilities_of(of_class)[:, k].mean()),
             float(p.mean()),
             rows[without],
             p,
