@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,26 +62,31 @@ def study(world: World, number: int, folder: Path, free: bool = True) -> Collect
 
     Not of `free` where no head is trained on it; it is empty then.
     """
-    network = None
     seen = {}
     for salt, (name, plan) in enumerate(plans(world).items()):
         if name == "free" and not free:
             seen[name] = seen["train"].select(np.zeros(len(seen["train"].labels), bool))
-            continue
-        path = folder / f"lite{number}-{world.seed}-{name}.npz"
-        if not path.exists():
-            network = network or Network(number)
-            features = network(world, plan, salt)
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = path.with_suffix(".tmp.npz")
-            np.savez(aside, features=features.astype(np.float16))
-            aside.replace(path)
-            logger.info("%s: %d images", path.name, len(features))
-        with np.load(path) as stored:
-            features = stored["features"].astype(np.float64)
-        seen[name] = Photographs(features, plan.labels, plan.grounds)
+        else:
+            seen[name] = photograph(world, number, name, plan, salt, folder)
     seen |= {name: seen[name].select(kept(world, seen[name])) for name in ("train", "linked")}
     return Collections(**seen)
+
+
+def photograph(
+    world: World, number: int, name: str, plan: Plan, salt: int, folder: Path
+) -> Photographs:
+    """A plan's images, their features computed where the folder does not have them."""
+    path = folder / f"lite{number}-{world.seed}-{name}.npz"
+    if not path.exists():
+        features = network(number)(world, plan, salt)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".tmp.npz")
+        np.savez(aside, features=features.astype(np.float16))
+        aside.replace(path)
+        logger.info("%s: %d images", path.name, len(features))
+    with np.load(path) as stored:
+        features = stored["features"].astype(np.float64)
+    return Photographs(features, plan.labels, plan.grounds)
 
 
 def kept(world: World, seen: Photographs) -> NDArray[np.bool_]:
@@ -115,3 +121,9 @@ class Network:
                 found.append(self._model.forward_features(images).mean((2, 3)))
                 batch = []
         return torch.cat(found).numpy()
+
+
+@cache
+def network(number: int) -> Network:
+    """The EfficientNet-Lite of that number, loaded once."""
+    return Network(number)
