@@ -123,10 +123,11 @@ def test_photographs_get_the_logits_of_timms_own_pipeline(number: int) -> None:
     assert config["crop_mode"] == "center"
     pipeline = timm.data.create_transform(**config)
     images = odd_images(100, 700)
-    for start in range(0, len(images), 20):
-        some = images[start : start + 20]
-        ours = torch.stack([to_tensor(classifier.eval_transform(image)) for image in some])
-        theirs = torch.stack([pipeline(Image.fromarray(image)) for image in some])
-        with torch.inference_mode():
-            wanted = model(theirs.contiguous(memory_format=torch.channels_last))
-            assert (classifier.logits(ours) - wanted).abs().max() < 1e-3
+    ours = torch.stack([to_tensor(classifier.eval_transform(image)) for image in images])
+    theirs = torch.stack([pipeline(Image.fromarray(image)) for image in images])
+    # The network takes seconds: where its inputs are equal to the bit, its logits are.
+    differ = (classifier.preprocess(ours) != theirs).flatten(1).any(1)
+    differ[:10] = True
+    with torch.inference_mode():
+        logits, wanted = classifier.logits(ours[differ]), model(theirs[differ])
+    assert (logits - wanted).abs().max() < 1e-3
