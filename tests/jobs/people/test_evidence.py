@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenedRun, np.ndarra
                     "id": [f"{tag}-{i}" for i in range(3 * EACH)[rows]],
                     "label": pa.array(labels[rows], pa.int32()),
                     "class_name": ["x"] * EACH,
-                    "caption": [None] * EACH,
+                    "caption": pa.nulls(EACH, pa.string()),
                     "thumb": [b"%d" % i for i in range(3 * EACH)[rows]],
                     "features": pa.FixedSizeListArray.from_arrays(
                         pa.array(features[rows].ravel()), D
