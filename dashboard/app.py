@@ -71,7 +71,11 @@ def chosen(root: Root) -> Reading:
         )
     name = names[0]
     if len(names) > 1:
-        name = st.sidebar.selectbox("Run", names, key="run", bind="query-params") or names[0]
+        # An address without a run means the newest, whichever that is when it is opened.
+        asked = st.sidebar.selectbox(
+            "Run", names, None, key="run", bind="query-params", placeholder=f"{names[0]} (newest)"
+        )
+        name = asked or names[0]
     if st.sidebar.button("Read again", icon=":material/refresh:", type="tertiary"):
         reading.cache_clear()
         runs_in.clear()

@@ -14,7 +14,10 @@ from whylens.jobs.report.tables import value
 
 def component(reading: Reading, key: Key) -> Finding | None:
     """A component with its images, and what people said of it as of now; None: there is none."""
-    found = _component(reading, key, _parts(reading, "components", "findings", *PICTURED))
+    # Looked for beside, generated images come to a component that was kept without them.
+    looked_for = int(reading.generated() is None)
+    parts = (*_parts(reading, "components", "findings", *PICTURED), looked_for)
+    found = _component(reading, key, parts)
     said = reading.labels().get(key, [])
     return found and replace(found, labels=tuple(value(Label, row) for row in said))
 

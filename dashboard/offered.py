@@ -16,6 +16,7 @@ from whylens.dashboard.views.drawing import show
 from whylens.jobs.report.page import html
 from whylens.jobs.report.part import Part, limited, parts
 
+PLAIN_ICON = ":material/article:"
 # Parts are results, but for these.
 OF_THE_RUN = ("rejected", "failures")
 
@@ -40,7 +41,7 @@ def own_views() -> tuple[View, ...]:
 def view_of(part: Part[Any]) -> View:
     """The report's section as a view."""
     heading = "Run" if part.name in OF_THE_RUN else "Pictures"
-    return View(part.name, part.title, partial(section, part), heading, place=part.place)
+    return View(part.name, part.title, partial(section, part), heading, part.place, PLAIN_ICON)
 
 
 def section(part: Part[Any], reading: Reading) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,25 @@ def go_to(view: str, **query: str) -> None:
     pages, run = st.session_state.get(PAGES, ({}, ""))
     if view in pages:
         st.switch_page(pages[view], query_params=_asked(run, query))
+
+
+def follow(name: str, known: Container[str]) -> str:
+    """The key of a widget whose value, a text, is the parameter `name` of the address.
+
+    What the address names is chosen, also when Back has changed it; `lead` has to be called with
+    what the widget says.
+    """
+    asked = st.query_params.get(name)
+    if asked in known and asked != st.session_state.get(f"{name} seen"):
+        st.session_state[f"{name} chosen"] = asked
+    return f"{name} chosen"
+
+
+def lead(name: str, value: str, first: str) -> None:
+    """Write what a widget says into the address; an empty address means the `first`."""
+    st.session_state[f"{name} seen"] = value
+    if value != st.query_params.get(name, first):
+        st.query_params[name] = value
 
 
 def _asked(run: str, query: Mapping[str, str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import streamlit as st
 from whylens.dashboard.choices import matching
 from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
-from whylens.dashboard.view import View, literal
+from whylens.dashboard.view import View, follow, lead, literal
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.errors import WhylensError
 from whylens.jobs.labelled import LABELS, label_home
@@ -49,17 +49,16 @@ def draw(reading: Reading) -> None:
     if not fitting:
         st.info("No finding passes these filters.")
         return
-    named = asked_rank()
-    ranks = {finding.rank: finding for finding in listed(fitting, named)}
+    ranks = {str(f.rank): f for f in listed(fitting, st.query_params.get("finding"))}
     chosen = st.selectbox(
         f"{amount(len(fitting), 'finding')} of {len(found)}",
         list(ranks),
-        index=list(ranks).index(named) if named in ranks else 0,
         format_func=lambda rank: finding_title(ranks[rank]),
+        key=follow("finding", ranks),
     )
     if len(fitting) > len(ranks):
         st.caption(f"The first {len(ranks):,} can be chosen here: filters narrow the list.")
-    st.query_params["finding"] = str(chosen)
+    lead("finding", chosen, next(iter(ranks)))
     finding = reading.pictured(ranks[chosen])
     left, right = st.columns([1, 3])
     heat = left.toggle("Heat maps", value=True)
@@ -73,15 +72,9 @@ def draw(reading: Reading) -> None:
             _losses(curves)
 
 
-def listed(fitting: Sequence[Finding], named: int) -> list[Finding]:
+def listed(fitting: Sequence[Finding], named: str | None) -> list[Finding]:
     """The findings that can be chosen: the first LISTED, and the one of the rank `named`."""
-    return [*fitting[:LISTED], *(f for f in fitting[LISTED:] if f.rank == named)]
-
-
-def asked_rank() -> int:
-    """The rank of the finding that the URL names; 0 where it names none."""
-    text = st.query_params.get("finding", "")
-    return int(text) if text.isdecimal() and len(text) < 9 else 0
+    return [*fitting[:LISTED], *(f for f in fitting[LISTED:] if str(f.rank) == named)]
 
 
 def finding_title(finding: Finding) -> str:

@@ -106,7 +106,7 @@ def _scatter(rows: Sequence[dict[str, Any]]) -> None:
         },
         {
             "data": {"values": list(rows)},
-            "mark": {"type": "text", "dy": -12, "limit": 180},
+            "mark": {"type": "text", "dy": -12, "limit": 180, "color": "#888888"},
             "encoding": {"x": x, "y": y, "text": named},
         },
     ]

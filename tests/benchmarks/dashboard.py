@@ -50,7 +50,10 @@ from streamlit.util import calc_hash
 from websockets.sync.client import connect
 
 from whylens.dashboard.launch import command
+from whylens.jobs.findings.stored import write_components
 from whylens.jobs.people.labels import Named, add_label
+from whylens.neural_pca import ClassComponents
+from whylens.runs import Run
 
 COMPONENTS, EXEMPLARS, A_PART = 20, 5, 16
 
@@ -109,6 +112,11 @@ def build(folder: Path, classes: int, generated: int, images: int = 50_000) -> N
             "mined_ids": [[f"image-{i}" for i in range(120)]] * COMPONENTS,
             "words": [["water"]] * COMPONENTS,
         })  # fmt: skip
+    flat = np.linalg.qr(rng.normal(size=(256, COMPONENTS)))[0].T.astype(np.float32)
+    for k in range(classes):
+        ones = np.ones(256, np.float32)
+        found = ClassComponents(k, 50, flat, np.ones(COMPONENTS), 30.0, ones, ones, 0.0)
+        write_components(Run(str(folder)), found, "made up")
     write("verdicts", "all", {
         "class_index": np.arange(total, dtype=np.int32) // COMPONENTS,
         "component": np.arange(total, dtype=np.int32) % COMPONENTS, "q_value": 1 - by_key,
@@ -137,11 +145,11 @@ def build(folder: Path, classes: int, generated: int, images: int = 50_000) -> N
         })  # fmt: skip
     for start in range(0, images, 256):
         count = min(256, images - start)
-        labels = rng.integers(0, classes, count)
+        labels = np.arange(start, start + count) * classes // images  # by class, as in folders
         write("images", f"{start:09d}", {
             "id": [f"image-{start + i}" for i in range(count)], "label": labels.astype(np.int32),
             "class_name": [names[k] for k in labels], "collection": ["main"] * count,
-            "top5_classes": [[int(k), 0] for k in labels],
+            "top5_classes": [[int(k), 0] for k in labels], "caption": [""] * count,
             "thumb": pa.array([some[i % len(some)] for i in range(count)], pa.binary()),
             "features": pa.FixedSizeListArray.from_arrays(
                 pa.array(np.zeros(count * 256, np.float16)), 256
@@ -206,7 +214,7 @@ def measure(
     rng = random.Random(2)
 
     def component() -> dict[str, str]:
-        return {"finding": str(rng.randrange(1, classes * COMPONENTS))}
+        return {"component": f"{rng.randrange(classes)}-{rng.randrange(COMPONENTS)}"}
 
     with served(folder) as (port, process):
         # What every session needs, however large the run: Streamlit's and pandas' imports.
@@ -216,13 +224,13 @@ def measure(
         after = process.cpu_times()
         share = (after.user + after.system - cpu.user - cpu.system) / first_page
         print(f"first page {first_page:.2f} s, {share:.0%} of it calculating", flush=True)
-        nexts = [first.visit("findings", **component()) for _ in range(clicks)]
+        nexts = [first.visit("components", **component()) for _ in range(clicks)]
         print(f"next {statistics.median(nexts):.3f} s; {max(nexts):.2f} at the most", flush=True)
         labels = []
         for place in range(5):
             began = time.monotonic()
             add_label(str(folder), Named(place, "", 0), "spurious", f"person {place}")
-            first.visit("findings", finding=str(place + 1))
+            first.visit("components", component=f"{place}-0")
             labels.append(time.monotonic() - began)
         peak = [process.memory_info().rss]
         many, errors = [], [0]
@@ -231,7 +239,7 @@ def measure(
         def click() -> None:
             session = Session(port)
             while time.monotonic() < stop:
-                many.append(session.visit("findings", **component()))
+                many.append(session.visit("components", **component()))
                 peak.append(process.memory_info().rss)
             errors[0] += session.errors
 

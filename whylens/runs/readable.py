@@ -36,6 +36,7 @@ class ReadableTable(Table):
         self._version = 0
         self._found = _Keys()
         self._scans: dict[tuple[str, ...], pa.Table] = {}
+        self._scanned: dict[tuple[str, ...], int] = {}
         self._lock, self._scanning = threading.RLock(), threading.RLock()
 
     def units(self) -> list[str]:
@@ -81,7 +82,9 @@ class ReadableTable(Table):
         """
         key = tuple(columns)
         with self._scanning:
-            kept = self._scans.get(key)
+            version, kept = self.version(), self._scans.get(key)
+            if kept is not None and self._scanned.get(key) == version:
+                return kept
             units = self.units()
             seen = set() if kept is None else set(kept["unit"].unique().to_pylist())
             new = [u for u in units if u not in seen and u not in self.damaged]
@@ -95,6 +98,7 @@ class ReadableTable(Table):
                     )
                 kept = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
                 self._scans[key] = kept
+            self._scanned[key] = version
             return kept
 
     def light_columns(self) -> list[str]:
