@@ -25,9 +25,13 @@ from whylens.runs import Run
 if TYPE_CHECKING:
     import torch
 
+    from whylens.classifiers import Classifier
     from whylens.images import ImageCollection
 
-COLUMNS = ("image_id", "target_name", "flipped", "p_target_after", "before", "after")
+COLUMNS = (
+    "image_id", "target_name", "source_class", "target_class", "flipped", "p_target_after",
+    "before", "after",
+)  # fmt: skip
 
 
 class EvaluateSpec(JobSpec):
@@ -148,13 +152,15 @@ class Measurer:
         self.judges = [load_classifier(name, self.device) for name in spec.judges]
         self.lpips = load_perceptual(spec.vgg, spec.lpips, self.device) if spec.vgg else None
         self.collections: dict[str, ImageCollection] = {}
+        self.explained: dict[str, Classifier] = {}
 
     def __call__(self, unit: EvaluateUnit) -> int:
         """Measure the part's images; how many."""
         lineage = self.lineages[unit.run]
         rows = lineage.table(counterfactuals.TABLE).read_part(unit.part, COLUMNS).to_pylist()
         made = [row for row in rows if row["after"] is not None]
-        measured = iter(self.measures(made, str(lineage.setting("images"))) if made else ())
+        names = (str(lineage.setting(name)) for name in ("images", "classifier"))
+        measured = iter(self.measures(made, *names) if made else ())
         part = [
             {
                 "run": lineage.runs[0].folder,
@@ -169,10 +175,14 @@ class Measurer:
         self.run.table(MEASURED).write(unit.name, pa.Table.from_pylist(part, schema=IMAGE))
         return len(part)
 
-    def measures(self, made: Sequence[Mapping[str, Any]], images: str) -> Iterator[dict[str, Any]]:
-        """The columns of each of the rows, which have an image after, of a collection."""
+    def measures(
+        self, made: Sequence[Mapping[str, Any]], images: str, classifier: str
+    ) -> Iterator[dict[str, Any]]:
+        """The columns of each of the rows, which have an image after, of a collection, and were
+        made for a classifier."""
         import torch
 
+        from whylens.classifiers import load_classifier
         from whylens.guidance import measures
         from whylens.images.decoding import decode
         from whylens.images.tensors import to_tensor
@@ -182,7 +192,14 @@ class Measurer:
             for side in ("before", "after")
         )
         was, now = (measures.features_of(self.independent, side) for side in (before, after))
+        if classifier not in self.explained:
+            self.explained[classifier] = load_classifier(classifier, self.device)
+        classes = (
+            torch.tensor([row[which] for row in made], device=self.device)
+            for which in ("source_class", "target_class")
+        )
         columns = {
+            "cout": measures.transition(self.explained[classifier], before, after, *classes),
             "l1": measures.l1(before, after),
             "l2": measures.l2(before, after),
             "feature_distance": measures.feature_distance(was, now),

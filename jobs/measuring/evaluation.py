@@ -15,9 +15,10 @@ from whylens.neural_pca.moments import Moments
 from whylens.runs import Table
 
 MEASURED, TABLE = "measured", "evaluation"
+COUNTERFACTUALS = "counterfactuals"
 FEATURES = ("features_before", "features_after")
 # Of one image; a run's are the means over the images that have it.
-MEASURES = ("l1", "l2", "feature_distance", "lpips", "change_inside", "change_outside")
+MEASURES = ("l1", "l2", "feature_distance", "lpips", "cout", "change_inside", "change_outside")
 # Parts whose features are in memory together: some hundred images.
 PARTS = 64
 IMAGE = pa.schema(
@@ -37,7 +38,10 @@ SCHEMA = pa.schema(
     [
         *columns(pa.string(), "run", "method", "classifier", "independent"),
         *columns(pa.int32(), "images", "failed"),
-        *columns(pa.float64(), "flip_rate", "target_probability", *MEASURES, "frechet"),
+        *columns(pa.float64(), "flip_rate", "target_probability", *MEASURES, "frechet", "sfid"),
+        # Cosine of features before and after; the stage's time over its images, and what an image
+        # of its largest unit held at once.
+        *columns(pa.float64(), "s3", "seconds", "memory_mb"),
         ("attributes", pa.list_(OPINION)),
     ]
 )
@@ -59,6 +63,7 @@ def evaluated(
         "images": len(rows),
         "failed": len(rows) - len(made),
         "flip_rate": pc.mean(rows["flipped"]).as_py(),
+        **cost(lineage, len(rows)),
     }
     if not len(made):
         return found
@@ -70,7 +75,9 @@ def evaluated(
         **found,
         "target_probability": pc.mean(made["p_target"]).as_py(),
         **{name: pc.mean(made[name]).as_py() for name in MEASURES},
+        "s3": 1 - pc.mean(made["feature_distance"]).as_py(),
         "frechet": frechet(measured, units),
+        "sfid": sfid(measured, units),
         "attributes": [
             {"judge": judge, **opinion(targets[:, place], was[:, place], now[:, place])}
             for place, judge in enumerate(judges)
@@ -99,3 +106,23 @@ def frechet(measured: Table, units: Sequence[str]) -> float | None:
         return None
     gaussians = ((of.mean, of.scatter / (of.count - 1)) for of in both)
     return frechet_of_gaussians(*next(gaussians), *next(gaussians))
+
+
+def sfid(measured: Table, units: Sequence[str]) -> float | None:
+    """Frechet distance of split halves, before against after; None of fewer than four images."""
+    from whylens.guidance.measures import split_frechet
+
+    both = measured.read(FEATURES, units)
+    before, after = (column.drop_null().to_pylist() for column in both.columns)
+    return split_frechet(before, after) if len(before) >= 4 else None
+
+
+def cost(lineage: Lineage, images: int) -> dict[str, float | None]:
+    """Seconds and megabytes an image of the counterfactuals' stage, where its run noted them."""
+    record = lineage.holder(COUNTERFACTUALS).record()
+    spent = record.get("timings", {}).get(COUNTERFACTUALS)
+    held = record.get("memory", {}).get(COUNTERFACTUALS)
+    return {
+        "seconds": None if spent is None else spent / images,
+        "memory_mb": None if not held else held["needed"] / held["problems"] / 1e6,
+    }

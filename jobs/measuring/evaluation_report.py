@@ -40,7 +40,12 @@ MEASURES = (
     Measure("l2", "L2", "{:.2f}", "low"),
     Measure("lpips", "LPIPS", "{:.3f}", "low"),
     Measure("feature_distance", "Distance in features", "{:.2f}", "low"),
+    Measure("s3", "S3 (cosine of features)", "{:.2f}", "high"),
+    Measure("cout", "COUT", "{:.2f}", "high"),
     Measure("frechet", "Frechet distance", "{:.2f}", "low"),
+    Measure("sfid", "sFID (split halves)", "{:.2f}", "low"),
+    Measure("seconds", "Seconds an image", "{:.1f}", "low"),
+    Measure("memory_mb", "Memory an image, MB", "{:.0f}", "low"),
 )
 
 
@@ -85,9 +90,9 @@ def write(run: Run, now: datetime | None = None) -> str:
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Cell]]]:
     """Each measure that a run has, and what each judge says: a title, and a cell a run."""
     found = [
-        (one.title, cells([row[one.name] for row in rows], one.form, one.better))
+        (one.title, cells([row.get(one.name) for row in rows], one.form, one.better))
         for one in MEASURES
-        if any(row[one.name] is not None for row in rows)
+        if any(row.get(one.name) is not None for row in rows)
     ]
     for judge in dict.fromkeys(one["judge"] for row in rows for one in row["attributes"] or ()):
         said: list[Mapping[str, Any]] = [

@@ -12,6 +12,8 @@ from whylens.guidance.measures import (
     grown,
     l1,
     l2,
+    split_frechet,
+    transition,
 )
 
 
@@ -74,3 +76,41 @@ def test_frechet_is_that_of_the_matrix_root():
     assert frechet(a[:4], a[:4] + 1.0) == pytest.approx(6, rel=1e-6)
     with pytest.raises(ValueError, match="two rows"):
         frechet(a[:1], b)
+
+
+def test_split_frechet_holds_each_half_to_the_others_counterfactuals():
+    rng = np.random.default_rng(3)
+    before, change = rng.standard_normal((21, 4)), rng.standard_normal((21, 4))
+    order = np.random.default_rng(5).permutation(21)
+    one, other = order[:10], order[10:]
+    after = before + change
+    expected = (frechet(before[one], after[other]) + frechet(before[other], after[one])) / 2
+    assert split_frechet(before, after, seed=5) == pytest.approx(expected)
+    # What changes nothing is not perfect: the halves differ.
+    assert split_frechet(before, before) > 0.01
+    with pytest.raises(ValueError, match="four images"):
+        split_frechet(before[:3], after[:3])
+
+
+class ByBrightPixels:
+    """p of class 1 is the share of pixels above a half, of class 0 the rest."""
+
+    def probabilities(self, images):
+        share = (images.mean(1) > 0.5).float().flatten(1).mean(1)
+        return torch.stack([1 - share, share], 1)
+
+
+def test_the_transition_is_the_area_between_two_curves():
+    before, after = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    after[0] = 0.9  # every pixel counts alike
+    after[1, :, 0, 0] = 0.9  # one of sixteen pixels changes
+    classes = torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long)
+    found = transition(ByBrightPixels(), before, after, *classes, steps=8)
+    # p of the target rises in a line from 0 to 1, that of the source falls: the areas are equal.
+    share = np.linspace(0, 1, 9)
+    assert float(found[0]) == pytest.approx(np.trapezoid(share - (1 - share), share), abs=1e-6)
+    # After the first step nothing changes any more: 1/16 against 15/16.
+    curve = np.array([-1.0] + [1 / 16 - 15 / 16] * 8)
+    assert float(found[1]) == pytest.approx(np.trapezoid(curve, share), abs=1e-6)
+    same = transition(ByBrightPixels(), after, after, *classes, steps=4)
+    assert float(same[0]) == pytest.approx(1.0)

@@ -236,6 +236,9 @@ def test_parts_give_what_all_images_at_once_give(
     for name, value in expected.items():
         assert row[name] == pytest.approx(value, rel=1e-5), name
     assert row["frechet"] == pytest.approx(measures.frechet(x, y), rel=1e-6)
+    assert row["s3"] == pytest.approx(cosine.mean())
+    assert -1 <= row["cout"] <= 1
+    assert row["sfid"] is None  # of three images
     collection = open_collection(IMAGES)
     masks = {record.id: collection.object_mask(record) for record in collection.records}
     inside, outside = [], []
