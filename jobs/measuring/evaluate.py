@@ -194,12 +194,14 @@ class Measurer:
         was, now = (measures.features_of(self.independent, side) for side in (before, after))
         if classifier not in self.explained:
             self.explained[classifier] = load_classifier(classifier, self.device)
-        classes = (
+        sources, targets = (
             torch.tensor([row[which] for row in made], device=self.device)
             for which in ("source_class", "target_class")
         )
         columns = {
-            "cout": measures.transition(self.explained[classifier], before, after, *classes),
+            "cout": measures.transition(
+                self.explained[classifier], before, after, sources, targets
+            ),
             "l1": measures.l1(before, after),
             "l2": measures.l2(before, after),
             "feature_distance": measures.feature_distance(was, now),

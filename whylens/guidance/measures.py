@@ -94,7 +94,7 @@ def transition(
     batch, _, height, width = before.shape
     changed = (after - before).abs().sum(1).flatten(1)
     # The place of each pixel in the order of falling change.
-    place = changed.argsort(1, descending=True, stable=True).argsort(1)
+    place = changed.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     curves = []
     for step in range(steps + 1):
         there = place < round(step * height * width / steps)
