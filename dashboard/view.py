@@ -61,13 +61,13 @@ def go_to(view: str, **query: str) -> None:
         st.switch_page(pages[view], query_params=_asked(run, query))
 
 
-def follow(name: str, known: Container[str]) -> str:
+def follow(name: str, known: Container[str], first: str) -> str:
     """The key of a widget whose value, a text, is the parameter `name` of the address.
 
-    What the address names is chosen, also when Back has changed it; `lead` has to be called with
-    what the widget says.
+    What the address names is chosen, also when Back has changed it, and the `first` where it names
+    nothing; `lead` has to be called with what the widget says.
     """
-    asked = st.query_params.get(name)
+    asked = st.query_params.get(name, first)
     if asked in known and asked != st.session_state.get(f"{name} seen"):
         st.session_state[f"{name} chosen"] = asked
     return f"{name} chosen"

@@ -54,7 +54,7 @@ def draw(reading: Reading) -> None:
         f"{amount(len(fitting), 'finding')} of {len(found)}",
         list(ranks),
         format_func=lambda rank: finding_title(ranks[rank]),
-        key=follow("finding", ranks),
+        key=follow("finding", ranks, next(iter(ranks))),
     )
     if len(fitting) > len(ranks):
         st.caption(f"The first {len(ranks):,} can be chosen here: filters narrow the list.")
