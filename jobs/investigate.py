@@ -33,11 +33,11 @@ from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.index import JOB as INDEX
 from whylens.jobs.images.index import IndexSettings, index
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.confirm import JOB as CONFIRM
 from whylens.jobs.slices.confirm import ConfirmSettings, confirm, queries_of
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run, Table
+from whylens.runs.lineage import Lineage
 
 TABLE = "labels"
 SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 def planted_truth(images: str, classifier: str) -> dict[str, str] | None:

@@ -29,7 +29,7 @@ ORDER = (
     "whylens.planted.training",
     "whylens.planted.checks",
     "whylens.cluster",
-    "whylens.jobs",  # the registry, specs, stages, lineage
+    "whylens.jobs",  # the registry, specs, stages
     "whylens.jobs.report",
     "whylens.jobs.images",
     "whylens.jobs.findings",

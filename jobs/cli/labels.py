@@ -35,8 +35,8 @@ def listing(run: RunFolder) -> None:
     from rich.table import Table
 
     from whylens.jobs.labelled import label_rows, verdicts
-    from whylens.jobs.lineage import Lineage
     from whylens.runs import Run
+    from whylens.runs.lineage import Lineage
 
     rows = label_rows(Lineage(Run.open(run)))
     if not rows:

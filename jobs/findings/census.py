@@ -25,9 +25,9 @@ from whylens.jobs.images.embedded import (
     mined_collection,
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.census import Census, from_arrays
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 TABLE = "census"
 SCHEMA = pa.schema(

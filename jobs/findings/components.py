@@ -23,13 +23,13 @@ from whylens.jobs.findings.verdicts import TABLE as VERDICTS
 from whylens.jobs.findings.verdicts import write_verdicts
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
 from whylens.jobs.words import listed
 from whylens.neural_pca.ranking import DEFAULT, Asked
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 class ComponentSettings(StageSettings):

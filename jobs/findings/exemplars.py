@@ -18,12 +18,12 @@ from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 FINDINGS = "findings"
 SCHEMA = pa.schema(

@@ -17,9 +17,9 @@ from whylens.jobs.findings.stored import read_components
 from whylens.jobs.images.embedded import LABELS, shown_classes
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.index import index_of
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import ClassComponents, component_exemplars
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.images import ImageCollection

@@ -26,12 +26,12 @@ from whylens.jobs.images.embedded import (
     read_embedded,
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
 from whylens.neural_pca.ranking import Asked, Reference, judge, typical_words
 from whylens.neural_pca.sufficiency import Mined, Miner, best_two, strata_of
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 SCHEMA = pa.schema(
     [

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whylens.errors import UsageError
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.components import ClassComponents, from_arrays, to_arrays
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

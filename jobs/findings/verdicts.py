@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.ranking import verdict_q_values
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 TABLE = "verdicts"
 KEY = ("class_index", "component")

@@ -20,10 +20,10 @@ from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.runs import Run

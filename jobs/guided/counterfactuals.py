@@ -26,10 +26,10 @@ from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.stage import Batch, work_through
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     import torch

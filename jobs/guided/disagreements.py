@@ -27,10 +27,10 @@ from whylens.jobs.guided.spec import StartingSpec
 from whylens.jobs.guided.starts import TABLE as STARTS
 from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.stage import Batch, work_through
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 TABLE = "disagreements"
 SCOUTED = "scouted"

@@ -20,11 +20,11 @@ from whylens.jobs.guided.spec import Against, StartingSpec
 from whylens.jobs.guided.starts import TABLE as STARTS
 from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 TABLE = "generated"
 SCHEMA = pa.schema(

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from whylens.diffusion import Inversion, Sampler
     from whylens.guidance.memory import Memory
     from whylens.guidance.settings import GuidanceSettings
-    from whylens.jobs.lineage import Lineage
     from whylens.runs import Run
+    from whylens.runs.lineage import Lineage
 
 TABLE = "inversions"
 SCHEMA = pa.schema(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whylens.jobs.guided.worker import Made, Picture
-from whylens.jobs.lineage import Lineage
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     import numpy as np

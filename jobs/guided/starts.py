@@ -23,9 +23,9 @@ from whylens.jobs.guided.prompts import (
 )
 from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import work_through
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.guidance.settings import ChainSettings

@@ -20,8 +20,8 @@ from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.trajectory import Trajectory
 from whylens.jobs.images import closest
 from whylens.jobs.images.pictures import difference, measured, png, stored
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.stage import memory_file
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from torch import Tensor

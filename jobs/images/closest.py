@@ -10,8 +10,8 @@ import pyarrow as pa
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import read_thumbnails
 from whylens.jobs.images.index import index_of
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.queries import nearest
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

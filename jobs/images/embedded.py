@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from whylens.errors import UsageError
-from whylens.jobs.lineage import Lineage
+from whylens.runs.lineage import Lineage
 
 TABLE = "images"
 THUMBNAILS = "thumbnails"

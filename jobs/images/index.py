@@ -20,7 +20,6 @@ from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import work_through
@@ -34,6 +33,7 @@ from whylens.neural_pca.index import (
     unpack_index,
 )
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier

@@ -15,12 +15,12 @@ from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import work_through
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
     import torch

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from whylens.jobs.columns import columns
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca.moments import Moments
 from whylens.runs import Table
+from whylens.runs.lineage import Lineage
 
 MEASURED, TABLE = "measured", "evaluation"
 COUNTERFACTUALS = "counterfactuals"

@@ -10,10 +10,10 @@ from typing import Any
 
 from whylens.errors import UsageError
 from whylens.jobs.guided import counterfactuals
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring.evaluation import TABLE
 from whylens.jobs.report.page import publish
 from whylens.runs import Run, Table
+from whylens.runs.lineage import Lineage
 
 # Images that are shown side by side, and what of a run's table that takes.
 SHOWN = 12

@@ -28,7 +28,6 @@ from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used, read_thumbnails
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
 from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.standing import Knowledge
@@ -36,6 +35,7 @@ from whylens.jobs.people.waterfall import figure
 from whylens.jobs.words import listed
 from whylens.neural_pca import ClassComponents, spufix
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 from whylens.runs.storage import Storage
 from whylens.settings import Settings
 

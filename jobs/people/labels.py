@@ -13,8 +13,8 @@ import pyarrow as pa
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
 from whylens.jobs.labelled import LABELS, SPURIOUS, TABLE, WITHDRAWN, label_rows, verdicts
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 SCHEMA = pa.schema(
     [

@@ -25,10 +25,10 @@ from whylens.jobs.images.embedded import (
     read_embedded,
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import spurious_components
 from whylens.neural_pca import refit, spufix, transfer
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 

@@ -15,10 +15,10 @@ from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import shown_classes
 from whylens.jobs.images.index import index_of
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import Found, component_exemplars, neighbours, neuron_exemplars
 from whylens.neural_pca.index import Searchable
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 SHOWN = ("id", "label", "class_name", "p_label", "top5_classes", "top5_probabilities", "collection")
 

@@ -6,7 +6,7 @@ from whylens.jobs.findings.exemplars import FINDINGS
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
-from whylens.jobs.lineage import Lineage
+from whylens.runs.lineage import Lineage
 
 KEY = ("class_index", "component")
 

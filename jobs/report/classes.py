@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.tables import read
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.classes import load_classes
 from whylens.jobs.report.part import RunData, parts
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 def progress(folder: str) -> tuple[tuple[str, int], ...]:

@@ -8,10 +8,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import jobs, named
 from whylens.jobs.report.classes import ClassSummary
 from whylens.jobs.spec import make_spec
+from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 # The part that every job has.

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import pyarrow as pa
 
-from whylens.jobs.lineage import Lineage
 from whylens.runs import MissingColumnsError
+from whylens.runs.lineage import Lineage
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

@@ -28,7 +28,6 @@ from whylens.jobs.findings.head import Head
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import mined_collection
 from whylens.jobs.images.index import index_of
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
 from whylens.jobs.spec import JobSpec, StageSettings
@@ -42,6 +41,7 @@ from whylens.neural_pca.systematic import (
     systematic_errors,
 )
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 CONFIRMED, SYSTEMATIC, SEARCHED = "confirmed", "systematic", "searched"
 KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))

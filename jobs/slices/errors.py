@@ -26,7 +26,6 @@ from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.index import index_of
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
 from whylens.jobs.spec import JobSpec
@@ -34,6 +33,7 @@ from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.neural_pca.slices import leading_components, slices
 from whylens.neural_pca.systematic import SystematicError
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 SLICES, MISTAKES = "slices", "mistakes"

@@ -24,13 +24,13 @@ from whylens.jobs.findings.stored import components_of
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images.embedded import COLUMNS, mined_collection, read_embedded
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.repair import Seen, spurious_of
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.neural_pca import refit, spufix
 from whylens.neural_pca.dfr import reweighted, worst_group
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 GROUPS, REPAIRS, SHORTCUTS = "groups", "repairs", "shortcuts"

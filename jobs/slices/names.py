@@ -26,7 +26,6 @@ from whylens.images.tensors import to_tensor
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import mined_collection
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
 from whylens.jobs.spec import JobSpec
@@ -34,6 +33,7 @@ from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.jobs.words import plain_name
 from whylens.neural_pca.naming import names
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from safetensors.numpy import save
 
 from whylens.jobs.findings.stored import arrays_name
 from whylens.jobs.images.index import IndexSpec, index
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import class_components
 from whylens.neural_pca.components import to_arrays
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 CLASSIFIER = "planted:biased"
 PARTS, EACH = 6, 50

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.registry import Job
 from whylens.jobs.report.part import Limit, Part
 from whylens.jobs.report.tables import rows_of, value
 from whylens.jobs.spec import JobSpec
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 class ToySpec(JobSpec):

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.classes import load_classes
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of, others
 from whylens.jobs.report.part import Limit, Pair, Part, RunData, Use
 from whylens.jobs.report.tables import number, rows_of, value
 from whylens.jobs.words import amount, percent, plain_name
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

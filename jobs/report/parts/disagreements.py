@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.part import Limit, Pair, Part, Use
 from whylens.jobs.report.tables import rows_of, value
 from whylens.jobs.words import amount, percent, plain_name
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 from whylens.jobs.labelled import label_rows
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.tables import grouped, number, read, rows_of, value
+from whylens.runs.lineage import Lineage
 
 Rows = list[dict[str, Any]]
 

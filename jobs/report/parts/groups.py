@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Part
 from whylens.jobs.report.tables import grouped, number, rows_of, value
 from whylens.jobs.words import percent, plain_name
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

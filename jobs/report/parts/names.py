@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Part
 from whylens.jobs.report.tables import rows_of, value
 from whylens.jobs.words import amount
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.part import Pair, Part, RunData, Use
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount, percent
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Limit, Part
 from whylens.jobs.report.tables import rows_of
 from whylens.jobs.words import amount
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

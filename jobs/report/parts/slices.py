@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.part import Limit, Part
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount
+from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)

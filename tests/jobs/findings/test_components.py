@@ -14,10 +14,10 @@ from whylens.errors import UsageError, WhylensError
 from whylens.jobs.findings import census, finder
 from whylens.jobs.findings import components as job
 from whylens.jobs.findings.head import Head
-from whylens.jobs.lineage import Lineage
 from whylens.neural_pca import class_components
 from whylens.neural_pca.strata import over_strata, q_values
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 CLASSIFIER = "planted:biased"
 

@@ -27,8 +27,8 @@ from whylens.jobs.guided.disagreement_plan import DisagreementSpec
 from whylens.jobs.guided.generate import GenerateSpec
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.targets import Targets
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 NAMES = ("fish, sea fish", "heart", "ring")
 

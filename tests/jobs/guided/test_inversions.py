@@ -7,8 +7,8 @@ from whylens.diffusion import condition, denoise, load_sampler, result, sample
 from whylens.guidance.settings import EditingSettings, GuidanceSettings
 from whylens.jobs.guided import inversions as job
 from whylens.jobs.guided.inversions import Inversions
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]
 SETTINGS = GuidanceSettings(chain={"steps": 3})

@@ -19,8 +19,8 @@ from whylens.jobs.guided import neuron_plan, neurons
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import Neuron, NeuronSpec
 from whylens.jobs.images.embedded import Embedded
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 # Two classes, four features: feature 1 is the class 0's own, 2 a thing that its images show.
 WEIGHT = np.array([[0.0, 1.0, 1.0, 0.0], [0.5, 0.0, 0.0, 1.0]])

@@ -17,8 +17,8 @@ from whylens.jobs.guided import starts
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import names, prompts_of
 from whylens.jobs.guided.starts import StartSettings
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 FINDING = {
     "class_index": 1,

@@ -17,8 +17,8 @@ from whylens.jobs.images.index import (
     open_index,
     shards,
 )
-from whylens.jobs.lineage import Lineage
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 made = runpy.run_path(str(Path(__file__).parents[1] / "embedded_run.py"))
 built, COUNT, CLASSIFIER = made["indexed"], made["COUNT"], made["CLASSIFIER"]

@@ -27,7 +27,6 @@ from whylens.jobs.guided.counterfactuals import Changer
 from whylens.jobs.guided.methods import BaselineSettings, load_baseline
 from whylens.jobs.guided.models import Models
 from whylens.jobs.images import closest
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.measuring import evaluate, evaluation_report
 from whylens.jobs.measuring.evaluate import EvaluateSpec, EvaluateUnit, Measurer
 from whylens.jobs.measuring.terminal import show_evaluation
@@ -35,6 +34,7 @@ from whylens.jobs.report import page as report
 from whylens.jobs.report.page import ReportSpec
 from whylens.jobs.stage import do_missing
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 IMAGES = "planted:clear?count=4&seed=3"
 CLASSIFIER = "planted:balanced"

@@ -11,7 +11,6 @@ import pytest
 from whylens.errors import UsageError
 from whylens.jobs.cli import main
 from whylens.jobs.labelled import by_time, label_home
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.labels import (
     Named,
     add_label,
@@ -20,6 +19,7 @@ from whylens.jobs.people.labels import (
     spurious_components,
 )
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 NAMES = {1: "fish, sea fish", 4: "crane", 7: "crane", 12: "Great Dane"}
 

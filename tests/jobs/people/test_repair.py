@@ -14,9 +14,9 @@ from whylens.jobs.findings.components import ComponentSettings
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images import embed as embed_job
 from whylens.jobs.images.embed import EmbedSpec
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.people.repair import RepairSpec, repair_run
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 def embedded(folder: Path, classifier: str) -> Run:

@@ -4,13 +4,13 @@ import time
 
 import pyarrow as pa
 
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.parts.failures import FAILURES, FailedUnit
 from whylens.jobs.report.words import standing
 from whylens.jobs.stage import FAILURES_SCHEMA
 from whylens.runs import Run
 from whylens.runs.lease import DEAD_AFTER
+from whylens.runs.lineage import Lineage
 
 
 def test_a_unit_that_failed_is_listed_with_its_attempts_and_whether_it_was_done(tmp_path):

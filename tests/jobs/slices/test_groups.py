@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from whylens.images import open_collection
-from whylens.jobs.lineage import Lineage
 from whylens.jobs.report.parts.groups import load_groups, sentence
 from whylens.jobs.slices.groups import _by_group, groups_of
 from whylens.runs import Run
+from whylens.runs.lineage import Lineage
 
 
 def test_groups_are_of_a_class_and_a_value_and_small_ones_are_left_out():
