@@ -126,7 +126,9 @@ def write_spec(folder: Path, **more: object) -> Path:
 @pytest.fixture
 def jobs(server, capsys, monkeypatch):
     """Run `whylens jobs ...` in this process; its exit code and what it printed."""
-    for name, value in TOKEN.items():
+    # Ray reads RAY_AUTH_MODE once a process, and a test before may have had it read.
+    headers = {"authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}"}
+    for name, value in {**TOKEN, "RAY_JOB_HEADERS": json.dumps(headers)}.items():
         monkeypatch.setenv(name, value)
 
     def run(*words: str) -> tuple[int, str]:

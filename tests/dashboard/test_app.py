@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import whylens.dashboard.app
@@ -174,6 +175,7 @@ def test_folders_of_runs_and_wrong_folders(
     assert "not a run folder" in opened(monkeypatch, tmp_path / "nowhere").error[0].value
     for name in ("one", "two"):
         synthetic["build_run"](tmp_path / name, without=("images",))
+    st.cache_data.clear()  # what was there is believed for ten seconds
     app = opened(monkeypatch, tmp_path)
     assert sorted(app.sidebar.selectbox[0].options) == ["one", "two"]
 

@@ -18,7 +18,10 @@ from whylens.runs import Run
 # Words of a setting's description that say that it may be a path.
 WORDS = re.compile(r"\b(classifiers?|folders?|file|collection|validation images|by name)\b", re.I)
 # Settings that are described so and name no place.
-OTHERS = {"out", "classes", "target", "targets", "prompts", "prompt_template", "spurious_column"}
+OTHERS = {
+    *("out", "classes", "target", "targets", "prompts", "prompt_template", "spurious_column"),
+    *("attributes", "templates"),
+}
 
 
 def text_settings(model: type[BaseModel]) -> dict[str, str]:
