@@ -60,7 +60,7 @@ def _standing(shown: Reading) -> None:
         done, units = int(progress.get("done") or 0), int(progress["units"])
         left = progress.get("seconds_left")
         words = f"{progress.get('stage')}: {done:,} of {units:,} units"
-        if isinstance(left, int | float):
+        if isinstance(left, int | float) and left > 0:
             words += f", about {ago(left)} left"
         st.progress(min(done / units, 1.0), literal(words))
     with panel():
