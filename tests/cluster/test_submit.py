@@ -189,6 +189,8 @@ def test_ctrl_c_leaves_a_job_running_until_it_is_stopped(server, jobs):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Ctrl-C is ignored by what a shell starts in the background, these tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert following.stdout is not None
     while (line := following.stdout.readline()) != "begun\n":
