@@ -25,12 +25,6 @@ class Light(Lineage):
     def of(self, run: Run, name: str) -> Table:
         return LightTable(self._run.of(run, name))
 
-    def has(self, name: str) -> bool:
-        return self._run.has(name)
-
-    def table(self, name: str) -> Table:
-        return LightTable(self._run.table(name))
-
 
 class LightTable(Table):
     """A table with MADE in the place of pictures; null where the row says why it failed."""

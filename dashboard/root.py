@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from whylens.errors import UsageError, WhylensError
-from whylens.runs.confined import ConfinedStorage, OutsideError, confined_run, remote
+from whylens.filesystem import remote
+from whylens.runs.confined import ConfinedStorage, OutsideError, confined_run
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from whylens.errors import UsageError
+from whylens.filesystem import remote
 from whylens.runs.run import Run
 from whylens.runs.storage import Storage
 
@@ -66,11 +67,6 @@ def inside(place: str, root: str) -> bool:
     if (seen.scheme, seen.netloc) != (top_url.scheme, top_url.netloc) or ".." in steps:
         return False
     return f"{seen.path.rstrip('/')}/".startswith(f"{top_url.path.rstrip('/')}/")
-
-
-def remote(place: str) -> bool:
-    """Whether a place is a URL of another filesystem than this machine's."""
-    return "://" in place or "::" in place
 
 
 def confined_run(folder: str, root: str) -> Run:

@@ -25,7 +25,7 @@ class Lineage:
             self.records.append(self.runs[-1].record())
 
     def of(self, run: Run, name: str) -> Table:
-        """A table of one of the runs."""
+        """A table of one of the runs: all that is read of any goes through here."""
         return run.table(name)
 
     def table(self, name: str) -> Table:
@@ -36,7 +36,7 @@ class Lineage:
         UsageError
             If no run has it.
         """
-        return self.holder(name).table(name)
+        return self.of(self.holder(name), name)
 
     def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Rows of the nearest table of that name; none where no run has it."""
@@ -44,7 +44,7 @@ class Lineage:
 
     def has(self, name: str) -> bool:
         """Whether any run has a part of the table."""
-        return any(run.table(name).units() for run in self.runs)
+        return any(self.of(run, name).units() for run in self.runs)
 
     def setting(self, name: str) -> Any:
         """The nearest run's setting of that name; None where no run has it."""
@@ -66,7 +66,7 @@ class Lineage:
             If no run has it.
         """
         for run in self.runs:
-            if run.table(table).units():
+            if self.of(run, table).units():
                 return run
         chain = " <- ".join(run.folder for run in self.runs)
         raise UsageError(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from whylens.errors import UsageError, WhylensError
+from whylens.errors import WhylensError
 from whylens.runs.confined import confined_run
 from whylens.runs.lineage import Lineage
 from whylens.runs.readable import ReadableTable
@@ -96,10 +96,6 @@ class OpenedRun(Lineage):
         """Names of the tables that there are, of the run and of those that it builds on."""
         names = {name for run in self.runs for name in run.storage.names("tables")}
         return sorted(name for name in names if self.has(name))
-
-    def has(self, name: str) -> bool:
-        """Whether any run has a part of the table."""
-        return any(self.of(run, name).units() for run in self.runs)
 
     def table(self, name: str) -> ReadableTable:
         """The nearest table of that name, to read from.
@@ -189,19 +185,6 @@ class OpenedRun(Lineage):
             if key not in self._tables:
                 self._tables[key] = ReadableTable(run.storage, name)
             return self._tables[key]
-
-    def holder(self, table: str) -> Run:
-        """The nearest run that has a part of the table.
-
-        Raises
-        ------
-        UsageError
-            If no run has it.
-        """
-        for run in self.runs:
-            if self.of(run, table).units():
-                return run
-        raise UsageError(f"{self.folder} has no table {table!r}: its job has not run")
 
 
 # What run.json holds besides the job and the state, and of which type.
