@@ -177,11 +177,11 @@ def run(spec: InvestigateSpec) -> Run:
                     if named:
                         raise
                     run.warn(f"disagreements: {error}")
-            if spec.confirm and spec.second and queries_of(lineage):
+            if spec.confirm and spec.second and (pictures := queries_of(lineage)):
                 judge = spec.confirm.judge or spec.against
                 asked = spec.confirm.model_copy(update={"judge": judge})
                 try:
-                    confirm(run, lineage, asked, placement)
+                    confirm(run, lineage, asked, placement, pictures)
                 except UsageError as error:
                     if spec.confirm.classes:
                         raise

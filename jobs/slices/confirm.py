@@ -6,7 +6,7 @@ of the mined collection; `whylens.neural_pca.systematic` does the search. A clas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from whylens.cluster.kept import kept
 from whylens.cluster.placement import Resources
 from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.images import open_collection
 from whylens.images.tensors import to_tensor
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
@@ -27,9 +27,8 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import mined_collection
-from whylens.jobs.images.index import index_of
 from whylens.jobs.registry import Job
-from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
+from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, seen_by, told
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.neural_pca.sufficiency import best_two, strata_of
@@ -44,7 +43,6 @@ from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
 CONFIRMED, SYSTEMATIC, SEARCHED = "confirmed", "systematic", "searched"
-KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
 SCHEMAS = {
     # Every image that fails; `error` is null where it fails alone.
     CONFIRMED: pa.schema(
@@ -52,9 +50,7 @@ SCHEMAS = {
          *columns(pa.float32(), "p", "p_judge"), ("round", pa.int32())]
     ),
     SYSTEMATIC: pa.schema(
-        [*KEY, *columns(pa.int32(), "error", "images", "near"),
-         *columns(pa.float64(), "rate", "rate_low", "rate_high", "p", "p_low", "p_high"),
-         ("strata", pa.int32()), ("looks_like", pa.string()), ("words", pa.list_(pa.string())),
+        [*KEY, ("error", pa.int32()), *TOLD, ("looks_like", pa.string()),
          ("generated", pa.list_(pa.binary())), ("exemplars", pa.list_(EXEMPLAR))]
     ),
     SEARCHED: pa.schema(
@@ -62,8 +58,15 @@ SCHEMAS = {
          ("exhausted", pa.bool_())]
     ),
 }  # fmt: skip
-# Images that a judge sees together, and generated ones that are shown with an error.
-BATCH, SHOWN = 64, 4
+# What was generated to be called a class: the table, its columns of the class and of the picture,
+# and of what says whether it counts.
+QUERIES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("generated", "class_index", "image", ()),
+    ("disagreements", "class_index", "image", ("classifier_a",)),
+    ("counterfactuals", "target_class", "after", ("flipped",)),
+)
+# Generated images that are shown with an error.
+SHOWN = 4
 
 
 class ConfirmSettings(StageSettings):
@@ -109,19 +112,24 @@ class ClassTask:
     pictures: tuple[bytes, ...]
 
 
-def queries_of(lineage: Lineage) -> dict[int, list[bytes]]:
-    """What a run and its sources generated to be called a class, by class index."""
-    name, found = str(lineage.setting("classifier")), dict[int, list[bytes]]()
-    for table, which, column in (
-        ("generated", "class_index", "image"),
-        ("disagreements", "class_index", "image"),
-        ("counterfactuals", "target_class", "after"),
-    ):
-        for row in lineage.rows(table):
-            others = row.get("classifier_a", name) != name
-            if others or not row.get("flipped", True) or not row[column]:
-                continue
-            found.setdefault(int(row[which]), []).append(row[column])
+def queries_of(lineage: Lineage, *more: Lineage) -> dict[int, list[bytes]]:
+    """What runs and their sources generated to be called a class, by class index.
+
+    Raises
+    ------
+    UsageError
+        If one of them is of another classifier than the first.
+    """
+    name, found = lineage.setting("classifier"), dict[int, list[bytes]]()
+    for one in (lineage, *more):
+        if (other := one.setting("classifier")) != name:
+            raise UsageError(f"{one.runs[0].folder} is of the classifier {other}, not of {name}")
+        for table, which, column, says in QUERIES:
+            for row in one.rows(table, (which, column, *says)):
+                others = row.get("classifier_a", name) != name
+                if others or not row.get("flipped", True) or not row[column]:
+                    continue
+                found.setdefault(int(row[which]), []).append(row[column])
     return found
 
 
@@ -130,9 +138,11 @@ def confirm(
     lineage: Lineage,
     settings: ConfirmSettings,
     placement: Resources,
-    more: Sequence[Lineage] = (),
+    pictures: Mapping[int, Sequence[bytes]],
 ) -> None:
     """The stage: what is missing of the tables confirmed, systematic and searched.
+
+    `pictures` are the queries, as `queries_of` has them.
 
     Raises
     ------
@@ -141,14 +151,7 @@ def confirm(
     """
     from whylens.classifiers import load_classifier
 
-    name = str(lineage.setting("classifier"))
-    classifier = load_classifier(name)
-    pictures: dict[int, list[bytes]] = {}
-    for one in (lineage, *more):
-        if (other := one.setting("classifier")) != name:
-            raise UsageError(f"{one.runs[0].folder} is of the classifier {other}, not of {name}")
-        for k, some in queries_of(one).items():
-            pictures.setdefault(k, []).extend(some)
+    classifier = load_classifier(str(lineage.setting("classifier")))
     wanted = [classifier.class_index(c) for c in settings.classes] or sorted(pictures)
     if lacking := [classifier.class_names[k] for k in wanted if k not in pictures]:
         raise UsageError(f"no image was generated for {', '.join(lacking)}: leave the class out")
@@ -186,17 +189,12 @@ class Confirmer:
         from whylens.classifiers import load_classifier
 
         self.run, self.settings = run, settings
-        self.classifier = load_classifier(str(lineage.setting("classifier")), device)
-        self.judge = load_classifier(settings.judge, device) if settings.judge else None
-        self.head, tag = Head.of(self.classifier), mined_collection(lineage)
-        self.index = index_of(lineage, tag, self.classifier)
-        uri = lineage.setting("second" if tag == "second" else "images")
-        self.collection = open_collection(str(uri))
-        seen = lineage.table(IMAGES).read(["id", "label", "caption", "collection"])
-        seen = seen.filter(pc.equal(seen["collection"], tag))
-        seen = seen.take(pc.index_in(pa.array(self.index.ids, pa.string()), seen["id"]))
-        self.labels = seen["label"].to_numpy().astype(np.int64)
-        self.captions = np.asarray(pc.fill_null(seen["caption"], "").to_pylist(), object)
+        self.classifier = kept(load_classifier, str(lineage.setting("classifier")), device)
+        self.judge = kept(load_classifier, settings.judge, device) if settings.judge else None
+        self.head = Head.of(self.classifier)
+        self.collection, self.index, self.labels, self.captions = indexed(
+            lineage, mined_collection(lineage), self.classifier
+        )
 
     def __call__(self, unit: Batch[ClassTask]) -> int:
         """Search for the unit's class, write what was found; how many images fail."""
@@ -266,22 +264,12 @@ class Confirmer:
         ids = [self.index.ids[row] for row in shown]
         p = self.head.probabilities(self.index.features(shown))[:, task.class_index]
         near = most_alike(queries, self.index.features(error.rows).mean(0), SHOWN)
-        mean = error.probability
         return {
             "error": place,
-            "images": len(error.rows),
-            "near": len(error.near),
-            "rate": error.rate,
-            "rate_low": error.low,
-            "rate_high": error.high,
-            "p": mean.mean,
-            "p_low": None if np.isnan(mean.low) else max(mean.low, 0.0),
-            "p_high": None if np.isnan(mean.high) else min(mean.high, 1.0),
-            "strata": mean.strata,
+            **told(error, self.captions),
             "looks_like": None
             if error.looks_like is None
             else self.classifier.class_names[error.looks_like],
-            "words": words_of(self.captions, error.rows),
             "generated": [task.pictures[row] for row in near],
             "exemplars": exemplars(
                 self.collection, ids, p.tolist(), [self._label(row) for row in shown]
@@ -302,28 +290,12 @@ class Confirmer:
             own = same_class(self.classifier.class_names[k], self.judge)
             assert own is not None  # or the stage would not have begun
             asked = np.flatnonzero(without)
-            p[asked] = self._judged(rows[asked])[:, own]
+            if len(asked):
+                ids = [self.index.ids[row] for row in rows[asked]]
+                said = seen_by(self.judge, self.collection, ids, self.judge.probabilities)
+                p[asked] = said[:, own]
             without[asked] = p[asked] <= self.settings.absent
         return without, p
-
-    def _judged(self, rows: np.ndarray) -> np.ndarray:
-        """The judge's probabilities of some images, [n, K']."""
-        import torch
-
-        judge = self.judge
-        assert judge is not None
-        ids = [self.index.ids[row] for row in rows]
-        records = self.collection.records.with_ids(ids)
-        parts = [np.zeros((0, len(judge.class_names)), np.float32)]
-        for start in range(0, len(ids), BATCH):
-            images = [
-                to_tensor(judge.eval_transform(self.collection.load(records[name])))
-                for name in ids[start : start + BATCH]
-            ]
-            with torch.inference_mode():
-                p = judge.probabilities(torch.stack(images).to(judge.device))
-            parts.append(p.float().cpu().numpy())
-        return np.concatenate(parts)
 
 
 class _Judged:
@@ -346,7 +318,9 @@ def run(spec: ConfirmSpec) -> Run:
     check_names(classifiers=[spec.confirm.judge])
     more = [Lineage(Run.open(folder)) for folder in spec.queries]
     with JOB.working(spec) as run, session() as ray:
-        confirm(run, Lineage(run), spec.confirm, settled(ray, spec.placement), more)
+        lineage = Lineage(run)
+        pictures = queries_of(lineage, *more)
+        confirm(run, lineage, spec.confirm, settled(ray, spec.placement), pictures)
     return run
 
 

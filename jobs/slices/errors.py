@@ -19,15 +19,13 @@ from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.images import open_collection
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.index import index_of
 from whylens.jobs.registry import Job
-from whylens.jobs.slices.shown import EXEMPLAR, exemplars, words_of
+from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, told
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.neural_pca.slices import leading_components, slices
@@ -37,21 +35,20 @@ from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 SLICES, MISTAKES = "slices", "mistakes"
-KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
 MENDED = pa.struct(
     [("image_id", pa.string()), *columns(pa.binary(), "before", "after"), ("p", pa.float32())]
 )
 SCHEMAS = {
     SLICES: pa.schema(
-        [*KEY, *columns(pa.int32(), "slice", "images", "near"),
-         *columns(pa.float64(), "rate", "rate_low", "rate_high", "p", "p_low", "p_high"),
-         ("strata", pa.int32()), ("words", pa.list_(pa.string())),
-         ("labels", pa.list_(pa.string())), ("components", pa.list_(pa.int32())),
-         ("shares", pa.list_(pa.float64())), ("image_ids", pa.list_(pa.string())),
-         ("exemplars", pa.list_(EXEMPLAR)), ("mended", pa.list_(MENDED))]
+        [*KEY, ("slice", pa.int32()), *TOLD, ("labels", pa.list_(pa.string())),
+         ("components", pa.list_(pa.int32())), ("shares", pa.list_(pa.float64())),
+         ("image_ids", pa.list_(pa.string())), ("exemplars", pa.list_(EXEMPLAR)),
+         ("mended", pa.list_(MENDED))]
     ),
     MISTAKES: pa.schema([*KEY, *columns(pa.int32(), "others", "mistaken", "in_slices")]),
 }  # fmt: skip
+# What is read of counterfactuals.
+CHANGED = ("image_id", "target_class", "flipped", "p_target_after", "before", "after")
 # Components and true classes that are named, and counterfactuals that are kept, at most.
 NAMED, KEPT = 3, 4
 
@@ -123,17 +120,12 @@ class Slicer:
 
         self.run, self.lineage, self.settings = run, lineage, settings
         self.classifier = load_classifier(str(lineage.setting("classifier")))
-        self.index = index_of(lineage, settings.collection, self.classifier)
-        uri = lineage.setting("second" if settings.collection == "second" else "images")
-        self.collection = open_collection(str(uri))
-        seen = lineage.table(IMAGES).read(["id", "label", "caption", "collection"])
-        seen = seen.filter(pc.equal(seen["collection"], settings.collection))
-        seen = seen.take(pc.index_in(pa.array(self.index.ids, pa.string()), seen["id"]))
-        self.labels = seen["label"].to_numpy().astype(np.int64)
-        self.captions = np.asarray(pc.fill_null(seen["caption"], "").to_pylist(), object)
+        self.collection, self.index, self.labels, self.captions = indexed(
+            lineage, settings.collection, self.classifier
+        )
         self.features = self.index.features(np.arange(len(self.labels)))
         self.p = Head.of(self.classifier).probabilities(self.features)
-        self.changed = lineage.rows("counterfactuals")
+        self.changed = lineage.rows("counterfactuals", CHANGED)
 
     def __call__(self, unit: Batch[CalledTask]) -> int:
         """Slice the mistakes of the unit's class, write them; how many slices."""
@@ -176,7 +168,7 @@ class Slicer:
                 components, shares = leading_components(
                     of, self.features[found.rows].mean(0, dtype=np.float64), mean
                 )
-        inside, p = set(ids), found.probability
+        inside = set(ids)
         mended = [
             {
                 "image_id": row["image_id"],
@@ -190,16 +182,7 @@ class Slicer:
         ]  # fmt: skip
         return {
             "slice": place,
-            "images": len(found.rows),
-            "near": len(found.near),
-            "rate": found.rate,
-            "rate_low": found.low,
-            "rate_high": found.high,
-            "p": p.mean,
-            "p_low": None if np.isnan(p.low) else max(p.low, 0.0),
-            "p_high": None if np.isnan(p.high) else min(p.high, 1.0),
-            "strata": p.strata,
-            "words": words_of(self.captions, found.rows),
+            **told(found, self.captions),
             "labels": [name for name, _ in Counter(truth).most_common(NAMED)],
             "components": components[:NAMED].tolist(),
             "shares": shares[:NAMED].tolist(),

@@ -17,7 +17,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.errors import UsageError
-from whylens.images import open_collection
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import TABLE as COMPONENTS
 from whylens.jobs.findings.stored import components_of
@@ -26,6 +25,7 @@ from whylens.jobs.images.embedded import COLUMNS, mined_collection, read_embedde
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.people.repair import Seen, spurious_of
 from whylens.jobs.registry import Job
+from whylens.jobs.slices.shown import collection_of
 from whylens.jobs.spec import JobSpec
 from whylens.neural_pca import refit, spufix
 from whylens.neural_pca.dfr import reweighted, worst_group
@@ -101,9 +101,8 @@ def images_of(lineage: Lineage, settings: GroupSettings) -> Images:
     UsageError
         If the collection has no attributes, not one that is asked for, or no labels.
     """
-    uri = str(lineage.setting("images" if settings.collection == "main" else "second"))
-    collection = open_collection(uri)
-    known = collection.attributes()
+    collection = collection_of(lineage, settings.collection)
+    uri, known = collection.uri, collection.attributes()
     wanted = settings.attributes or list(known)
     if not known or not set(wanted) <= set(known):
         lacking = sorted(set(wanted) - set(known))
@@ -122,8 +121,13 @@ def images_of(lineage: Lineage, settings: GroupSettings) -> Images:
         seen.features[labelled].astype(np.float64),
         seen.labels[labelled],
         {name: np.asarray([known[name][row] for row in rows]) for name in wanted},
-        np.asarray([crc32(seen.ids[row].encode()) % 2 == 0 for row in labelled]),
+        for_repairs([seen.ids[row] for row in labelled]),
     )
+
+
+def for_repairs(ids: Sequence[str]) -> np.ndarray:
+    """Which images [N] repairs may be fitted to, by their ids: half of them."""
+    return np.asarray([crc32(one.encode()) % 2 == 0 for one in ids], bool)
 
 
 def groups_of(labels: np.ndarray, values: np.ndarray, least: int) -> np.ndarray:
@@ -218,8 +222,7 @@ def _spufixes(
     mined, mined_for = seen.mined(found, spurious, lineage.runs[0].folder)
 
     def may(ids: Sequence[str], tag: str) -> np.ndarray:
-        measured = tag == settings.collection
-        return np.asarray([not measured or crc32(one.encode()) % 2 == 0 for one in ids], bool)
+        return for_repairs(ids) if tag == settings.collection else np.ones(len(ids), bool)
 
     kept = may(seen.pool.ids, mined_collection(lineage))[mined]
     own = may(seen.main.ids, "main") & (seen.main.labels >= 0)

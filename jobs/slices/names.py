@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,12 @@ from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.images import open_collection
-from whylens.images.tensors import to_tensor
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import mined_collection
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
+from whylens.jobs.slices.shown import collection_of, seen_by
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.jobs.words import plain_name
@@ -49,7 +48,6 @@ SCHEMA = pa.schema(
     ]
 )
 COMPONENT, ERROR, SLICE = "component", "systematic error", "slice"
-BATCH = 64
 # Captions in which a word is read, at most.
 CONTEXTS = 32
 
@@ -215,9 +213,9 @@ class Namer:
             ]
         )
         self.collections = {
-            tag: open_collection(str(uri))
-            for tag, setting in (("main", "images"), ("second", "second"))
-            if (uri := lineage.setting(setting))
+            tag: collection_of(lineage, tag)
+            for tag in ("main", "second")
+            if tag == "main" or lineage.setting("second")
         }
         seen = lineage.table(IMAGES).read(["id", "collection"])
         self.ids = {
@@ -256,20 +254,7 @@ class Namer:
 
     def _embedded(self, tag: str, ids: Sequence[str]) -> np.ndarray:
         """Embeddings [n, D] of images by id."""
-        import torch
-
-        collection = self.collections[tag]
-        records = collection.records.with_ids(ids)
-        parts = []
-        for start in range(0, len(ids), BATCH):
-            images: list[Any] = [
-                to_tensor(self.model.eval_transform(collection.load(records[name])))
-                for name in ids[start : start + BATCH]
-            ]
-            with torch.inference_mode():
-                features = self.model.features(torch.stack(images).to(self.model.device))
-            parts.append(features.float().cpu().numpy())
-        return np.concatenate(parts)
+        return seen_by(self.model, self.collections[tag], ids, self.model.features)
 
 
 def run(spec: NamesSpec) -> Run:

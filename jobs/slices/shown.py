@@ -1,22 +1,113 @@
-"""Images that show a slice: their thumbnails, and the words that tell them from others."""
+"""What jobs on slices share: a collection with its index, and what is told of images in it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from whylens.images import ImageCollection
-from whylens.images.tensors import thumbnail
+from whylens.images import ImageCollection, open_collection
+from whylens.images.tensors import thumbnail, to_tensor
+from whylens.jobs.columns import columns
+from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.index import index_of
 from whylens.neural_pca import typical_words
+from whylens.neural_pca.index.searchable import Searchable
+from whylens.neural_pca.systematic import SystematicError
+from whylens.runs.lineage import Lineage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whylens.classifiers import Classifier
+
+KEY = (pa.field("class_index", pa.int32()), pa.field("class_name", pa.string()))
 
 EXEMPLAR = pa.struct(
     [("image_id", pa.string()), ("p", pa.float32()), ("label", pa.string()), ("thumb", pa.binary())]
 )
+# The columns of images that fail alike, as `told` has them.
+TOLD = (
+    *columns(pa.int32(), "images", "near"),
+    *columns(pa.float64(), "rate", "rate_low", "rate_high", "p", "p_low", "p_high"),
+    pa.field("strata", pa.int32()),
+    pa.field("words", pa.list_(pa.string())),
+)
+# Images that a classifier sees together.
+BATCH = 64
 # Captions beside which those of a slice are typical or not.
 CAPTIONS = 10_000
+
+
+class Indexed(NamedTuple):
+    """A collection with its index; labels [N] (-1: none) and captions [N] of the index's rows."""
+
+    collection: ImageCollection
+    searchable: Searchable
+    labels: np.ndarray
+    captions: np.ndarray
+
+
+def collection_of(lineage: Lineage, tag: str) -> ImageCollection:
+    """A run's collection, "main" or "second"."""
+    return open_collection(str(lineage.setting("second" if tag == "second" else "images")))
+
+
+def indexed(lineage: Lineage, tag: str, classifier: Classifier) -> Indexed:
+    """A run's collection with the index of its features."""
+    index = index_of(lineage, tag, classifier)
+    seen = lineage.table(IMAGES).read(["id", "label", "caption", "collection"])
+    seen = seen.filter(pc.equal(seen["collection"], tag))
+    seen = seen.take(pc.index_in(pa.array(index.ids, pa.string()), seen["id"]))
+    return Indexed(
+        collection_of(lineage, tag),
+        index,
+        seen["label"].to_numpy().astype(np.int64),
+        np.asarray(pc.fill_null(seen["caption"], "").to_pylist(), object),
+    )
+
+
+def seen_by(
+    classifier: Classifier,
+    collection: ImageCollection,
+    ids: Sequence[str],
+    ask: Callable[[Tensor], Tensor],
+) -> np.ndarray:
+    """What `ask` says of images, as the classifier is shown them: [n, ...] in float32.
+
+    The ids are one or more.
+    """
+    import torch
+
+    records, parts = collection.records.with_ids(ids), []
+    for start in range(0, len(ids), BATCH):
+        images = [
+            to_tensor(classifier.eval_transform(collection.load(records[name])))
+            for name in ids[start : start + BATCH]
+        ]
+        with torch.inference_mode():
+            parts.append(ask(torch.stack(images).to(classifier.device)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def told(error: SystematicError, captions: np.ndarray) -> dict[str, Any]:
+    """The columns TOLD of images that fail alike."""
+    p = error.probability
+    return {
+        "images": len(error.rows),
+        "near": len(error.near),
+        "rate": error.rate,
+        "rate_low": error.low,
+        "rate_high": error.high,
+        "p": p.mean,
+        "p_low": None if np.isnan(p.low) else max(p.low, 0.0),
+        "p_high": None if np.isnan(p.high) else min(p.high, 1.0),
+        "strata": p.strata,
+        "words": words_of(captions, error.rows),
+    }
 
 
 def exemplars(

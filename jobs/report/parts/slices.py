@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from whylens.jobs.report.part import Limit, Part
+from whylens.jobs.report.parts.alike import Alike, RealImage
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount
 from whylens.runs.lineage import Lineage
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A real image that is called another class than its own."""
-
-    image_id: str
-    p: float | None
-    label: str
-    thumb: bytes | None
 
 
 @dataclass(frozen=True)
@@ -33,19 +24,11 @@ class Mended:
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(Alike):
     """Mistakes that are alike; `leads` are components of the class and their shares of the gap."""
 
-    class_name: str
-    images: int
-    near: int
-    rate: float | None
-    rate_low: float | None
-    rate_high: float | None
-    words: tuple[str, ...]
     labels: tuple[str, ...]
     leads: tuple[tuple[int, float], ...]
-    exemplars: tuple[Mistake, ...]
     mended: tuple[Mended, ...]
 
 
@@ -77,7 +60,7 @@ def _slice(row: Mapping[str, Any]) -> Slice:
         words=tuple(row.get("words") or ()),
         labels=tuple(row.get("labels") or ()),
         leads=tuple(zip(row.get("components") or (), row.get("shares") or (), strict=True)),
-        exemplars=tuple(value(Mistake, one) for one in row.get("exemplars") or ()),
+        exemplars=tuple(value(RealImage, one) for one in row.get("exemplars") or ()),
         mended=tuple(value(Mended, one) for one in row.get("mended") or ()),
     )
 

@@ -7,39 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from whylens.jobs.report.part import Limit, Part
+from whylens.jobs.report.parts.alike import Alike, RealImage
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount
 from whylens.runs.lineage import Lineage
 
 
 @dataclass(frozen=True)
-class Confirmed:
-    """A real image without the object that is called the class."""
+class Error(Alike):
+    """Real images without the object that fail alike, and generated ones that led to them."""
 
-    image_id: str
-    p: float | None
-    label: str
-    thumb: bytes | None
-
-
-@dataclass(frozen=True)
-class Error:
-    """Real images that fail alike: rates are over them and images like them, in [0, 1]."""
-
-    class_name: str
-    images: int
-    near: int
-    rate: float | None
-    rate_low: float | None
-    rate_high: float | None
     p: float | None
     p_low: float | None
     p_high: float | None
     strata: int
     looks_like: str
-    words: tuple[str, ...]
     generated: tuple[bytes, ...]
-    exemplars: tuple[Confirmed, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +58,7 @@ def _error(row: Mapping[str, Any]) -> Error:
         Error,
         row,
         words=tuple(row.get("words") or ()),
-        exemplars=tuple(value(Confirmed, one) for one in row.get("exemplars") or ()),
+        exemplars=tuple(value(RealImage, one) for one in row.get("exemplars") or ()),
     )
 
 
