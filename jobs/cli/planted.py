@@ -112,46 +112,28 @@ def planted_check(
     import json
     from pathlib import Path
 
-    if (
-        sum((discovery, disagreements, neurons, counterfactuals, confirm, errors, names, groups))
-        > 1
-    ):
+    asked = [name for name, wanted in (
+        ("discovery", discovery), ("disagreements", disagreements), ("neurons", neurons),
+        ("counterfactuals", counterfactuals), ("confirm", confirm), ("errors", errors),
+        ("names", names), ("groups", groups),
+    ) if wanted]  # fmt: skip
+    if len(asked) > 1:
         raise UsageError(
             "one check at a time: --discovery, --disagreements, --neurons, --counterfactuals, "
             "--confirm, --errors, --names or --groups"
         )
-    if counterfactuals:
-        module = importlib.import_module("whylens.planted.checks.counterfactuals")
-        record = module.check_counterfactuals(Path(work), images)
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif confirm:
-        module = importlib.import_module("whylens.planted.checks.confirm")
-        record = module.check_confirm(Path(work))
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif errors:
-        module = importlib.import_module("whylens.planted.checks.errors")
-        record = module.check_errors(Path(work))
-    elif names:
-        module = importlib.import_module("whylens.planted.checks.names")
-        record = module.check_names(Path(work))
-    elif groups:
-        module = importlib.import_module("whylens.planted.checks.groups")
-        record = module.check_groups(Path(work))
-    elif disagreements:
-        module = importlib.import_module("whylens.planted.checks.disagreements")
-        record = module.check_disagreements(Path(work))
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif neurons:
-        module = importlib.import_module("whylens.planted.checks.neurons")
-        record = module.check_neurons(Path(work))
-        typer.echo(f"Look at the pictures in {work}", err=True)
-    elif discovery:
-        module = importlib.import_module("whylens.planted.checks.discovery")
-        record = module.check_discovery(Path(work))
+    if not asked:
+        module = importlib.import_module("whylens.planted.checks.weights")
+        record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
+    else:
+        (name,) = asked
+        module = importlib.import_module(f"whylens.planted.checks.{name}")
+        more = [images] if counterfactuals else []
+        record = getattr(module, f"check_{name}")(Path(work), *more)
+    if discovery:
         figure = importlib.import_module("whylens.planted.checks.discovery_figure")
         figure.draw_discovery(record, Path(work) / "discovery.png")
         typer.echo(f"Look at {Path(work) / 'discovery.png'}", err=True)
-    else:
-        module = importlib.import_module("whylens.planted.checks.weights")
-        record = module.check(samples=samples, sheet=Path(sheet) if sheet else None)
+    elif counterfactuals or confirm or disagreements or neurons:
+        typer.echo(f"Look at the pictures in {work}", err=True)
     typer.echo(json.dumps(record))

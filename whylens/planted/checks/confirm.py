@@ -14,14 +14,16 @@ from zlib import crc32
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from whylens.classifiers import load_classifier
+from whylens.classifiers import Classifier, load_classifier
 from whylens.diffusion import load_sampler
 from whylens.images.tensors import to_batch
 from whylens.neural_pca.index import FeatureIndex
 from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import SystematicError, gather, systematic_errors
 from whylens.planted.checks.disagreements import best_starts, plain_images, pull
+from whylens.planted.checks.discovery import shows
 from whylens.planted.checks.judges import BATCH, features
 from whylens.planted.checks.weights import save_sheet
 from whylens.planted.drawing.data import Drawings, draw_many
@@ -102,11 +104,7 @@ def search(
     """The systematic errors of each class that drawings show."""
     classifier = load_classifier(f"planted:{name}")
     rows = features_of(name, pool, work)
-    weight, bias = classifier.head.arrays()
-    p = torch.softmax(torch.from_numpy(rows @ weight.T + bias), 1).numpy()
-    index = FeatureIndex.build(
-        rows, [str(row) for row in range(len(pool))], fingerprint=classifier.fingerprint
-    )
+    p, index = probabilities(classifier, rows), index_of(classifier, rows)
     asked, unlabelled = features(classifier, queries).numpy(), np.full(len(pool), -1)
     found = {}
     for k in range(len(OBJECTS)):
@@ -132,12 +130,8 @@ def scored(
         confusions += sum(error.looks_like is not None for error in errors)
         for error in (one for one in errors if one.looks_like is None):
             link, of = links.get(k), pool.select(np.isin(np.arange(len(pool)), error.rows))
-            alone = of.objects != k
-            if link is not None and link.kind == "background":
-                alone &= of.backgrounds == BACKGROUNDS.index(link.feature)
-            elif link is not None:
-                alone &= of.companions == COMPANIONS.index(link.feature)
-            share = float(alone.mean()) if link is not None else 0.0
+            alone = None if link is None else (of.objects != k) & shows(of, link)
+            share = 0.0 if alone is None else float(alone.mean())
             shares.append(share)
             if share >= SHOWS:
                 right.add(k)
@@ -178,6 +172,18 @@ def features_of(name: str, pool: Drawings, work: Path) -> NDArray[np.float64]:
 
 def probabilities_of(name: str, pool: Drawings, work: Path) -> NDArray[np.float32]:
     """A planted classifier's probabilities [N, K] of drawings."""
-    weight, bias = load_classifier(f"planted:{name}").head.arrays()
-    logits = torch.from_numpy(features_of(name, pool, work) @ weight.T + bias)
-    return np.asarray(torch.softmax(logits, 1).float())
+    classifier = load_classifier(f"planted:{name}")
+    return probabilities(classifier, features_of(name, pool, work)).astype(np.float32)
+
+
+def probabilities(classifier: Classifier, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A classifier's probabilities [N, K] by its features [N, D]."""
+    weight, bias = classifier.head.arrays()
+    p: NDArray[np.float64] = softmax(rows @ weight.T + bias, axis=1)
+    return p
+
+
+def index_of(classifier: Classifier, rows: NDArray[np.float64]) -> FeatureIndex:
+    """An index of features [N, D], whose ids are their places."""
+    ids = [str(place) for place in range(len(rows))]
+    return FeatureIndex.build(rows, ids, fingerprint=classifier.fingerprint)

@@ -182,15 +182,7 @@ def check_seed(
     found = find(first, collections)
     row = compare(found, collections.second)
     spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
-    keys = sorted(
-        {
-            (int(image), j.components.class_index)
-            for j in found
-            for component in j.suspicious
-            for image in j.mined.rows[component]
-        }
-    )
-    rows, mined_for = np.array(keys).T
+    rows, mined_for = mined_for_repair(found)
     plain = spufix([j.components for j in found], spurious)
     carried = transfer(
         plain,
@@ -217,6 +209,18 @@ def check_seed(
         gains = _gains(before, accuracies(first, collections, fixed))
         curve.append({"strength": strength} | gains)
     return {name: round(float(value), 4) for name, value in row.items()}, curve
+
+
+def mined_for_repair(found: Sequence[Judged]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows [M] of what was mined for suspicious components, and the class [M] of each."""
+    keys = {
+        (int(image), j.components.class_index)
+        for j in found
+        for component in j.suspicious
+        for image in j.mined.rows[component]
+    }
+    rows, mined_for = np.array(sorted(keys)).T
+    return rows, mined_for
 
 
 def compare(found: Sequence[Judged], pool: Drawings) -> dict[str, float]:

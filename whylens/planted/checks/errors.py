@@ -7,9 +7,8 @@ import numpy as np
 
 from whylens.classifiers import load_classifier
 from whylens.neural_pca import typical_words
-from whylens.neural_pca.index import FeatureIndex
 from whylens.neural_pca.slices import slices
-from whylens.planted.checks.confirm import features_of
+from whylens.planted.checks.confirm import features_of, index_of, probabilities
 from whylens.planted.drawing.data import Drawings, draw_many
 from whylens.planted.drawing.world import LINKS, OBJECTS
 
@@ -41,13 +40,7 @@ def slices_of(name: str, pool: Drawings, work: Path) -> list[dict[str, Any]]:
     """The slices of a planted classifier's mistakes, class by class, the largest of each first."""
     classifier = load_classifier(f"planted:{name}")
     features = features_of(name, pool, work)
-    weight, bias = classifier.head.arrays()
-    logits = features @ weight.T + bias
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    index = FeatureIndex.build(
-        features, [str(row) for row in range(len(pool))], fingerprint=classifier.fingerprint
-    )
+    p, index = probabilities(classifier, features), index_of(classifier, features)
     captions, found = pool.captions, []
     for k, called in enumerate(OBJECTS):
         for one in slices(index, pool.objects, p.argmax(1), p[:, k], k):

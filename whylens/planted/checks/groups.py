@@ -16,7 +16,7 @@ from whylens.classifiers import load_classifier
 from whylens.neural_pca import Refit, SpuFix, judge_classes, refit, spufix
 from whylens.neural_pca.dfr import Reweighted, reweighted
 from whylens.planted.checks.confirm import features_of
-from whylens.planted.checks.discovery import MINED, TOP, shows
+from whylens.planted.checks.discovery import MINED, TOP, mined_for_repair, shows
 from whylens.planted.drawing.data import Drawings, draw_many
 from whylens.planted.drawing.world import LINKS, OBJECTS
 
@@ -49,15 +49,7 @@ def check_groups(work: Path, name: str = "biased") -> dict[str, Any]:
         top=TOP, mined=MINED,
     )  # fmt: skip
     spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
-    keys = sorted(
-        {
-            (int(row), j.components.class_index)
-            for j in found
-            for component in j.suspicious
-            for row in j.mined.rows[component]
-        }
-    )
-    rows, mined_for = np.array(keys).T
+    rows, mined_for = mined_for_repair(found)
 
     def refitted(budget: float) -> Refit:
         return refit(
