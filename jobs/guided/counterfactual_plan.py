@@ -113,8 +113,10 @@ def plan(
     """
     wanted = {classifier.class_index(name) for name in spec.classes}
     aim = Targets(spec.target, spec.tree, classifier, listed=spec.targets, seed=spec.seed)
-    check_listed(images, spec)
-    check_prompts(images, classifier, spec)
+    if spec.targets:
+        check_listed(images, spec)
+    if spec.prompts:
+        check_prompts(images, classifier, spec)
     by_class: dict[int, list[tuple[str, int, int, int]]] = {}
     for row in images:
         label = row["label"]
