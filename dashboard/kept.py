@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -24,7 +23,14 @@ from whylens.jobs.report.classes import ClassSummary, load_classes
 from whylens.jobs.report.data import shown_tables, whole_record
 from whylens.jobs.report.page import own_page
 from whylens.jobs.report.part import Part, Row, RunData
-from whylens.jobs.report.parts.finding import PICTURED, Finding, bare, listed_findings, pictured
+from whylens.jobs.report.parts.finding import (
+    PICTURED,
+    Finding,
+    Key,
+    bare,
+    listed_findings,
+    pictured,
+)
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.report.tables import grouped
 from whylens.runs import OpenedRun
@@ -32,7 +38,6 @@ from whylens.runs.readable import ReadableTable
 
 logger = logging.getLogger(__name__)
 Made = TypeVar("Made")
-Key = tuple[int, int]
 KEY = ("class_index", "component")
 
 # Seconds for which run.json is believed.
@@ -153,7 +158,7 @@ class Reading:
             near = finding.rank - 1 if name in ("exemplars", "mined") else None
             table = self.run.table(name).where(key, near=near)
             rows[name] = [] if table is None else table.to_pylist()
-        rows["labels"] = self.labels().get((finding.class_index, finding.component), [])
+        rows["labels"] = self.labels().get(finding.key, [])
         return pictured(finding, rows)
 
     def light(self, part: Part[Row]) -> tuple[Row, ...]:
@@ -213,7 +218,7 @@ class Reading:
         with self._locking:
             lock = self._locks.setdefault(name, threading.RLock())
         with lock:
-            version = tuple(self._version(table, everywhere) for table in tables)
+            version = self.versions(tables, everywhere)
             if name not in self._kept or self._kept[name][0] != version:
                 self._kept[name] = version, make()
             made: Made = self._kept[name][1]
@@ -226,7 +231,7 @@ class Reading:
 
     def soon(self, name: str, tables: Sequence[str], make: Callable[[], Made]) -> Made | None:
         """As `kept`; None, while it is made beside, where that takes longer than PATIENCE."""
-        if self._kept.get(name, ((),))[0] != tuple(self._version(t, False) for t in tables):
+        if self._kept.get(name, ((),))[0] != self.versions(tables):
             with self._locking:
                 maker = self._makers.get(name)
                 if maker is None or not maker.is_alive():
@@ -246,12 +251,16 @@ class Reading:
             self.kept(name, tables, make)
         except Exception as error:
             logger.warning("%s: %s can't be read: %s", self.run.folder, name, error)
-            self._kept[name] = tuple(self._version(t, False) for t in tables), None
+            self._kept[name] = self.versions(tables), None
 
     def _said(self) -> Iterator[dict[str, Any]]:
         for table in label_tables(self.run):
             assert isinstance(table, ReadableTable)
             yield from table.scan(LABEL_COLUMNS).to_pylist()
+
+    def versions(self, tables: Sequence[str], everywhere: bool = False) -> tuple[int, ...]:
+        """A number a table, another when its parts have changed; `everywhere` as `kept` has it."""
+        return tuple(self._version(table, everywhere) for table in tables)
 
     def _version(self, table: str, everywhere: bool) -> int:
         if everywhere:
@@ -275,17 +284,12 @@ class Reading:
         return sorted(rows, key=lambda row: (not row["suspicious"], -(row["suspicion"] or 0.0)))
 
     def _by_key(self) -> dict[Key, Finding]:
-        ranked = {(f.class_index, f.component): f for f in self[FINDINGS]}
+        ranked = {f.key: f for f in self[FINDINGS]}
         others = {_key(row): row for row in self.components()}
         return {
             **{key: bare(row) for key, row in others.items() if key not in ranked},
             **ranked,
         }
-
-    def labelled(self, finding: Finding) -> Finding:
-        """The finding with its labels as they are now."""
-        rows = self.labels().get((finding.class_index, finding.component), [])
-        return replace(finding, labels=pictured(finding, {"labels": rows}).labels)
 
 
 def _key(row: Mapping[str, Any]) -> Key:

@@ -32,10 +32,10 @@ def command(folder: str | None, *, port: int = 8501, address: str = "localhost")
         "theme.light.primaryColor": "#2d5f9e",
         "theme.dark.primaryColor": "#7fb0ec",
         "browser.gatherUsageStats": "false",
+        **SAFE,
     }
     # Whoever names another address names who may ask for it, too: docs/dashboard.md.
-    hosts = ["localhost", "127.0.0.1", "::1"] if address in LOCAL else []
-    settings.update(SAFE)
+    hosts = LOCAL if address in LOCAL else ()
     options = [part for host in hosts for part in ("--server.allowedHosts", host)]
     options += [part for name, value in settings.items() for part in (f"--{name}", value)]
     rest = ["--", folder] if folder else []

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import streamlit as st
 
 from whylens.dashboard.entry import person
-from whylens.dashboard.kept import Key, Reading
+from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import literal
 from whylens.errors import WhylensError
 from whylens.jobs.labelled import WITHDRAWN, label_home
 from whylens.jobs.people.labels import add_label
-from whylens.jobs.people.review import key_of
-from whylens.jobs.report.parts.finding import Finding
+from whylens.jobs.report.parts.finding import Finding, Key
 
 
 def reviewer() -> str:
@@ -69,7 +68,7 @@ class Sitting:
 
     def waiting(self, left: Sequence[Finding]) -> list[Finding]:
         """What is left to judge, the skipped at the end."""
-        return sorted(left, key=lambda one: key_of(one) in self.skipped)
+        return sorted(left, key=lambda one: one.key in self.skipped)
 
     def leave(self) -> None:
         """Go on to what is next in the queue."""
@@ -92,8 +91,8 @@ class Sitting:
         """Write the label, then go on."""
         self.problem = write_label(reading, one, label, who)
         if self.problem is None:
-            self.done.append(key_of(one))
-            self.skipped.discard(key_of(one))
+            self.done.append(one.key)
+            self.skipped.discard(one.key)
             self.leave()
 
     def undo(self, reading: Reading, known: Mapping[Key, Finding], who: str) -> None:

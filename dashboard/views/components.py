@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from whylens.dashboard.kept import Key, Reading
+from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import alphas, component
 from whylens.dashboard.reviewing import reviewer, write_label
 from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.jobs.labelled import LABELS
 from whylens.jobs.people.evidence import mined_images, neighbours
-from whylens.jobs.people.review import by_suspicion, key_of
+from whylens.jobs.people.review import by_suspicion
 from whylens.jobs.report.page import html
-from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
+from whylens.jobs.report.parts.finding import Finding, Key, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.words import amount
 
@@ -73,7 +73,7 @@ def _gallery(reading: Reading, every: Sequence[Finding]) -> None:
         for one in every
         if (not classes or one.class_name in classes)
         and (not wanted or verdict(one).value in wanted)
-        and (not labels or counted.get(key_of(one), NOT_LABELLED) in labels)
+        and (not labels or counted.get(one.key, NOT_LABELLED) in labels)
         and (not words or any(words.casefold() in word.casefold() for word in one.guess))
     ]
     st.caption(
@@ -98,7 +98,7 @@ def _gallery(reading: Reading, every: Sequence[Finding]) -> None:
         for start in range(0, len(cards), 3):
             for column, one in zip(st.columns(3), cards[start : start + 3], strict=False):
                 with column.container(border=True, height="stretch"):
-                    _card(reading, one, counted.get(key_of(one)))
+                    _card(reading, one, counted.get(one.key))
 
 
 def by_class(fitting: Sequence[Finding]) -> list[Finding]:
@@ -110,7 +110,7 @@ def by_class(fitting: Sequence[Finding]) -> list[Finding]:
 
 
 def _card(reading: Reading, one: Finding, label: str | None) -> None:
-    finding = component(reading, key_of(one))
+    finding = component(reading, one.key)
     if finding is not None:
         show(html(FINDINGS, "small", finding, one.guess, label))
     st.button(
@@ -119,13 +119,13 @@ def _card(reading: Reading, one: Finding, label: str | None) -> None:
         icon=":material/open_in_full:",
         type="tertiary",
         on_click=open_component,
-        args=(key_of(one),),
+        args=(one.key,),
     )
 
 
 def _page(reading: Reading, one: Finding, known: Mapping[Key, Finding]) -> None:
     st.button("All components", icon=":material/arrow_back:", on_click=open_component, args=(None,))
-    finding = component(reading, key_of(one))
+    finding = component(reading, one.key)
     if finding is None:
         st.error(f"Component {one.component} of {one.class_name} can't be read.")
         return
@@ -164,7 +164,7 @@ def _histogram(reading: Reading, one: Finding) -> None:
     of = {
         f"{one.class_name} images": found.alphas[:, one.component],
         "mined without the object": np.array(
-            [alpha for _, alpha, _ in mined_images(reading.run, key_of(one))]
+            [alpha for _, alpha, _ in mined_images(reading.run, one.key)]
         ),
     }
     st.markdown("##### Alpha, its contribution to the logit")
@@ -197,7 +197,7 @@ def histogram(of: dict[str, np.ndarray]) -> list[dict[str, Any]]:
 
 def _neighbours(reading: Reading, one: Finding, known: Mapping[Key, Finding]) -> None:
     st.markdown("##### The class's components most like it")
-    for place, cosine in neighbours(reading.run, key_of(one)):
+    for place, cosine in neighbours(reading.run, one.key):
         other = known.get((one.class_index, place))
         if other is None:
             continue
@@ -205,7 +205,7 @@ def _neighbours(reading: Reading, one: Finding, known: Mapping[Key, Finding]) ->
         st.button(
             literal(f"Component {place}{words} (cosine {cosine:.2f}, "
                     f"suspicion {other.suspicion or 0.0:.2f})"),
-            key=f"near-{place}", type="tertiary", on_click=open_component, args=(key_of(other),),
+            key=f"near-{place}", type="tertiary", on_click=open_component, args=(other.key,),
         )  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from whylens.dashboard.root import Root
 from whylens.dashboard.slider import slider
 from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import cards, show
-from whylens.jobs.report.page import html, picture
+from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS, Counterfactual
+from whylens.jobs.report.pictures import picture
 from whylens.jobs.words import amount, percent
 
 PLAIN, CHANGED, MASK = "as it is", "what changed", "what could change"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from whylens.dashboard.kept import Key, Reading
-from whylens.dashboard.looking import component, size_of
+from whylens.dashboard.kept import Reading
+from whylens.dashboard.looking import component
 from whylens.dashboard.view import View, literal
 from whylens.dashboard.views.drawing import show, strip
 from whylens.jobs.people.evidence import thumbs
-from whylens.jobs.people.map import ImagePoints, Places, map_of_components, map_of_images
-from whylens.jobs.people.review import key_of
+from whylens.jobs.people.map import Places, map_of_components, map_of_images
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
@@ -52,7 +50,7 @@ def draw(reading: Reading) -> None:
 
 
 def _images(reading: Reading) -> None:
-    found = _image_points(reading, size_of(reading, "images"))
+    found = reading.kept("map of images", ("images",), lambda: map_of_images(reading.run))
     names = found.names
     chosen = st.multiselect("Classes", sorted(names.values()), key="of", bind="query-params")
     kept = [i for i, k in enumerate(found.classes.tolist()) if not chosen or names.get(k) in chosen]
@@ -84,7 +82,11 @@ def _images(reading: Reading) -> None:
 def _components(reading: Reading) -> None:
     every = reading.judged()
     keys = list(every)
-    found = _component_points(reading, tuple(keys))
+    found = reading.kept(
+        "map of components",
+        ("components", "verdicts", "findings"),
+        lambda: map_of_components(reading.run, keys),
+    )
     looks = {
         Verdict.RELIES: (WRONG, "diamond"),
         Verdict.PULLS: ("#e69f00", "square"),
@@ -114,7 +116,7 @@ def _gallery(reading: Reading, chosen: Sequence[Finding]) -> None:
     for start in range(0, len(chosen), 3):
         for column, one in zip(st.columns(3), chosen[start : start + 3], strict=False):
             with column.container(border=True, height="stretch"):
-                if (shown := component(reading, key_of(one))) is not None:
+                if (shown := component(reading, one.key)) is not None:
                     st.caption(literal(one.class_name))
                     show(html(FINDINGS, "small", shown, one.guess, None))
 
@@ -166,16 +168,6 @@ def _chart(
 def _row(point: dict[str, Any]) -> int:
     data = point["customdata"]
     return int(data[0] if isinstance(data, list) else data)
-
-
-@lru_cache(maxsize=4)
-def _image_points(reading: Reading, size: int) -> ImagePoints:
-    return map_of_images(reading.run)
-
-
-@lru_cache(maxsize=4)
-def _component_points(reading: Reading, keys: tuple[Key, ...]) -> Places:
-    return map_of_components(reading.run, list(keys))
 
 
 VIEW = View("map", "Map", draw, "Why", 40, ":material/scatter_plot:")

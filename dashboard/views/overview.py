@@ -13,12 +13,13 @@ from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import View, go_to, link, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.jobs.labelled import TABLE as LABELS
-from whylens.jobs.report.page import BLANK, html, opening, picture
+from whylens.jobs.report.page import html, opening
 from whylens.jobs.report.part import Part, RunData, parts
 from whylens.jobs.report.parts.failures import FAILURES
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS, truth_label
 from whylens.jobs.report.parts.rejected import REJECTED
+from whylens.jobs.report.pictures import BLANK, picture
 from whylens.jobs.words import amount, percent
 from whylens.runs.run import lacking
 

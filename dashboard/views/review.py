@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from whylens.dashboard.kept import Key, Reading
+from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import component
 from whylens.dashboard.reviewing import Sitting, reviewer
 from whylens.dashboard.view import View, literal, panel
@@ -18,13 +18,12 @@ from whylens.jobs.people.review import (
     Order,
     agreement,
     differing,
-    key_of,
     mean_kappa,
     queue,
     views_of,
 )
 from whylens.jobs.report.page import html
-from whylens.jobs.report.parts.finding import Finding
+from whylens.jobs.report.parts.finding import Finding, Key
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.words import amount, percent
 
@@ -72,7 +71,7 @@ def _judging(
     views = views_of(reading.labels())
     left = sitting.waiting(queue(chosen.values(), views, who, order))
     if sitting.at not in chosen:
-        sitting.at = key_of(left[0]) if left else None
+        sitting.at = left[0].key if left else None
     if order is Order.SPLIT:
         st.caption(f"{amount(len(left), 'component')} on which others differ")
     else:
@@ -80,7 +79,7 @@ def _judging(
         words = f"{done:,} of {len(chosen):,} judged by {literal(who)}"
         st.progress(done / max(len(chosen), 1), words)
     one = None if sitting.at is None else chosen[sitting.at]
-    said = "" if one is None else views.get(key_of(one), {}).get(who.casefold(), "")
+    said = "" if one is None else views.get(one.key, {}).get(who.casefold(), "")
     with st.container(horizontal=True, key="keys"):
         for label, written, key, what in KEYS:
             st.button(
@@ -109,8 +108,8 @@ def _judging(
         st.success(f"Nothing is left to judge for {literal(who)}.")
         return
     with panel():
-        show(_account(reading, key_of(one)))
-    ahead = [key_of(other) for other in left if key_of(other) != sitting.at][:AHEAD]
+        show(_account(reading, one.key))
+    ahead = [other.key for other in left if other.key != sitting.at][:AHEAD]
     threading.Thread(target=_prepare, args=(reading, ahead), daemon=True).start()
 
 
@@ -157,7 +156,7 @@ def _reviewers(reading: Reading, every: Mapping[Key, Finding]) -> None:
                         "Class": one.class_name,
                         "Component": one.component,
                         "Seems to be": ", ".join(one.guess[:2]),
-                        "Said": "; ".join(f"{w}: {v}" for w, v in views[key_of(one)].items()),
+                        "Said": "; ".join(f"{w}: {v}" for w, v in views[one.key].items()),
                     }
                     for one in differ
                 ]

@@ -13,8 +13,6 @@ from whylens.dashboard.views.drawing import axis
 from whylens.jobs.words import amount
 
 LEADERBOARD, SCORES = "leaderboard", "scores"
-# Half-width of a 95 % interval in standard errors.
-WIDE = 1.96
 
 
 def draw(reading: Reading) -> None:
@@ -60,12 +58,12 @@ def with_intervals(row: dict[str, Any]) -> dict[str, Any]:
 
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of `count` images; (0, 1) of none."""
+    from scipy.stats import binomtest
+
     if not count:
         return 0.0, 1.0
-    scale = 1 + WIDE**2 / count
-    middle = (share + WIDE**2 / (2 * count)) / scale
-    half = WIDE * ((share * (1 - share) + WIDE**2 / (4 * count)) / count) ** 0.5 / scale
-    return middle - half, middle + half
+    interval = binomtest(round(share * count), count).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _scatter(rows: Sequence[dict[str, Any]]) -> None:

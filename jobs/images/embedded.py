@@ -49,9 +49,6 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
     rows = table.filter(pc.equal(table["collection"], tag))
     if len(rows) == 0:
         raise no_images(tag)
-    column = rows["features"].combine_chunks()
-    size = column.type.list_size
-    features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
     captions, names = (
         pc.if_else(pc.equal(rows[name], ""), None, rows[name]) for name in ("caption", "class_name")
     )
@@ -61,8 +58,15 @@ def read_embedded(table: pa.Table, tag: str) -> Embedded:
         pc.coalesce(captions, "").to_pylist(),
         pc.coalesce(captions, names, "").to_pylist(),
         _predicted(rows),
-        features.astype(np.float32),
+        features_of(rows),
     )
+
+
+def features_of(rows: pa.Table) -> np.ndarray:
+    """Features [N, D] of rows, in float32."""
+    column = rows["features"].combine_chunks()
+    flat: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, column.type.list_size).astype(np.float32)
 
 
 def read_captions(lineage: Lineage, wanted: Collection[str]) -> dict[str, str]:

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from whylens.jobs.drawing import png
 from whylens.jobs.measuring.figures import accuracy_against_score, leaderboard, short_names
 from whylens.jobs.measuring.tables import LEADERBOARD, SCORES
-from whylens.jobs.report.page import data_uri, publish
+from whylens.jobs.report.page import publish
+from whylens.jobs.report.pictures import data_uri
 from whylens.runs import Run
 
 SHOWN = {

@@ -12,16 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from whylens.errors import WhylensError
 from whylens.jobs.images.embedded import (
+    features_of,
     mined_collection,
     read_embedded,
     read_thumbnails,
     shown_classes,
 )
-from whylens.jobs.people.review import Key
-from whylens.jobs.report.parts.finding import Exemplar, Finding
+from whylens.jobs.report.parts.finding import Exemplar, Finding, Key
 from whylens.runs.opened import OpenedRun
 
 # Of the parts that hold a class's images, at most so many are read: some 16,000 images.
@@ -60,31 +62,38 @@ def class_alphas(run: OpenedRun, class_index: int) -> ClassAlphas:
     from whylens.jobs.findings.stored import read_components
 
     found = read_components(run, class_index)
-    listing = run.table("images").scan(("id", "label", "top5_classes", "collection"))
-    rows = np.flatnonzero(
-        (listing["collection"].to_numpy() == "main") & (shown_classes(listing) == class_index)
-    )
-    units = listing["unit"].take(rows).unique().to_pylist()[:MOST_PARTS]
+    units, total = _parts_of_class(run, class_index)
     ids: list[str] = []
     p: list[float | None] = []
     alphas = []
     for unit in units:
         part = run.table("images").read((*FEATURES, "p_label"), [unit])
-        part = part.filter(np.asarray(part["collection"].to_numpy() == "main"))
-        part = part.filter(np.asarray(shown_classes(part) == class_index))
+        part = part.filter(pa.array(_shows(part, class_index)))
         seen = read_embedded(part, "main")
         ids += seen.ids
         p += part["p_label"].to_pylist() if "p_label" in part.column_names else [None] * len(part)
         alphas.append(found.alphas(seen.features))
     every = np.concatenate(alphas) if alphas else np.zeros((0, len(found.variances)))
-    return ClassAlphas(tuple(ids), tuple(p), every, len(rows))
+    return ClassAlphas(tuple(ids), tuple(p), every, total)
+
+
+def _parts_of_class(run: OpenedRun, class_index: int) -> tuple[list[str], int]:
+    """The first parts that hold images of a class, and how many such images there are in all."""
+    listing = run.table("images").scan(("id", "label", "top5_classes", "collection"))
+    rows = np.flatnonzero(_shows(listing, class_index))
+    return listing["unit"].take(rows).unique().to_pylist()[:MOST_PARTS], len(rows)
+
+
+def _shows(rows: pa.Table, class_index: int) -> np.ndarray:
+    """Which rows [N] are of the main collection's images of a class."""
+    mine: np.ndarray = (rows["collection"].to_numpy() == "main") & (
+        shown_classes(rows) == class_index
+    )
+    return mine
 
 
 def thumbs(run: OpenedRun, ids: Sequence[str], collection: str) -> dict[str, bytes]:
     """Thumbnails by image id, of those that the collection has."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if not ids or not run.has("images"):
         return {}
     table = run.table("images")
@@ -117,7 +126,7 @@ def filled(
         return finding
     alphas = alphas_of(finding.class_index)
     top = [] if alphas is None or not alphas.ids else alphas.top(finding.component)
-    mined = mined_images(run, (finding.class_index, finding.component))
+    mined = mined_images(run, finding.key)
     return replace(
         finding,
         exemplars=_pictured(run, top, "main"),
@@ -151,14 +160,11 @@ class MainImage:
 def images_of_class(run: OpenedRun, class_index: int, count: int) -> list[MainImage]:
     """Some of a class's images: first those that are taken for another, the surest of it first."""
     table = run.table("images")
-    listing = table.scan(("id", "label", "top5_classes", "collection"))
-    mine = (listing["collection"].to_numpy() == "main") & (shown_classes(listing) == class_index)
-    units = listing["unit"].take(np.flatnonzero(mine)).unique().to_pylist()[:MOST_PARTS]
+    units, _ = _parts_of_class(run, class_index)
     found: list[tuple[bool, float, str, str, int]] = []
     for unit in units:
         part = table.read(("id", "label", "top5_classes", "collection", "p_label"), [unit])
-        here = (part["collection"].to_numpy() == "main") & (shown_classes(part) == class_index)
-        for row in np.flatnonzero(here).tolist():
+        for row in np.flatnonzero(_shows(part, class_index)).tolist():
             first = (part["top5_classes"][row].as_py() or [class_index])[0]
             p = part["p_label"][row].as_py() if "p_label" in part.column_names else None
             found.append((first == class_index, p or 0.0, part["id"][row].as_py(), unit, row))
@@ -192,9 +198,7 @@ def nearest_images(
         part = part.filter(np.asarray(part["collection"].to_numpy() == "main"))
         if not len(part):
             continue
-        features = part["features"].combine_chunks()
-        rows = features.flatten().to_numpy(zero_copy_only=False).reshape(len(part), -1)
-        far = np.linalg.norm(rows.astype(np.float32) - phi.astype(np.float32), axis=1)
+        far = np.linalg.norm(features_of(part) - phi.astype(np.float32), axis=1)
         ids = part["id"].to_pylist()
         near = np.argsort(far, kind="stable")[:count]
         best = sorted([*best, *((float(far[i]), ids[i]) for i in near)])[:count]

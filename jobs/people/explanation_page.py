@@ -6,7 +6,8 @@ from typing import Any
 
 from whylens.jobs.people.explanation import Explanation
 from whylens.jobs.people.waterfall import laid_out, signed
-from whylens.jobs.report.page import data_uri, environment, stylesheet
+from whylens.jobs.report.page import environment, stylesheet
+from whylens.jobs.report.pictures import data_uri
 from whylens.jobs.words import listed, percent, plain_name
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from whylens.jobs.findings.stored import read_components
-from whylens.jobs.images.embedded import shown_classes
-from whylens.jobs.people.review import Key
+from whylens.jobs.images.embedded import features_of, shown_classes
+from whylens.jobs.report.parts.finding import Key
 from whylens.runs.opened import OpenedRun
 
 # Images of a map, at most: parts are drawn from a seed until there are so many.
@@ -74,9 +74,7 @@ def map_of_images(run: OpenedRun, most: int = MOST_IMAGES, seed: int = 0) -> Ima
             ("id", "label", "features", "top5_classes", "collection", "class_name"), [units[place]]
         )
         part = part.filter(np.asarray(part["collection"].to_numpy() == "main"))
-        column = part["features"].combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        features.append(flat.reshape(len(part), -1).astype(np.float32))
+        features.append(features_of(part))
         ids += part["id"].to_pylist()
         classes.append(shown_classes(part))
         named = zip(part["label"].to_pylist(), part["class_name"].to_pylist(), strict=True)

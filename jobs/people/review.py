@@ -9,9 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from whylens.jobs.labelled import LABELS
-from whylens.jobs.report.parts.finding import Finding
+from whylens.jobs.report.parts.finding import Finding, Key
 
-Key = tuple[int, int]
 # Of a component, by the person (names without regard to case): the label that stands.
 Views = Mapping[Key, Mapping[str, str]]
 
@@ -24,14 +23,9 @@ class Order(Enum):
     SPLIT = "where reviewers differ"
 
 
-def key_of(one: Finding) -> Key:
-    """A component's class and number."""
-    return one.class_index, one.component
-
-
 def by_suspicion(one: Finding) -> tuple[bool, int, float, Key]:
     """Sorts findings first, by rank, then the most suspicious."""
-    return one.rank == 0, one.rank, -(one.suspicion or 0.0), key_of(one)
+    return one.rank == 0, one.rank, -(one.suspicion or 0.0), one.key
 
 
 def views_of(said: Mapping[Key, Iterable[Mapping[str, Any]]]) -> dict[Key, dict[str, str]]:
@@ -46,11 +40,11 @@ def queue(
 ) -> list[Finding]:
     """What `who` has still to judge, the next first: within an order by rank, then by suspicion."""
     me = who.casefold()
-    left = [one for one in components if me not in views.get(key_of(one), {})]
+    left = [one for one in components if me not in views.get(one.key, {})]
     if order is Order.SPLIT:
         left = differing(left, views)
     last = order is Order.UNJUDGED
-    return sorted(left, key=lambda one: ((key_of(one) in views) is last, by_suspicion(one)))
+    return sorted(left, key=lambda one: ((one.key in views) is last, by_suspicion(one)))
 
 
 @dataclass(frozen=True)
@@ -104,4 +98,4 @@ def mean_kappa(pairs: Sequence[Agreement]) -> float | None:
 
 def differing(components: Iterable[Finding], views: Views) -> list[Finding]:
     """The components of which reviewers say different things, in their order."""
-    return [one for one in components if len(set(views.get(key_of(one), {}).values())) > 1]
+    return [one for one in components if len(set(views.get(one.key, {}).values())) > 1]

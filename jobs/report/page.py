@@ -17,26 +17,10 @@ from whylens.jobs.registry import jobs, named
 from whylens.jobs.report import words
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Part, RunData, limited, parts
-from whylens.jobs.report.pictures import BLANK, data_uri, picture
+from whylens.jobs.report.pictures import picture
 from whylens.jobs.words import percent
 from whylens.runs import Run
 from whylens.settings import Settings
-
-__all__ = [
-    "BLANK",
-    "ReportSpec",
-    "data_uri",
-    "environment",
-    "flat",
-    "html",
-    "opening",
-    "own_page",
-    "picture",
-    "publish",
-    "render",
-    "run",
-    "stylesheet",
-]
 
 logger = logging.getLogger(__name__)
 

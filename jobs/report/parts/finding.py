@@ -14,6 +14,8 @@ from whylens.runs.lineage import Lineage
 
 Rows = list[dict[str, Any]]
 
+# A component: its class, and its number among the class's components.
+Key = tuple[int, int]
 # The tables that have images of a finding.
 PICTURED = ("exemplars", "mined", "generated", "visualisations")
 # From this share of images without the object on, the feature alone decides.
@@ -97,6 +99,11 @@ class Finding:
     labels: tuple[Label, ...] = ()
     visualisation: Visualisation | None = None
 
+    @property
+    def key(self) -> Key:
+        """Its class and its number among the class's components."""
+        return self.class_index, self.component
+
 
 class Verdict(Enum):
     """How far a feature goes without the object: shown as a label and explained in the method."""
@@ -132,7 +139,7 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
     tables = {name: grouped(rows_of(run, name), _key) for name in PICTURED}
     tables["labels"] = grouped(label_rows(run), _key)
     return tuple(
-        pictured(finding, {name: table.get(_place(finding), []) for name, table in tables.items()})
+        pictured(finding, {name: table.get(finding.key, []) for name, table in tables.items()})
         for finding in listed_findings(run)
     )
 
@@ -195,11 +202,7 @@ def _exemplars(rows: Rows) -> tuple[Exemplar, ...]:
     return tuple(value(Exemplar, row) for row in in_order)
 
 
-def _place(finding: Finding) -> tuple[int, int]:
-    return finding.class_index, finding.component
-
-
-def _key(row: Mapping[str, Any]) -> tuple[int, int]:
+def _key(row: Mapping[str, Any]) -> Key:
     return int(row["class_index"]), int(row["component"])
 
 

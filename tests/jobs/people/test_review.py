@@ -8,7 +8,6 @@ from whylens.jobs.people.review import (
     Order,
     agreement,
     differing,
-    key_of,
     mean_kappa,
     queue,
     views_of,
@@ -39,24 +38,24 @@ def views(text):
 
 
 def test_findings_come_first_then_the_most_suspicious():
-    assert [key_of(one) for one in queue(EVERY, {}, "ada")] == [
+    assert [one.key for one in queue(EVERY, {}, "ada")] == [
         (1, 1), (0, 1), (1, 0), (0, 0), (2, 0),
     ]  # fmt: skip
 
 
 def test_what_nobody_judged_comes_before_what_others_judged_and_never_ones_own():
     seen = views("ada:1-1:spurious Bob:0-1:unsure")
-    ada = [key_of(one) for one in queue(EVERY, seen, "ADA")]
+    ada = [one.key for one in queue(EVERY, seen, "ADA")]
     assert ada == [(1, 0), (0, 0), (2, 0), (0, 1)]
-    ada = [key_of(one) for one in queue(EVERY, seen, "ada", Order.SECOND)]
+    ada = [one.key for one in queue(EVERY, seen, "ada", Order.SECOND)]
     assert ada == [(0, 1), (1, 0), (0, 0), (2, 0)]
 
 
 def test_a_third_person_settles_what_two_see_differently():
     seen = views("ada:1-1:spurious bob:1-1:not_spurious ada:0-1:unsure bob:0-1:unsure")
-    assert [key_of(one) for one in queue(EVERY, seen, "eve", Order.SPLIT)] == [(1, 1)]
+    assert [one.key for one in queue(EVERY, seen, "eve", Order.SPLIT)] == [(1, 1)]
     assert queue(EVERY, seen, "ada", Order.SPLIT) == []
-    assert [key_of(one) for one in differing(EVERY, seen)] == [(1, 1)]
+    assert [one.key for one in differing(EVERY, seen)] == [(1, 1)]
 
 
 def test_kappa_is_cohens():

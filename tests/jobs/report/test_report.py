@@ -12,9 +12,10 @@ import pytest
 
 from whylens.errors import UsageError
 from whylens.jobs.report.data import load_run
-from whylens.jobs.report.page import BLANK, ReportSpec, flat, picture, render, run
+from whylens.jobs.report.page import ReportSpec, flat, render, run
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS
 from whylens.jobs.report.parts.findings import FINDINGS
+from whylens.jobs.report.pictures import BLANK, picture
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "synthetic_run.py"))
 build_run, write_part = synthetic["build_run"], synthetic["write_part"]
