@@ -2,12 +2,14 @@
 
 import pickle
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from whylens.errors import UsageError
-from whylens.images import open_collection
+from whylens.images import RejectedImageError, open_collection
 
-from .conftest import plain
+from .conftest import encoded, plain
 
 FILES = {
     "waterbirds": {
@@ -27,6 +29,18 @@ FILES = {
     "metashift": {"train/cat/cat(sofa)/1.jpg": None, "test/dog/dog(shelf)/2.jpg": None},
     "imagenet9": {
         "mixed_rand/val/00_dog/1.JPEG": None, "original/val/01_bird/2.JPEG": None
+    },
+    "counteranimal": {
+        "LAION-final/144 pelican/common-water/1.jpg": None,
+        "LAION-final/144 pelican/counter-sky/2.jpg": None,
+        "LAION-final/imagenet.txt": "144 pelican",
+    },
+    "metadata": {
+        "metadata.csv": "file_name,label,split,light\n"
+        "a/1.png,cat,train,day\n2.png,dog,test,night\n",
+        "others.csv": "of,kind,light,place\n2.png,dog,night,yard\n",
+        "a/1.png": None,
+        "2.png": None,
     },
 }  # fmt: skip
 FOUND = {
@@ -48,6 +62,13 @@ FOUND = {
         ("mixed_rand/val/00_dog/1.JPEG", "dog", "mixed_rand"),
         ("original/val/01_bird/2.JPEG", "bird", "original"),
     ],
+    "counteranimal": [
+        ("LAION-final/144 pelican/common-water/1.jpg", "144", "common"),
+        ("LAION-final/144 pelican/counter-sky/2.jpg", "144", "counter"),
+    ],
+    "metadata": [("2.png", "dog", "night"), ("a/1.png", "cat", "day")],
+    "metadata?split=train": [("a/1.png", "cat", "day")],
+    "metadata?table=others.csv&image=of&class=kind&attributes=place": [("2.png", "dog", "yard")],
 }  # fmt: skip
 
 
@@ -82,6 +103,9 @@ def test_a_data_set_is_read_as_it_is_laid_out(laid_out, asked):
         ("spawrious", "no images laid out as spawrious are: 0/LOCATION"),
         ("metashift", "no images laid out as metashift are"),
         ("imagenet9", "no images laid out as imagenet9 are"),
+        ("counteranimal", "no images laid out as counteranimal are: INDEX CLASS/common-PLACE"),
+        ("hardimagenet", "name the data set's folder of masks"),
+        ("metadata", "there is no metadata.csv"),
     ],
 )
 def test_a_wrong_layout_is_told_in_a_sentence(tmp_path, layout, said):
@@ -89,6 +113,27 @@ def test_a_wrong_layout_is_told_in_a_sentence(tmp_path, layout, said):
     (tmp_path / "a" / "1.png").write_bytes(plain((0, 0, 0)))
     with pytest.raises(UsageError, match=said):
         open_collection(f"{layout}:{tmp_path}")
+
+
+def test_hard_imagenet_knows_where_its_objects_are(tmp_path):
+    """Its masks lie in a folder of their own, under the class's and the image's name in one."""
+    image, mask = tmp_path / "images/val/n01234567/7_val.JPEG", tmp_path / "masks/val"
+    for folder in (image.parent, mask):
+        folder.mkdir(parents=True)
+    image.write_bytes(plain((9, 9, 9), (3, 2)))
+    there = np.array([[0, 3, 255], [0, 0, 0]], np.uint8)
+    (mask / "n01234567_7_val.JPEG").write_bytes(encoded(Image.fromarray(there)))
+    uri = f"hardimagenet:{tmp_path / 'images'}?masks={tmp_path / 'masks'}"
+    collection = pickle.loads(pickle.dumps(open_collection(f"{uri}&split=val")))
+    (record,) = collection.records
+    assert (record.id, record.class_name) == ("val/n01234567/7_val.JPEG", "n01234567")
+    assert collection.object_mask(record).tolist() == (there > 0).tolist()
+    assert (collection.load(record) == 9).all()
+    (mask / "n01234567_7_val.JPEG").unlink()
+    with pytest.raises(RejectedImageError, match="its mask can't be read"):
+        collection.object_mask(record)
+    with pytest.raises(UsageError, match="no images laid out as hardimagenet are"):
+        open_collection(uri)
 
 
 def test_wrong_columns_options_and_splits_are_told(laid_out):

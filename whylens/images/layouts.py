@@ -1,7 +1,9 @@
 """Data sets whose images have attributes beside their class, as their authors lay them out.
 
 `NAME:FOLDER?split=...`: Waterbirds (Sagawa et al. 2020), CelebA (Liu et al. 2015), Spawrious (Lynch
-et al. 2023), MetaShift (Liang and Zou 2022), ImageNet-9's Backgrounds Challenge (Xiao et al. 2021).
+et al. 2023), MetaShift (Liang and Zou 2022), ImageNet-9's Backgrounds Challenge (Xiao et al. 2021),
+CounterAnimal (Wang et al. 2024), Hard ImageNet (Moayeri et al. 2022), whose masks show the object;
+and any other whose images, classes and attributes are columns of a CSV file.
 """
 
 from __future__ import annotations
@@ -14,21 +16,29 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from whylens.errors import UsageError
 from whylens.filesystem import filesystem
-from whylens.images.decoding import SUFFIXES
+from whylens.images.collection import RejectedImageError
+from whylens.images.decoding import SUFFIXES, decode
 from whylens.images.folder import FolderCollection
-from whylens.images.listing import Records
+from whylens.images.listing import ImageRecord, Records
 
 
 @dataclass(frozen=True)
 class Row:
-    """An image of a layout: its path below the folder, class, attributes, and split."""
+    """An image of a layout: its path below the folder, class, attributes, and split.
+
+    `mask` is the file of where its object is, another image; None where there is none.
+    """
 
     name: str
     class_name: str
     attributes: Mapping[str, str]
     split: str
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,18 @@ class LayoutCollection(FolderCollection):
             name: [row.attributes[name] for row in rows] for name in rows[0].attributes
         }
         self._rows = {row.name: place for place, row in enumerate(rows)}
+        self._masks = [row.mask for row in rows]
+
+    def object_mask(self, record: ImageRecord) -> NDArray[np.bool_] | None:
+        if (file := self._masks[self._rows[record.id]]) is None:
+            return None
+        system, path = filesystem(file)
+        try:
+            mask = decode(system.cat_file(path))
+        except OSError as error:
+            raise RejectedImageError(f"its mask can't be read: {error.strerror or error}") from None
+        there: NDArray[np.bool_] = mask.max(2) > 0
+        return there
 
     def attributes(self) -> Mapping[str, list[str]]:
         names = [self._rows[record.id] for record in self.records]
@@ -145,6 +167,40 @@ def _imagenet9(tree: Tree) -> Iterator[Row]:
             yield Row(name, found[1], {"variation": parts[0]}, parts[1])
 
 
+def _counteranimal(tree: Tree) -> Iterator[Row]:
+    for name, parts in tree.images():
+        # The published folder LAION-final may be the collection's or below it.
+        of_class = re.fullmatch(r"(\d+) .+", parts[-3]) if len(parts) > 2 else None
+        group = re.match(r"(common|counter)\b", parts[-2]) if of_class else None
+        if of_class and group:
+            yield Row(name, of_class[1], {"group": group[1]}, "all")
+
+
+def _hardimagenet(tree: Tree) -> Iterator[Row]:
+    if (masks := tree.options.get("masks")) is None:
+        raise UsageError(f"{tree.uri}: name the data set's folder of masks, ?masks=FOLDER")
+    for name, parts in Tree(tree.uri, *filesystem(masks), {}).images():
+        if len(parts) == 2 and (found := re.fullmatch(r"(n\d{8})_(.+)", parts[1])):
+            wordnet, file = found.groups()
+            yield Row(
+                f"{parts[0]}/{wordnet}/{file}", wordnet, {}, parts[0], f"{masks.rstrip('/')}/{name}"
+            )
+
+
+def _metadata(tree: Tree) -> Iterator[Row]:
+    image, label = (tree.options.get(*one) for one in (("image", "file_name"), ("class", "label")))
+    wanted = [one for one in tree.options.get("attributes", "").split(",") if one]
+    table = tree.options.get("table", "metadata.csv")
+    for row in tree.table(table, (image, label, *wanted)):
+        attributes = wanted or [name for name in row if name not in {image, label, "split"}]
+        yield Row(
+            row[image],
+            row[label],
+            {name: row[name] for name in attributes},
+            row.get("split", "all"),
+        )
+
+
 # What reads each layout, its options, and how it is laid out, in words.
 LAYOUTS: dict[str, tuple[Callable[[Tree], Iterator[Row]], tuple[str, ...], str]] = {
     "waterbirds": (_waterbirds, (), "metadata.csv and what its img_filename names"),
@@ -156,4 +212,19 @@ LAYOUTS: dict[str, tuple[Callable[[Tree], Iterator[Row]], tuple[str, ...], str]]
     "spawrious": (_spawrious, (), "0/LOCATION/CLASS/*.png for training, 1/... for the test"),
     "metashift": (_metashift, (), "SPLIT/CLASS/CLASS(CONTEXT)/*.jpg"),
     "imagenet9": (_imagenet9, (), "VARIATION/val/00_CLASS/*.JPEG"),
+    "counteranimal": (
+        _counteranimal,
+        (),
+        "INDEX CLASS/common-PLACE/*.jpg and INDEX CLASS/counter-PLACE/*.jpg",
+    ),
+    "hardimagenet": (
+        _hardimagenet,
+        ("masks",),
+        "ImageNet's SPLIT/WORDNET_ID/*.JPEG, and in the folder of masks SPLIT/WORDNET_ID_*.JPEG",
+    ),
+    "metadata": (
+        _metadata,
+        ("table", "image", "class", "attributes"),
+        "a CSV file with columns of the images' paths, their classes and attributes",
+    ),
 }
