@@ -30,6 +30,7 @@ from whylens.jobs.report.parts.finding import (
     bare,
     listed_findings,
     pictured,
+    rows_of_finding,
 )
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.report.tables import grouped
@@ -147,17 +148,9 @@ class Reading:
 
     def pictured(self, finding: Finding, tables: Sequence[str] = PICTURED) -> Finding:
         """The finding with its labels, and with pictures of some tables."""
-        key = {"class_index": finding.class_index, "component": finding.component}
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for name in tables:
-            if not self.run.has(name):
-                continue
-            if name == "generated" and self.generated() is None:
-                continue  # looked for beside; `busy` says so
-            # One part has all the images of a finding, and parts stand about as findings do.
-            near = finding.rank - 1 if name in ("exemplars", "mined") else None
-            table = self.run.table(name).where(key, near=near)
-            rows[name] = [] if table is None else table.to_pylist()
+        # Generated images are looked for beside; `busy` says so.
+        there = [name for name in tables if name != "generated" or self.generated() is not None]
+        rows = rows_of_finding(self.run, finding, there)
         rows["labels"] = self.labels().get(finding.key, [])
         return pictured(finding, rows)
 

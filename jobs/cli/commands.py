@@ -1,10 +1,11 @@
 """The whylens command. Only the job that is asked for is imported, so that help is quick."""
 
 import importlib
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -15,10 +16,10 @@ from whylens.jobs import demo
 from whylens.jobs.cli.bench import bench
 from whylens.jobs.cli.labels import app as labels
 from whylens.jobs.cli.planted import app as planted
-from whylens.jobs.cli.running import argument, command, options_of, signed
+from whylens.jobs.cli.running import argument, command, option, options_of, signed
 from whylens.jobs.cli.submission import CODES, submit
 from whylens.jobs.cli.submission import app as submitted
-from whylens.jobs.registry import Listed, jobs
+from whylens.jobs.registry import Listed, jobs, named
 
 app = typer.Typer(
     help="Why does an image classifier decide what it decides, and where is it wrong?",
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 # The exit code after Ctrl-C.
 STOPPED = 130
+REPORT = "Write a run's report.html again."
+SITE = "Write a run's findings as a folder of web pages, which opens without a server."
 
 
 def _add(name: str, text: str, job: Listed, given: Mapping[str, Any], asked: str | None) -> None:
@@ -39,21 +42,28 @@ def _add(name: str, text: str, job: Listed, given: Mapping[str, Any], asked: str
     app.command(name, help=f"{text}\n\n{made.__doc__}")(made)
 
 
-def _add_report(asked: str | None) -> None:
-    """Add `whylens report`, whose options are the limits of all parts of the report."""
-    text = "Write a run's report.html again."
-    if asked != "report":
-        app.command("report", help=text)(lambda: None)
+def _add_showing(
+    name: str, text: str, place: str, own: Sequence[inspect.Parameter], asked: str | None
+) -> None:
+    """Add a command that shows a run, whose options are the limits of all parts of the report.
+
+    place: "module:Spec" of what it takes, in a module whose `run` does it
+    own: its options beside the limits
+    """
+    if asked != name:
+        app.command(name, help=text)(lambda: None)
         return
     from whylens.jobs.report.part import limits
+    from whylens.jobs.spec import make_spec
 
-    def report(run: str, **options: int | None) -> None:
-        module = importlib.import_module("whylens.jobs.report.page")
-        given = {name: limit for name, limit in options.items() if limit is not None}
-        typer.echo(module.run(module.ReportSpec(run=run, limits=given)))
+    def show(**options: Any) -> None:
+        given = {key: value for key, value in options.items() if value is not None}
+        shown = {key: given.pop(key) for key in limits().model_fields if key in given}
+        spec = make_spec(named(place), {**given, "limits": shown})
+        typer.echo(named(f"{place.partition(':')[0]}:run")(spec))
 
     folder = argument("run", str, "Run folder.")
-    app.command("report", help=text)(signed(report, [folder, *options_of(limits(), {})], text))
+    app.command(name, help=text)(signed(show, [folder, *own, *options_of(limits(), {})], text))
 
 
 @app.command()
@@ -226,7 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
         for name, job in known.items():
             _add(name, job.help, job, {}, asked)
         _add("demo", demo.HELP, known["investigate"], demo.SETTINGS, asked)
-        _add_report(asked)
+        _add_showing("report", REPORT, "whylens.jobs.report.page:ReportSpec", (), asked)
+        folder = option("out", str, "Folder to write; its index.html is the first page.")
+        _add_showing("site", SITE, "whylens.jobs.report.site:SiteSpec", (folder,), asked)
         app.add_typer(planted, name="planted")
         app.add_typer(labels, name="labels")
         app.add_typer(submitted, name="jobs")

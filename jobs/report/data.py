@@ -25,13 +25,18 @@ def progress(folder: str) -> tuple[tuple[str, int], ...]:
 def load_run(folder: str) -> RunData:
     """Read a run folder for showing; UsageError where there is no run."""
     run = Lineage(Run.open(folder))
+    return data_of(run, {part.name: part.read(run) for part in parts()})
+
+
+def data_of(run: Lineage, rows: Mapping[str, tuple[Any, ...]]) -> RunData:
+    """A run with the rows of its parts, by their names."""
     classes, images = load_classes(run)
     return RunData(
-        uri=folder,
+        uri=run.runs[0].folder,
         manifest=whole_record(run.records),
         classes=classes,
         images=images,
-        rows={part.name: part.read(run) for part in parts()},
+        rows=rows,
         stages=frozenset(name for name in shown_tables() if run.has(name)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
 from whylens.jobs.report.tables import grouped, number, read, rows_of, value
+from whylens.runs import OpenedRun
 from whylens.runs.lineage import Lineage
 
 Rows = list[dict[str, Any]]
@@ -136,8 +137,8 @@ SHOWN_APART = {
 
 def load_findings(run: Lineage) -> tuple[Finding, ...]:
     """The ranked findings with their images."""
-    tables = {name: grouped(rows_of(run, name), _key) for name in PICTURED}
-    tables["labels"] = grouped(label_rows(run), _key)
+    tables = {name: grouped(rows_of(run, name), key_of) for name in PICTURED}
+    tables["labels"] = grouped(label_rows(run), key_of)
     return tuple(
         pictured(finding, {name: table.get(finding.key, []) for name, table in tables.items()})
         for finding in listed_findings(run)
@@ -175,6 +176,21 @@ def bare(row: Mapping[str, Any]) -> Finding:
     )
 
 
+def rows_of_finding(
+    run: OpenedRun, finding: Finding, tables: Sequence[str] = PICTURED
+) -> dict[str, Rows]:
+    """What some tables have of one finding, pictures and all, and no more than that is read."""
+    rows: dict[str, Rows] = {}
+    for name in tables:
+        if run.has(name):
+            # One part has all the images of a finding, and parts stand about as findings do.
+            near = finding.rank - 1 if name in ("exemplars", "mined") else None
+            key = {"class_index": finding.class_index, "component": finding.component}
+            table = run.table(name).where(key, near=near)
+            rows[name] = [] if table is None else table.to_pylist()
+    return rows
+
+
 def pictured(finding: Finding, rows: Mapping[str, Rows]) -> Finding:
     """The finding with what the tables PICTURED and labels have of it, rows by their names."""
     return replace(
@@ -202,7 +218,8 @@ def _exemplars(rows: Rows) -> tuple[Exemplar, ...]:
     return tuple(value(Exemplar, row) for row in in_order)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def key_of(row: Mapping[str, Any]) -> Key:
+    """The component that a row is of."""
     return int(row["class_index"]), int(row["component"])
 
 
