@@ -11,8 +11,10 @@ import streamlit as st
 
 import whylens.dashboard.views
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.saving import save_csv
 from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import show
+from whylens.jobs.report.exported import plain_rows
 from whylens.jobs.report.page import html
 from whylens.jobs.report.part import Part, limited, parts
 
@@ -48,6 +50,7 @@ def section(part: Part[Any], reading: Reading) -> None:
     """The part as the report has it."""
     st.subheader(part.title, anchor=False)
     if rows := reading[part]:
+        save_csv(part.name, lambda: plain_rows(rows))
         show(html(part, "body", rows, part, limited({})))
     else:
         st.info(part.empty(reading.data()))

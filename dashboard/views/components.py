@@ -11,11 +11,14 @@ import streamlit as st
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import alphas, component
 from whylens.dashboard.reviewing import reviewer, write_label
+from whylens.dashboard.saving import save_csv, save_png
 from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.jobs.labelled import LABELS
 from whylens.jobs.people.evidence import mined_images, neighbours
 from whylens.jobs.people.review import by_suspicion
+from whylens.jobs.report.card import finding_card
+from whylens.jobs.report.exported import finding_rows
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding, Key, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
@@ -76,10 +79,12 @@ def _gallery(reading: Reading, every: Sequence[Finding]) -> None:
         and (not labels or counted.get(one.key, NOT_LABELLED) in labels)
         and (not words or any(words.casefold() in word.casefold() for word in one.guess))
     ]
-    st.caption(
-        f"{amount(len(fitting), 'component')} of {len(every):,}. Classes come by their most "
-        "suspicious component; within a class, findings first, then by suspicion."
-    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            f"{amount(len(fitting), 'component')} of {len(every):,}. Classes come by their most "
+            "suspicious component; within a class, findings first, then by suspicion."
+        )
+        save_csv("components", lambda: finding_rows(by_class(fitting)))
     pages = -(-len(fitting) // A_PAGE)
     if not pages:
         st.info("No component passes these filters.")
@@ -130,6 +135,7 @@ def _page(reading: Reading, one: Finding, known: Mapping[Key, Finding]) -> None:
         st.error(f"Component {one.component} of {one.class_name} can't be read.")
         return
     show(html(FINDINGS, "article", finding, 6))
+    save_png(f"component-{one.class_index}-{one.component}", lambda: finding_card(finding))
     _judge(reading, one)
     if not reading.run.has("components"):
         return  # findings alone were kept: there are no directions to calculate with

@@ -10,9 +10,12 @@ import streamlit as st
 from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.overlays import changed, may_change
 from whylens.dashboard.root import Root
+from whylens.dashboard.saving import save_csv, save_png
 from whylens.dashboard.slider import slider
 from whylens.dashboard.view import View, literal, panel
 from whylens.dashboard.views.drawing import cards, show
+from whylens.jobs.report.card import counterfactual_card
+from whylens.jobs.report.exported import plain_rows
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.counterfactuals import COUNTERFACTUALS, Counterfactual
 from whylens.jobs.report.pictures import picture
@@ -50,7 +53,9 @@ def draw(shown_run: Reading) -> None:
     if made:
         with panel():
             _large(shown_run, made)
-        st.subheader("All of these", anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.subheader("All of these", anchor=False)
+            save_csv(COUNTERFACTUALS.name, lambda: plain_rows(shown))
     cards(COUNTERFACTUALS, shown)
 
 
@@ -95,6 +100,7 @@ def _large(shown_run: Reading, rows: Sequence[Counterfactual]) -> None:
     with right:
         show(html(COUNTERFACTUALS, "account", row))
     show(html(COUNTERFACTUALS, "story", row))
+    save_png(f"counterfactual-{place + 1}", lambda: counterfactual_card(row))
     _beside(shown_run, row)
 
 

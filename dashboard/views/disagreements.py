@@ -5,8 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.saving import save_csv
 from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import cards
+from whylens.jobs.report.exported import plain_rows
 from whylens.jobs.report.parts.disagreements import DISAGREEMENTS
 
 
@@ -20,6 +22,7 @@ def draw(reading: Reading) -> None:
     st.write(DISAGREEMENTS.sentence(rows))
     classes = st.multiselect("Classes", list(dict.fromkeys(row.class_name for row in rows)))
     shown = [row for row in rows if not classes or row.class_name in classes]
+    save_csv(DISAGREEMENTS.name, lambda: plain_rows(shown))
     cards(DISAGREEMENTS, shown)
 
 

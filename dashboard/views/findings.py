@@ -11,11 +11,14 @@ import streamlit as st
 from whylens.dashboard.choices import matching
 from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.saving import save_csv, save_png
 from whylens.dashboard.view import View, follow, lead, literal
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.errors import WhylensError
 from whylens.jobs.labelled import LABELS, label_home
 from whylens.jobs.people.labels import add_label
+from whylens.jobs.report.card import finding_card
+from whylens.jobs.report.exported import finding_rows
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
 from whylens.jobs.report.parts.findings import FINDINGS
@@ -65,6 +68,10 @@ def draw(reading: Reading) -> None:
     longest = max(len(finding.exemplars), len(finding.mined), len(finding.generated), 1)
     most = right.slider("Images in a strip", 1, longest, min(6, longest)) if longest > 1 else 1
     show(html(FINDINGS, "article", finding if heat else without_heat(finding), most))
+    with st.container(horizontal=True):
+        save_png(f"finding-{finding.rank}", lambda: finding_card(finding))
+        every = f"Save {amount(len(fitting), 'finding')} as CSV"
+        save_csv("findings", lambda: finding_rows(fitting), every)
     _labelling(reading, finding)
     curves = {f"seed {g.seed}": g.losses for g in finding.generated if g.losses}
     if curves:
@@ -94,8 +101,7 @@ def without_heat(finding: Finding) -> Finding:
 
 def _labelling(reading: Reading, finding: Finding) -> None:
     with st.form(f"label-{finding.rank}", clear_on_submit=False):
-        first, second, third, fourth = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
-        label = first.segmented_control(
+        label = st.segmented_control(
             "Your judgement",
             LABELS,
             default="unsure",
@@ -103,9 +109,10 @@ def _labelling(reading: Reading, finding: Finding) -> None:
             key=f"label-of-{finding.rank}",
             persist_state="session",
         )
-        who = person() or second.text_input("Your name", key="who", persist_state="session")
-        note = third.text_input("Note", key=f"note-{finding.rank}", persist_state="session")
-        if fourth.form_submit_button("Save") and label:
+        first, second, third = st.columns([2, 3, 1], vertical_alignment="bottom")
+        who = person() or first.text_input("Your name", key="who", persist_state="session")
+        note = second.text_input("Note", key=f"note-{finding.rank}", persist_state="session")
+        if third.form_submit_button("Save") and label:
             try:
                 add_label(label_home(reading.run).folder, finding, label, who, note)
             except (WhylensError, OSError) as error:

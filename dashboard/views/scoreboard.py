@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.saving import save_csv
 from whylens.dashboard.view import View
 from whylens.dashboard.views.drawing import axis
 from whylens.jobs.words import amount
@@ -138,7 +139,7 @@ def _by_class(reading: Reading, classifiers: Sequence[str]) -> None:
     st.dataframe(
         shown, hide_index=True, key="by class", column_config=dict.fromkeys(shown.columns[1:], bar)
     )
-    st.download_button("Save as CSV", shown.to_csv(index=False), "scores.csv", "text/csv")
+    save_csv("scores", lambda: shown.to_dict("records"))
 
 
 VIEW = View(

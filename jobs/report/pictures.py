@@ -16,6 +16,9 @@ from PIL import Image
 
 logger = logging.getLogger(__name__)
 
+# What Pillow raises at bytes that are no picture, or none that is decoded.
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
 # Pictures are shown at 96 to 128 CSS pixels: twice that is sharp on every screen.
 SHOWN_PIXELS = 256
 # Pixels and bytes of pictures that a page takes as they are, and the formats that browsers know.
@@ -46,8 +49,8 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 def _shown(content: bytes) -> str:
     try:
-        image, kind = _decoded(content)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image, kind = decoded(content)
+    except UNREADABLE as error:
         logger.warning("a picture of %d bytes can't be shown: %s", len(content), error)
         return placeholder(f"can't be shown: {error}")
     if (
@@ -63,7 +66,14 @@ def _shown(content: bytes) -> str:
     return data_uri(buffer.getvalue(), "image/webp")
 
 
-def _decoded(content: bytes) -> tuple[Image.Image, str]:
+def decoded(content: bytes) -> tuple[Image.Image, str]:
+    """A stored picture in RGB, and its file's format where that has these very colours, else "".
+
+    Raises
+    ------
+    UNREADABLE
+        If it is no picture, or of more than MOST_PIXELS.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(content)) as opened:

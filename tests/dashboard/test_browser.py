@@ -194,6 +194,25 @@ def test_a_link_shows_what_its_sender_saw(served: Served, page: Any) -> None:
     assert parse_qs(urlsplit(settled(page).url).query)["component"] == key
 
 
+def test_what_is_shown_is_saved(served: Served, page: Any) -> None:
+    def saved(button: str) -> bytes:
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=button).click()
+        return Path(waiting.value.path()).read_bytes()
+
+    page.goto(f"{served.url}/findings?run=whole&finding=2")
+    page.get_by_text("bricks says heart").wait_for()
+    settled(page)
+    rows = saved("Save 4 findings as CSV").decode().splitlines()
+    assert [row.split(",")[2] for row in rows] == ["class_name", "fish", "heart", "ring", "cross"]
+    assert saved("Save as PNG").startswith(b"\x89PNG")
+    page.goto(f"{served.url}/counterfactuals?run=whole")
+    page.get_by_role("slider").wait_for()
+    settled(page)
+    assert len(saved("Save as CSV").decode().splitlines()) == 7
+    assert saved("Save as PNG").startswith(b"\x89PNG")
+
+
 def test_a_slider_is_moved_by_keys_and_narrow_windows_cut_nothing_off(
     served: Served, page: Any
 ) -> None:
