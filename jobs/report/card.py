@@ -55,25 +55,23 @@ class Card:
 def finding_card(finding: Finding, most: int = MOST) -> Card:
     """A finding, or another component: its evidence beside its images."""
     name = finding.class_name
-    strips = (
-        _exemplars(f"{name.capitalize()} images in which it is strongest", finding.exemplars[:most]),
-        _exemplars(f"Images without {article(name)} in which it is strongest",
-                   finding.mined[:most]),
-        Strip(
-            "Generated: a plain image, and the feature raised in it",
-            tuple(
-                ((made.start_image, made.image), f"{percent(made.p_start)} → {percent(made.p_class)}")
-                for made in finding.generated[:most]
-                if made.image
-            ),
-        ),
-    )  # fmt: skip
+    own = f"{name.capitalize()} images in which it is strongest"
+    others = f"Images without {article(name)} in which it is strongest"
+    made = tuple(
+        ((one.start_image, one.image), f"{percent(one.p_start)} → {percent(one.p_class)}")
+        for one in finding.generated[:most]
+        if one.image
+    )
     return Card(
         f"Finding {finding.rank}" if finding.rank else f"Component {finding.component}",
         f"{name}: {', '.join(finding.guess[:2])}" if finding.guess else name,
         verdict(finding).value,
         tuple(evidence(finding)),
-        _filled(*strips),
+        _filled(
+            _exemplars(own, finding.exemplars[:most]),
+            _exemplars(others, finding.mined[:most]),
+            Strip("Generated: a plain image, and the feature raised in it", made),
+        ),
     )
 
 

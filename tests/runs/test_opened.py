@@ -2,7 +2,11 @@
 
 import json
 import runpy
+import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,6 +57,81 @@ def test_components_carry_their_verdicts(tmp_path: Path) -> None:
         False,
         True,
     ]
+
+
+class Dataset:
+    """FiftyOne's, as far as its documentation says what it takes; samples are kept as they come."""
+
+    def __init__(self, name: str | None = None, persistent: bool = False) -> None:
+        self.name, self.persistent, self.saved = name, persistent, False
+        self.samples: list[SimpleNamespace] = []
+        self.kinds: dict[str, type] = {}
+        self.info: dict[str, object] = {}
+        self.app_config = SimpleNamespace(media_fields=["filepath"])
+
+    def add_samples(self, samples: Iterable[SimpleNamespace]) -> None:
+        for sample in samples:
+            for field, value in vars(sample).items():
+                # A field is of the type of its first value that is not None.
+                if value is not None:
+                    assert type(value) is self.kinds.setdefault(field, type(value)), field
+            self.samples.append(sample)
+
+    def save(self) -> None:
+        self.saved = True
+
+
+class Classification(SimpleNamespace):
+    def __init__(self, label: str, confidence: float | None = None) -> None:
+        super().__init__(label=label, confidence=confidence)
+
+
+def sample(
+    filepath: str, tags: list[str] | None = None, metadata: object = None, **fields: object
+) -> SimpleNamespace:
+    assert not {"id", "created_at", "last_modified_at"} & set(fields)
+    assert not any(name.startswith("_") for name in fields)
+    return SimpleNamespace(filepath=filepath, tags=tags or [], **fields)
+
+
+def test_findings_are_a_dataset_of_fiftyone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(Dataset=Dataset, Sample=sample, Classification=Classification)
+    monkeypatch.setitem(sys.modules, "fiftyone", library)
+    folder = synthetic["build_run"](tmp_path / "run")
+    torn = folder / "tables" / "mined" / "torn.parquet"
+    torn.write_bytes(b"PAR1")
+    run = whylens.open_run(str(folder))
+    made = run.to_fiftyone(str(tmp_path / "files"), "demo")
+    assert (made.name, made.saved, made.info) == ("demo", True, {"whylens run": str(folder)})
+    assert made.app_config.media_fields == ["filepath", "heatmap_path"]
+    # Six exemplars and six mined images of each finding, four generated of which one failed.
+    tags = Counter(one.tags[0] for one in made.samples)
+    assert tags == {"exemplar": 24, "without the object": 24, "generated": 15}
+    assert str(torn) in run.problems[0]
+    suspicious = {one.says.label for one in made.samples if "suspicious" in one.tags}
+    assert suspicious == {"fish", "heart", "ring"}
+    rows = {
+        row["image_id"]: row for row in pq.read_table(torn.parent / "part-0.parquet").to_pylist()
+    }
+    for one in made.samples:
+        assert Path(one.filepath).is_absolute()
+        if "without the object" in one.tags:
+            row = rows[one.image_id]
+            assert Path(one.filepath).read_bytes() == row["thumb"]
+            assert Path(one.filepath).suffix == ".webp"
+            assert one.says.confidence == row["p_class"]
+            assert Path(one.heatmap_path).read_bytes() == row["heatmap"]
+
+
+def test_without_fiftyone_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    run = whylens.open_run(str(begun(tmp_path / "run")))
+    with pytest.raises(WhylensError, match="pip install fiftyone"):
+        run.to_fiftyone(str(tmp_path / "files"))
 
 
 def test_a_damaged_part_is_named_and_the_rest_is_read(tmp_path: Path) -> None:

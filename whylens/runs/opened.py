@@ -3,7 +3,8 @@
     run = whylens.open_run("runs/my-run")
     run                                 # what it is, in a notebook
     run.findings()                      # a pandas DataFrame, as are components() and images()
-    run.parquet("components", "components.parquet")
+    run.parquet("findings", "findings.parquet")
+    run.to_fiftyone("findings-as-files")
 
 Nothing is ever written into the run. A part that can't be read is left out and named in
 `problems`; the rest is there.
@@ -24,6 +25,7 @@ from whylens.runs.confined import confined_run
 from whylens.runs.lineage import Lineage
 from whylens.runs.readable import ReadableTable
 from whylens.runs.run import Run, lacking
+from whylens.runs.samples import as_dataset
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,6 +153,13 @@ class OpenedRun(Lineage):
         rows = self.table(name).read(columns)
         pq.write_table(rows, file, compression="zstd")
         return len(rows)
+
+    def to_fiftyone(self, folder: str, name: str | None = None) -> Any:
+        """The images of all findings as a `fiftyone.Dataset`, written to a folder as files.
+
+        See `whylens.runs.samples.as_dataset`.
+        """
+        return as_dataset(self, folder, name)
 
     def __repr__(self) -> str:
         record = self.records[0]
