@@ -43,8 +43,8 @@ KEY = ("class_index", "component")
 
 # Seconds for which run.json is believed.
 BELIEVED = 2.0
-# Seconds that a page waits for what takes long, and then does without.
-PATIENCE = 1.0
+# Seconds from which on pages do without what is still being read.
+PATIENCE = 0.5
 LABEL_COLUMNS = ("class_index", "class_name", "component", "label", "who", "when", "note")
 # What of a component can be shown without its pictures and its lists of images.
 SCALARS = (
@@ -78,7 +78,7 @@ class Reading:
         self.run, self.root, self.name = run, root, name
         self._kept: dict[str, tuple[tuple[int, ...], Any]] = {}
         self._locks: dict[str, threading.RLock] = {}
-        self._makers: dict[str, threading.Thread] = {}
+        self._makers: dict[str, tuple[threading.Thread, float]] = {}
         self._locking = threading.Lock()
         self._record: Mapping[str, Any] = {}
         self._record_read = -BELIEVED
@@ -122,7 +122,7 @@ class Reading:
 
     def classes(self) -> tuple[tuple[ClassSummary, ...], Mapping[str, int]] | None:
         """The main collection's classes, and each collection's images; None: not counted yet."""
-        return self.soon("classes", ("images",), lambda: load_classes(self.run))
+        return self.soon("classes", *self._classes)
 
     def components(self) -> list[dict[str, Any]]:
         """All judged components, a row each of SCALARS, with `suspicious`, by falling suspicion.
@@ -169,12 +169,21 @@ class Reading:
         return self.soon("generated", ("generated",), self._generated)
 
     def warm(self) -> None:
-        """Read what pages begin with, so that the first reader does not wait for it."""
-        for make in (lambda: self[FINDINGS], self.generated, self.classes, self.components):
+        """Read what pages begin with, one after the other: for the first page first."""
+        for make in (
+            lambda: self[FINDINGS],
+            lambda: self.kept("classes", *self._classes),
+            self.generated,
+            self.judged,
+        ):
             try:
                 make()
             except Exception as error:
                 logger.warning("%s can't be read ahead: %s", self.run.folder, error)
+
+    @property
+    def _classes(self) -> tuple[Sequence[str], Callable[[], Any]]:
+        return ("images",), lambda: load_classes(self.run)
 
     def _generated(self) -> int:
         if not self.run.has("generated"):
@@ -220,20 +229,24 @@ class Reading:
     def busy(self) -> list[str]:
         """What is being read beside, by name."""
         with self._locking:
-            return [name for name, maker in self._makers.items() if maker.is_alive()]
+            return [name for name, (maker, _) in self._makers.items() if maker.is_alive()]
 
     def soon(self, name: str, tables: Sequence[str], make: Callable[[], Made]) -> Made | None:
-        """As `kept`; None, while it is made beside, where that takes longer than PATIENCE."""
+        """As `kept`; None, while it is made beside, where that takes longer than PATIENCE.
+
+        That is counted from its beginning: a page does not wait again for what others wait for.
+        """
         if self._kept.get(name, ((),))[0] != self.versions(tables):
             with self._locking:
-                maker = self._makers.get(name)
+                maker, begun = self._makers.get(name, (None, 0.0))
                 if maker is None or not maker.is_alive():
                     maker = threading.Thread(
                         target=self._try, args=(name, tables, make), name=name, daemon=True
                     )
-                    self._makers[name] = maker
+                    begun = time.monotonic()
+                    self._makers[name] = maker, begun
                     maker.start()
-            maker.join(PATIENCE)
+            maker.join(max(0.0, begun + PATIENCE - time.monotonic()))
             if maker.is_alive():
                 return None
         found: Made | None = self._kept.get(name, ((), None))[1]

@@ -9,15 +9,20 @@ Sessions speak Streamlit's own protocol over WebSockets, as browsers do, and wai
 has run and all that it sends is there; drawing in the browser comes on top of that. As its last
 line it prints JSON:
 
-first_page_s    seconds from a new session's start to the whole overview, on a server just started
+start_s         seconds from the command to a server that answers
+first_page_s    and from there to the overview, which may say "…" for what is still being counted
+whole_page_s    and from there to the overview with all that was counted
 next_p50_s      median seconds from one component's page to the next, one session
 next_p95_s      and its 95th percentile
 label_s         seconds from a label's writing to the page that shows it, median
-many_p50_s      median seconds of a click while all sessions click
+many_p50_s      median seconds of a click of sessions that look before they click: LOOK
+many_p95_s      and its 95th percentile
+flat_out_p50_s  median seconds of a click of as many sessions that click again at once, as none does
 rss_mb          the server's resident memory, megabytes, at the most
 growth_mb       how much it rose in the second half of the clicking
 errors          messages that say that something went wrong
 cpu_share       of the first page's seconds, the part that the server calculated
+load            processes that ran or waited to run on the machine in the minute before
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import random
 import shutil
 import socket
@@ -56,6 +62,9 @@ from whylens.neural_pca import ClassComponents
 from whylens.runs import Run
 
 COMPONENTS, EXEMPLARS, A_PART = 20, 5, 16
+# Mean seconds that a person looks at a component, exponentially distributed as of people who don't
+# know of each other. Who labels a hundred in ten minutes looks twice as long.
+LOOK = 3.0
 
 
 def pictures(count: int = 64) -> list[bytes]:
@@ -166,10 +175,11 @@ class Session:
             origin=f"http://localhost:{port}", subprotocols=["streamlit"],
         )  # fmt: skip
         self.errors = 0
+        self.counting = False
 
     def visit(self, page: str, **query: str) -> float:
-        """Seconds until the page is there."""
-        began = time.monotonic()
+        """Seconds until the page is there; `counting`: whether something on it is to come yet."""
+        began, self.counting = time.monotonic(), False
         message = BackMsg()
         message.rerun_script.query_string = urlencode(query)
         message.rerun_script.page_script_hash = calc_hash(page)
@@ -183,16 +193,18 @@ class Session:
                 element = got.delta.new_element
                 alert = element.WhichOneof("type") == "alert" and element.alert.format == 1
                 self.errors += alert or element.WhichOneof("type") == "exception"
+                self.counting |= element.markdown.body.startswith("Still being read")
             if kind == "script_finished":
                 return time.monotonic() - began
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
-    """The dashboard on a free port, and its process."""
+def served(folder: Path) -> Iterator[tuple[int, psutil.Process, float]]:
+    """The dashboard on a free port, its process, and the seconds until it answered."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    began = time.monotonic()
     server = subprocess.Popen(command(str(folder), port=port), stdout=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -200,8 +212,8 @@ def served(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
                 urllib.request.urlopen(f"http://localhost:{port}/_stcore/health", timeout=5).close()
                 break
             except OSError:
-                time.sleep(0.2)
-        yield port, psutil.Process(server.pid)
+                time.sleep(0.05)
+        yield port, psutil.Process(server.pid), time.monotonic() - began
     finally:
         server.terminate()
         server.wait(timeout=60)
@@ -211,18 +223,22 @@ def measure(
     folder: Path, classes: int, clicks: int, sessions: int, seconds: float
 ) -> dict[str, float]:
     """All that the last line says."""
-    rng = random.Random(2)
+    rng, load = random.Random(2), os.getloadavg()[0]
 
     def component() -> dict[str, str]:
         return {"component": f"{rng.randrange(classes)}-{rng.randrange(COMPONENTS)}"}
 
-    with served(folder) as (port, process):
-        # What every session needs, however large the run: Streamlit's and pandas' imports.
+    with served(folder) as (port, process, start):
         cpu = process.cpu_times()
         first = Session(port)
+        began = time.monotonic()
         first_page = first.visit("overview")
         after = process.cpu_times()
         share = (after.user + after.system - cpu.user - cpu.system) / first_page
+        while first.counting:
+            time.sleep(1.0)
+            first.visit("overview")
+        whole_page = time.monotonic() - began
         print(f"first page {first_page:.2f} s, {share:.0%} of it calculating", flush=True)
         nexts = [first.visit("components", **component()) for _ in range(clicks)]
         print(f"next {statistics.median(nexts):.3f} s; {max(nexts):.2f} at the most", flush=True)
@@ -233,32 +249,47 @@ def measure(
             first.visit("components", component=f"{place}-0")
             labels.append(time.monotonic() - began)
         peak = [process.memory_info().rss]
-        many, errors = [], [0]
-        stop = time.monotonic() + seconds
+        errors = [0]
 
-        def click() -> None:
-            session = Session(port)
-            while time.monotonic() < stop:
-                many.append(session.visit("components", **component()))
-                peak.append(process.memory_info().rss)
-            errors[0] += session.errors
+        def clicking(look: float) -> list[float]:
+            """Seconds of each click of all sessions, which look for `look` seconds in between."""
+            clicks: list[float] = []
+            stop = time.monotonic() + seconds
 
-        people = [threading.Thread(target=click) for _ in range(sessions)]
-        for person in people:
-            person.start()
-        for person in people:
-            person.join()
+            def click() -> None:
+                session = Session(port)
+                while time.monotonic() < stop:
+                    time.sleep(rng.expovariate(1 / look) if look else 0.0)
+                    clicks.append(session.visit("components", **component()))
+                    peak.append(process.memory_info().rss)
+                errors[0] += session.errors
+
+            people = [threading.Thread(target=click) for _ in range(sessions)]
+            for person in people:
+                person.start()
+            for person in people:
+                person.join()
+            return clicks or [0.0]
+
+        many = clicking(LOOK)
+        print(f"many {statistics.median(many):.3f} s, of {len(many)} clicks", flush=True)
+        flat_out = clicking(0.0)
     half = len(peak) // 2
     return {
+        "start_s": round(start, 2),
         "first_page_s": round(first_page, 3),
+        "whole_page_s": round(whole_page, 2),
         "next_p50_s": round(statistics.median(nexts), 3),
         "next_p95_s": round(float(np.quantile(nexts, 0.95)), 3),
         "label_s": round(statistics.median(labels), 3),
-        "many_p50_s": round(statistics.median(many), 3) if many else 0.0,
+        "many_p50_s": round(statistics.median(many), 3),
+        "many_p95_s": round(float(np.quantile(many, 0.95)), 3),
+        "flat_out_p50_s": round(statistics.median(flat_out), 3),
         "rss_mb": round(max(peak) / 2**20),
         "growth_mb": round((max(peak[half:]) - max(peak[:half] or peak)) / 2**20),
         "errors": first.errors + errors[0],
         "cpu_share": round(share, 2),
+        "load": round(load, 1),
     }
 
 

@@ -25,6 +25,7 @@ class ConfinedStorage(Storage):
         super().__init__(url)
         self.root = root
         self._on_disk = not remote(url)
+        self._top = root if remote(root) else os.path.realpath(root)
         self._inside("")
 
     def exists(self, name: str) -> bool:
@@ -45,7 +46,7 @@ class ConfinedStorage(Storage):
         super().write(self._inside(name), content)
 
     def _inside(self, name: str) -> str:
-        if not inside(self.path(name) if name else self.url, self.root):
+        if not inside(self.path(name) if name else self.url, self._top):
             raise OutsideError(
                 f"{self.path(name)} is outside of {self.root}, and is not read: start the "
                 "dashboard on a folder that holds both"
@@ -54,12 +55,15 @@ class ConfinedStorage(Storage):
 
 
 def inside(place: str, root: str) -> bool:
-    """Whether a place is the root or below it: local paths with links followed, URLs by name."""
+    """Whether a place is the root or below it: local paths with links followed, URLs by name.
+
+    The root is a URL, or a path without links: so they are followed once for many places.
+    """
     if remote(place) != remote(root):
         return False
     if not remote(root):
-        real, top = os.path.realpath(place), os.path.realpath(root)
-        return real == top or real.startswith(top.rstrip(os.sep) + os.sep)
+        real = os.path.realpath(place)
+        return real == root or real.startswith(root.rstrip(os.sep) + os.sep)
     if "\\" in place or "%" in place or "::" in place:
         return False
     seen, top_url = urlsplit(place), urlsplit(root)

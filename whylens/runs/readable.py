@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -110,7 +111,7 @@ class ReadableTable(Table):
         return [c.name for c in self.schema() if str(c.type) in ("binary", "large_binary")]
 
     def schema(self) -> pa.Schema:
-        """The columns of the first part that is whole; of none where there is none."""
+        """As `Table.schema`, of the first part that is whole."""
         for unit in self.units():
             try:
                 with self._storage.open(self._part(unit)) as file:
@@ -199,7 +200,8 @@ class ReadableTable(Table):
                 wanted = (
                     None if columns is None else [c for c in dict.fromkeys(columns) if c in there]
                 )
-                return whole.read(columns=wanted)
+                # Parts are small: to share one out among threads takes longer than to read it.
+                return whole.read(columns=wanted, use_threads=False)
         except (pa.ArrowInvalid, OSError, WhylensError) as error:
             self._damage(unit, error)
             return None
@@ -263,8 +265,8 @@ def around(units: Sequence[str], place: int) -> Iterator[str]:
 
 def located(part: pa.Table, unit: str) -> pa.Table:
     """A part with its unit and the places of its rows as columns."""
-    part = part.append_column("unit", pa.array([unit] * len(part), pa.string()))
-    return part.append_column("row", pa.array(range(len(part)), pa.int32()))
+    part = part.append_column("unit", pa.repeat(unit, len(part)))
+    return part.append_column("row", pa.array(np.arange(len(part), dtype=np.int32)))
 
 
 def _constant(whole: pq.ParquetFile, names: Sequence[str]) -> tuple[int, ...] | None:

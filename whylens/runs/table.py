@@ -50,6 +50,19 @@ class Table:
         )
         self._storage.write(self._part(unit), buffer.getvalue())
 
+    def schema(self) -> pa.Schema:
+        """The columns of the first part; of none where there is none.
+
+        Raises
+        ------
+        WhylensError
+            As `read_part`.
+        """
+        for unit in self.units():
+            with self._opened(unit, None) as part:
+                return part.schema_arrow
+        return pa.schema([])
+
     def read(
         self, columns: Sequence[str] | None = None, units: Sequence[str] | None = None
     ) -> pa.Table:

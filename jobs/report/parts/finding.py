@@ -9,7 +9,7 @@ from typing import Any
 
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.report.optimisation import Optimisation, optimisation_of
-from whylens.jobs.report.tables import grouped, number, read, rows_of, value
+from whylens.jobs.report.tables import grouped, number, rows_of, value
 from whylens.runs import OpenedRun
 from whylens.runs.lineage import Lineage
 
@@ -19,6 +19,8 @@ Rows = list[dict[str, Any]]
 Key = tuple[int, int]
 # The tables that have images of a finding.
 PICTURED = ("exemplars", "mined", "generated", "visualisations")
+# Columns of findings that nothing is shown of: most of the table's bytes.
+UNREAD = ("mined_ids",)
 # From this share of images without the object on, the feature alone decides.
 RELIES_SHARE = 0.5
 
@@ -147,10 +149,10 @@ def load_findings(run: Lineage) -> tuple[Finding, ...]:
 
 def listed_findings(run: Lineage) -> tuple[Finding, ...]:
     """The ranked findings, of the table findings alone: without images and labels."""
-    table = read(run, "findings")
-    if table is None:
+    if not run.has("findings"):
         return ()
-    rows = table.drop_columns([c for c in ("mined_ids",) if c in table.column_names]).to_pylist()
+    table = run.table("findings")
+    rows = table.read([c for c in table.schema().names if c not in UNREAD]).to_pylist()
     return tuple(bare(row) for row in sorted(rows, key=lambda row: row.get("rank") or 0))
 
 
