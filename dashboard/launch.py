@@ -32,6 +32,9 @@ def command(folder: str | None, *, port: int = 8501, address: str = "localhost")
         "theme.light.primaryColor": "#2d5f9e",
         "theme.dark.primaryColor": "#7fb0ec",
         "browser.gatherUsageStats": "false",
+        # After each click Streamlit would look through all objects that are kept of the run, which
+        # takes longer than the page; Python collects by itself.
+        "runner.postScriptGC": "false",
         **SAFE,
     }
     # Whoever names another address names who may ask for it, too: docs/dashboard.md.

@@ -86,9 +86,8 @@ def _parts_of_class(run: OpenedRun, class_index: int) -> tuple[list[str], int]:
 
 def _shows(rows: pa.Table, class_index: int) -> np.ndarray:
     """Which rows [N] are of the main collection's images of a class."""
-    mine: np.ndarray = (rows["collection"].to_numpy() == "main") & (
-        shown_classes(rows) == class_index
-    )
+    main = pc.fill_null(pc.equal(rows["collection"], "main"), False)
+    mine: np.ndarray = main.to_numpy() & (shown_classes(rows) == class_index)
     return mine
 
 

@@ -44,7 +44,7 @@ class Storage:
     @property
     def local(self) -> bool:
         """Whether the folder is on this machine's own filesystem."""
-        return local(filesystem(self._place)[0])
+        return not remote(self._place) or local(filesystem(self._place)[0])
 
     def path(self, name: str) -> str:
         """Full path of a file, for messages and for pyarrow."""
