@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 # A question that takes down its actor so often fails its unit.
 MAX_DEATHS = 4
 SECONDS_BETWEEN_LINES = 30.0
+# For so long it may be out of reach.
+SECONDS_AWAY = 60.0
 
 # The actor of this process, where it is one's.
 _here: ClassifierActor | None = None
@@ -91,9 +94,8 @@ class RemoteClassifier(Elsewhere):
         return self._fingerprint
 
     def asked(self, question: Callable[..., Any], *arguments: Any) -> Any:
-        return _received(
-            answered(self._actor.ask.remote(question, *map(_sent, arguments))), self.device
-        )
+        sent = [_sent(one) for one in arguments]
+        return _received(answered(lambda: self._actor.ask.remote(question, *sent)), self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to its own actor, which is where alone it is sent, it is the classifier there."""
@@ -105,15 +107,26 @@ def _of_this_process() -> Classifier:
     return _here.classifier
 
 
-def answered(reference: Any) -> Any:
-    """What an actor answers; while it is started again, or has no room yet, that is said."""
+def answered(ask: Callable[[], Any]) -> Any:
+    """What an actor answers; while it is started again, or has no room yet, that is said.
+
+    An actor whose node just went can't be reached until it is elsewhere: it is asked anew.
+    """
     import ray
 
+    reference, given_up = ask(), None
     while True:
         try:
             return ray.get(reference, timeout=SECONDS_BETWEEN_LINES)
         except ray.exceptions.GetTimeoutError:
             logger.info("waiting for an answer of a classifier's actor")
+        except ray.exceptions.ActorUnavailableError:
+            given_up = given_up or time.monotonic() + SECONDS_AWAY
+            if time.monotonic() > given_up:
+                raise
+            logger.info("a classifier's actor can't be reached; it is asked again")
+            time.sleep(1)
+            reference = ask()
 
 
 class _Question(NamedTuple):
@@ -287,7 +300,7 @@ def serve(ray: Any, names: Sequence[str], placement: Placement) -> dict[str, Any
                 name=actor_name(name), **own.options, runtime_env=environment(own),
                 max_restarts=-1, max_task_retries=MAX_DEATHS,
             ).remote(name, own.device)  # fmt: skip
-            told = answered(actor.card.remote())
+            told = answered(actor.card.remote)
             if isinstance(told, WhylensError):
                 ray.kill(actor)
                 raise told
@@ -304,7 +317,7 @@ def actor_name(classifier: str) -> str:
 
 def connected(actor: Any, device: str) -> RemoteClassifier:
     """The classifier that an actor holds, for tensors on a device of this process."""
-    told = answered(actor.card.remote())
+    told = answered(actor.card.remote)
     if isinstance(told, WhylensError):
         raise told
     return RemoteClassifier(told[0], actor, device)

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 from ray import cloudpickle
 
@@ -26,6 +27,7 @@ from whylens.guidance.objectives import (
 )
 
 ROWS = torch.arange(4)
+ANSWERED = classifiers.answered
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def actors():
         loops.append(loop)
         made[name] = Stand(ClassifierActor(name, "cpu"), loop)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifiers, "answered", lambda future: future.result(60))
+        patch.setattr(classifiers, "answered", lambda ask: ask().result(60))
         yield made
     for loop in loops:
         loop.call_soon_threadsafe(loop.stop)
@@ -157,3 +159,31 @@ def test_an_error_is_its_questions_own(actors, images):
         futures[2].result(60)
     for k in (0, 1, 3):
         close(map(torch.tensor, futures[k].result(60)), good.value_and_gradient(images))
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """Asks an actor that can't be reached for so many seconds; how often it was asked."""
+    slept = []
+    clock = SimpleNamespace(monotonic=lambda: 100 + sum(slept), sleep=slept.append)
+    monkeypatch.setattr(classifiers, "time", clock)
+
+    def ask(seconds):
+        def get(reference, timeout):
+            if sum(slept) < seconds:
+                raise ray.exceptions.ActorUnavailableError("connection refused", None)
+            return reference
+
+        monkeypatch.setattr(ray, "get", get)
+        return ANSWERED(lambda: len(slept) + 1)
+
+    return ask
+
+
+def test_an_actor_that_is_out_of_reach_for_a_moment_is_asked_again(away):
+    assert away(3.0) == 4
+
+
+def test_an_actor_that_stays_out_of_reach_is_an_error(away):
+    with pytest.raises(ray.exceptions.ActorUnavailableError):
+        away(1000.0)

@@ -238,7 +238,8 @@ def test_an_output_folder_below_a_file_is_refused(refused, tmp_path):
     assert "--out" in message
 
 
-def test_a_folder_that_the_system_refuses_is_one_message(refused):
+def test_a_folder_that_the_system_refuses_is_one_message(refused, monkeypatch):
+    monkeypatch.setattr("whylens.runs.storage.WAITS", (0.0,))
     code, message = refused(*embed(Path("/proc/whylens-run")))
     assert code in (1, 2)
     assert "/proc/whylens-run" in message
