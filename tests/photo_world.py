@@ -29,7 +29,8 @@ from photo_scenes import CLASSES, GROUNDS, World, draw_world, missing, pictures
 from PIL import Image
 from torch.nn import functional as F
 
-from whylens.neural_pca import Judged, Refit, judge_classes, refit
+from whylens.neural_pca import Judged, Refit, judge_classes, refit, spufix, with_own_images
+from whylens.neural_pca.dfr import reweighted
 from whylens.neural_pca.refit import SHARES, STRENGTHS
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def repaired(
     }
     if not keys:
         return None
-    rows, mined_for = np.array(sorted(keys)).T
+    rows, mined_for = with_own_images(*np.array(sorted(keys)).T, seen.second.labels)
     return refit(
         *head,
         seen.train.features,
@@ -165,6 +166,44 @@ def repair_gains(
         return gains(before, before, name)
     after = accuracies(world, (fixed.weight, fixed.bias), seen)
     return gains(before, after, name) | {f"{name}.share": fixed.share, f"{name}.cost": fixed.cost}
+
+
+def by_group(
+    world: World, head: Head, found: Sequence[Judged], seen: Collections
+) -> dict[str, float]:
+    """The worst group's accuracy, and the mean of all, before and after repairs: SpuFix by formula
+    and by refit, and DFR, which is told the ground of every image that was mined.
+
+    A group is a class on other classes' grounds, or on grounds of no link: a class on one ground
+    has four test images, and the worst of those would be mostly chance.
+    """
+    second, even = seen.second, seen.even
+    told = reweighted(
+        second.features, second.labels, second.labels * len(GROUNDS) + second.grounds, len(CLASSES)
+    )
+    heads: dict[str, Head] = {"before": head, "dfr": (told.weight, told.bias)}
+    if (fixed := repaired(head, found, seen)) is not None:
+        heads["refit"] = fixed.weight, fixed.bias
+    logits = {name: even.features @ w.T + b for name, (w, b) in heads.items()}
+    if spurious := {one.components.class_index: one.suspicious for one in found if one.suspicious}:
+        formula = spufix([one.components for one in found], spurious)
+        logits["formula"] = formula.fix(even.features, logits["before"])
+    own = np.array([world.links.get(k, (-1, 0.0))[0] for k in range(len(CLASSES))])[even.labels]
+    crossed = np.isin(even.grounds, [ground for ground, _ in world.links.values()])
+    groups = np.where(own == even.grounds, -1, 2 * even.labels + crossed)
+    figures = {}
+    for name, said in logits.items():
+        right = said.argmax(1) == even.labels
+        cells = [right[groups == group].mean() for group in np.unique(groups[groups >= 0])]
+        figures |= {
+            f"worst_group.{name}": float(min(cells)),
+            f"groups.{name}": float(np.mean(cells)),
+        }
+    linked = seen.linked
+    for name, (w, b) in heads.items():
+        right = (linked.features @ w.T + b).argmax(1) == linked.labels
+        figures[f"groups_linked.{name}"] = float(right.mean())
+    return figures
 
 
 def trade(
@@ -223,6 +262,7 @@ def check_seed(seed: int, folder: Path, transfer: bool) -> dict[str, Any]:
     }
     row |= repair_gains(world, head, found, seen, "spufix")
     row["trade"] = trade(world, head, found, seen)
+    row |= by_group(world, head, found, seen)
     before = accuracies(world, head, seen)
     row |= gains(before, accuracies(world, unlinked, seen), "without_links")
     if transfer:

@@ -26,7 +26,7 @@ from whylens.jobs.images.embedded import (
 )
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.people.labels import spurious_components
-from whylens.neural_pca import refit, spufix, transfer
+from whylens.neural_pca import refit, spufix, transfer, with_own_images
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
@@ -99,14 +99,15 @@ def repair_run(spec: RepairSpec) -> Repair:
     weight, bias = classifier.head.arrays()
     labels = labels_used(seen.main)
     if spec.method == "refit":
+        shown, shown_for = seen.shown(mined, mined_for)
         by: Any = refit(
             weight,
             bias,
             seen.main.features,
             labels,
-            seen.pool.features[mined],
-            seen.pool.labels[mined],
-            mined_for,
+            seen.pool.features[shown],
+            seen.pool.labels[shown],
+            shown_for,
             budget=spec.budget,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
@@ -183,6 +184,7 @@ class Seen:
             )
         self.main = read_embedded(table, "main")
         self.pool = read_embedded(table, pool)
+        self._explained = pool == "main"
         self._place = {name: row for row, name in enumerate(self.pool.ids)}
 
     def mined(
@@ -206,6 +208,15 @@ class Seen:
             )
         found = sorted((self._place[image], k) for image, k in pairs)
         return np.array([i for i, _ in found], int), np.array([k for _, k in found], int)
+
+    def shown(self, mined: np.ndarray, mined_for: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the pool that refit is shown, and for which class each was mined (-1: none).
+
+        Where the images to explain were mined themselves, refit sees all of them anyway.
+        """
+        if self._explained:
+            return mined, mined_for
+        return with_own_images(mined, mined_for, self.pool.labels)
 
     def in_order_of(self, other: Embedded) -> np.ndarray:
         """The features of another run's images."""

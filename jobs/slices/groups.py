@@ -33,13 +33,13 @@ from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
-GROUPS, REPAIRS, SHORTCUTS = "groups", "repairs", "shortcuts"
+GROUPS, REPAIRS, SHORTCUTS, VALUES = "groups", "repairs", "shortcuts", "values"
 NOTHING, FORMULA, REFIT, DFR = "no repair", "SpuFix, formula", "SpuFix, refit", "DFR"
 # What each has to know beside the training images and their labels.
 KNOWS = {
     NOTHING: "nothing",
     FORMULA: "which components are spurious",
-    REFIT: "which components are spurious, and images mined for them",
+    REFIT: "which components are spurious, images mined for them, and labels there",
     DFR: "the group of every image",
 }
 SCHEMAS = {
@@ -56,6 +56,12 @@ SCHEMAS = {
         [("repair", pa.string()), ("class_name", pa.string()), ("component", pa.int32()),
          ("words", pa.list_(pa.string())), ("images", pa.int32()),
          *columns(pa.float64(), "called", "own_accuracy")]
+    ),
+    # What an attribute does by itself; and the class that it draws images of others to most.
+    VALUES: pa.schema(
+        [*columns(pa.string(), "repair", "attribute", "value"), ("images", pa.int32()),
+         ("accuracy", pa.float64()), ("drawn_to", pa.string()),
+         *columns(pa.float64(), "drawn", "drawn_elsewhere")]
     ),
 }  # fmt: skip
 Logits = Callable[[np.ndarray], np.ndarray]
@@ -139,7 +145,7 @@ def groups_of(labels: np.ndarray, values: np.ndarray, least: int) -> np.ndarray:
 
 
 def groups(run: Run, lineage: Lineage, settings: GroupSettings) -> None:
-    """Measure, and write the three tables."""
+    """Measure, and write the four tables."""
     from whylens.classifiers import load_classifier
 
     classifier = load_classifier(str(lineage.setting("classifier")))
@@ -163,10 +169,15 @@ def groups(run: Run, lineage: Lineage, settings: GroupSettings) -> None:
         except UsageError as error:
             run.warn(f"DFR by {attribute}: {error}")
         for repair, logits in compared.items():
-            right = logits(images.features[tested]).argmax(1) == images.labels[tested]
+            said = logits(images.features[tested]).argmax(1)
+            right = said == images.labels[tested]
             more = list(_by_group(right, of[tested], images.labels[tested], values[tested], names))
             key = {"repair": repair, "attribute": attribute}
             rows[GROUPS] += [{**key, **row} for row in more]
+            rows[VALUES] += [
+                {**key, **row}
+                for row in by_value(said, images.labels[tested], values[tested], names)
+            ]
             worst = min(more, key=lambda row: row["accuracy"])
             rows[REPAIRS].append(
                 {
@@ -219,16 +230,16 @@ def _spufixes(
     for row in found:
         spurious.setdefault(row["class_index"], []).append(row["component"])
     plain = spufix([components_of(lineage, k, classifier) for k in spurious], spurious)
-    mined, mined_for = seen.mined(found, spurious, lineage.runs[0].folder)
+    shown, shown_for = seen.shown(*seen.mined(found, spurious, lineage.runs[0].folder))
 
     def may(ids: Sequence[str], tag: str) -> np.ndarray:
         return for_repairs(ids) if tag == settings.collection else np.ones(len(ids), bool)
 
-    kept = may(seen.pool.ids, mined_collection(lineage))[mined]
+    kept = may(seen.pool.ids, mined_collection(lineage))[shown]
     own = may(seen.main.ids, "main") & (seen.main.labels >= 0)
     fitted = refit(
         weight, bias, seen.main.features[own], seen.main.labels[own],
-        seen.pool.features[mined[kept]], seen.pool.labels[mined[kept]], mined_for[kept],
+        seen.pool.features[shown[kept]], seen.pool.labels[shown[kept]], shown_for[kept],
         budget=settings.budget,
     )  # fmt: skip
     return {
@@ -254,6 +265,38 @@ def _by_group(
             "images": int(inside.sum()),
             "accuracy": float(right[inside].mean()),
         }
+
+
+def by_value(
+    said: np.ndarray, labels: np.ndarray, values: np.ndarray, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Accuracy by an attribute's value alone, and the class that images of it are drawn to.
+
+    That is the class k whose part of the images not of class k, called k all the same, is higher
+    than among the other values' images by most: a watermark's carton. said, labels and values are
+    [N]; an attribute of one value draws to nothing.
+    """
+    for value in np.unique(values):
+        inside = values == value
+        drawn, elsewhere = (_called(said[of], labels[of], len(names)) for of in (inside, ~inside))
+        k = int((drawn - elsewhere).argmax())
+        alone = bool(inside.all()) or drawn[k] <= elsewhere[k]
+        yield {
+            "value": str(value),
+            "images": int(inside.sum()),
+            "accuracy": float((said == labels)[inside].mean()),
+            "drawn_to": None if alone else names[k],
+            "drawn": None if alone else float(drawn[k]),
+            "drawn_elsewhere": None if alone else float(elsewhere[k]),
+        }
+
+
+def _called(said: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The part of the images not of each class that is called it, [K]."""
+    wrong = np.bincount(said[said != labels], minlength=classes)
+    others = len(labels) - np.bincount(labels, minlength=classes)
+    part: np.ndarray = wrong / np.maximum(others, 1)
+    return part
 
 
 def _shortcuts(
@@ -294,7 +337,7 @@ JOB = Job(
     help="Accuracy by group, before and after repairs.",
     spec=GroupsSpec,
     run=run,
-    tables=(GROUPS, SHORTCUTS, REPAIRS),
+    tables=(GROUPS, SHORTCUTS, VALUES, REPAIRS),
     show="whylens.jobs.slices.terminal:show_repairs",
     part="whylens.jobs.report.parts.groups:GROUPS",
 )

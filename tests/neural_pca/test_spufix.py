@@ -6,7 +6,14 @@ import torch
 from scipy.special import log_softmax
 
 from whylens.errors import UsageError, WhylensError
-from whylens.neural_pca import Refit, class_components, refit, spufix, transfer
+from whylens.neural_pca import (
+    Refit,
+    class_components,
+    refit,
+    spufix,
+    transfer,
+    with_own_images,
+)
 from whylens.neural_pca.head_fit import Rows, fit
 
 RNG = np.random.default_rng(3)
@@ -112,6 +119,29 @@ def test_a_refitted_head_leans_less_on_the_feature(context):
     # Without labels the best other class stands in: here there is one.
     blind = refit(weight, bias, features, labels, mined, np.full(60, -1), of, budget=0.05)
     np.testing.assert_allclose(blind.weight, fixed.weight)
+
+
+def test_a_class_that_was_mined_for_is_shown_by_its_own_images_too(context):
+    """Rows 1 and 4 were mined for class 0: its own are 0, 3 and 5. Rows without label are none."""
+    labels = np.array([0, 1, 2, 0, 2, 0, -1, 1])
+    rows, mined_for = with_own_images(np.array([1, 4]), np.array([0, 0]), labels)
+    assert rows.tolist() == [1, 4, 0, 3, 5]
+    assert mined_for.tolist() == [0, 0, -1, -1, -1]
+    rows, mined_for = with_own_images(np.array([1, 6]), np.array([0, 1]), np.full(8, -1))
+    assert (rows.tolist(), mined_for.tolist()) == ([1, 6], [0, 1])
+    # A class that is always beside its feature is no longer taken for the other where it is not.
+    features, labels, mined, (weight, bias) = context
+    own = np.random.default_rng(6).normal(size=(60, 3)) * 0.3 + [1, 0, 0]
+    pool, known = np.concatenate([mined, own]), np.repeat([0, 1], 60)
+    rows, of = with_own_images(np.arange(60), np.ones(60, int), known)
+    said = [
+        (own @ fixed.weight.T + fixed.bias).argmax(1)
+        for fixed in (
+            refit(weight, bias, features, labels, pool[r], known[r], f, budget=0.05)
+            for r, f in ((np.arange(60), np.ones(60, int)), (rows, of))
+        )
+    ]
+    assert (said[1] == 1).mean() > 0.9 > (said[0] == 1).mean()
 
 
 def test_the_refitted_head_is_where_its_loss_is_least(context):

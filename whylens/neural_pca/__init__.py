@@ -14,7 +14,7 @@ from whylens.neural_pca.ranking import (
     typical_words,
     with_verdicts,
 )
-from whylens.neural_pca.refit import Refit, refit
+from whylens.neural_pca.refit import Refit, refit, with_own_images
 from whylens.neural_pca.spufix import SpuFix, spufix, transfer
 from whylens.neural_pca.sufficiency import Mined, Miner, mine
 
@@ -45,5 +45,6 @@ __all__ = [
     "spufix",
     "transfer",
     "typical_words",
+    "with_own_images",
     "with_verdicts",
 ]

@@ -4,8 +4,9 @@ Plain SpuFix takes max(alpha, 0), measured from the class mean. Where nearly all
 have the feature, alpha is near zero when it is present: nothing is taken. The mined images of the
 sufficiency check know more: they show the feature, not the class. Their features, with what they
 do show as label, are added to the training images' and the linear head alone is fitted again,
-held near the old one. (Kirichenko et al. 2023 retrain the last layer on images whose groups are
-labelled; here mining finds the group.)
+held near the old one; so are the class's own images of the mined collection, in which the feature
+is no rule (`with_own_images`). (Kirichenko et al. 2023 retrain the last layer on images whose
+groups are labelled; here mining finds the group.)
 """
 
 from __future__ import annotations
@@ -120,6 +121,19 @@ def refit(
     fitted = fit(w, b, Rows.of(features, labels, device), mined, strength)
     w, b = _between((w, b), fitted, share)
     return Refit(w.cpu().numpy(), b.cpu().numpy(), strength, cost, share)
+
+
+def with_own_images(
+    rows: Labels, mined_for: Labels, labels: Labels
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What a head is shown of a mined collection: rows [S], and what each was mined for, [S].
+
+    The mined images, rows [M] that were mined for the classes [M], say what a class is not. What it
+    is where its feature is absent is said by its own images: all those, of the collection's labels
+    [N], that are of a class something was mined for. They were mined for none, -1.
+    """
+    own = np.setdiff1d(np.flatnonzero(np.isin(labels, mined_for)), rows)
+    return np.concatenate([rows, own]), np.concatenate([mined_for, np.full(len(own), -1)])
 
 
 def _boldest(

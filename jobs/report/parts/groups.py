@@ -35,6 +35,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Value:
+    """All images with a value of an attribute; accuracies in the order of the repairs.
+
+    Without repair, `drawn` is the part of the images not of the class `drawn_to` that are called
+    it, `drawn_elsewhere` that among images with other values; None where there is no such class.
+    """
+
+    value: str
+    images: int
+    accuracies: tuple[float | None, ...]
+    drawn_to: str | None
+    drawn: float | None
+    drawn_elsewhere: float | None
+
+
+@dataclass(frozen=True)
 class Shortcut:
     """A spurious component: the part of its mined images that are called its class, by repair."""
 
@@ -54,11 +70,13 @@ class Attribute:
     repairs: tuple[Repair, ...]
     groups: tuple[Group, ...]
     shortcuts: tuple[Shortcut, ...] = ()
+    values: tuple[Value, ...] = ()
 
 
 def load_groups(run: Lineage) -> tuple[Attribute, ...]:
     """Each attribute; the first carries the shortcuts, which are of the run."""
     groups = grouped(rows_of(run, "groups"), lambda row: row["attribute"])
+    values = grouped(rows_of(run, "values"), lambda row: row["attribute"])
     shortcuts = grouped(
         rows_of(run, "shortcuts"), lambda row: (row["class_name"], row["component"])
     )
@@ -86,6 +104,10 @@ def load_groups(run: Lineage) -> tuple[Attribute, ...]:
                                     number(row["own_accuracy"])) for row in of))
                     for key, of in shortcuts.items()
                 ),
+                tuple(
+                    value(Value, of[0], accuracies=tuple(number(row["accuracy"]) for row in of))
+                    for of in grouped(values.get(name, ()), lambda row: row["value"]).values()
+                ),
             )
         )  # fmt: skip
     return tuple(found)
@@ -110,7 +132,7 @@ def sentence(rows: Sequence[Attribute]) -> str:
 GROUPS: Part[Attribute] = Part(
     name="groups",
     title="Groups and repairs",
-    tables=("repairs", "groups", "shortcuts"),
+    tables=("repairs", "groups", "shortcuts", "values"),
     read=load_groups,
     place=40,
     sentence=sentence,

@@ -27,6 +27,7 @@ from whylens.neural_pca import (
     refit,
     spufix,
     transfer,
+    with_own_images,
 )
 from whylens.neural_pca.refit import STRENGTHS
 from whylens.planted.drawing.data import Drawings, draw_many
@@ -285,6 +286,7 @@ def _refitted(
     strength: float | None = None,
 ) -> Refit:
     """Within the usual budget, or of one strength at any cost."""
+    rows, mined_for = with_own_images(rows, mined_for, collections.second.objects)
     options: dict[str, Any] = {} if strength is None else {"budget": 1.0, "strengths": (strength,)}
     return refit(
         seen.weight,

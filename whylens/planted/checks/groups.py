@@ -1,8 +1,8 @@
 """`whylens planted check --groups`: what repairs gain where a shortcut is absent or misleads.
 
 The accuracy of the biased classifier by class and shown feature, before and after each repair:
-SpuFix by formula and by refit, which know what was found, and deep feature reweighting, which is
-told the class and the feature of every image.
+SpuFix by formula and by refit, which know what was found and no image's feature, and deep feature
+reweighting, which is told the class and the feature of every image.
 """
 
 import logging
@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whylens.classifiers import load_classifier
-from whylens.neural_pca import Refit, SpuFix, judge_classes, refit, spufix
+from whylens.neural_pca import (
+    Refit,
+    SpuFix,
+    judge_classes,
+    refit,
+    spufix,
+    with_own_images,
+)
 from whylens.neural_pca.dfr import Reweighted, reweighted
 from whylens.planted.checks.confirm import features_of
 from whylens.planted.checks.discovery import MINED, TOP, mined_for_repair, shows
@@ -49,7 +56,7 @@ def check_groups(work: Path, name: str = "biased") -> dict[str, Any]:
         top=TOP, mined=MINED,
     )  # fmt: skip
     spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
-    rows, mined_for = mined_for_repair(found)
+    rows, mined_for = with_own_images(*mined_for_repair(found), second.objects)
 
     def refitted(budget: float) -> Refit:
         return refit(
