@@ -10,15 +10,13 @@ from typing import Any
 import streamlit as st
 
 from whylens.dashboard.entry import let_in
+from whylens.dashboard.first import FIRST
 from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.look import mark, style
 from whylens.dashboard.offered import views
 from whylens.dashboard.root import Root
 from whylens.dashboard.view import SECTIONS, View, literal, panel, remember
 from whylens.errors import WhylensError
-
-# The views that a run is opened at.
-FIRST = ("overview", "report")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from whylens.errors import WhylensError
 
@@ -45,11 +46,8 @@ def command(folder: str | None, *, port: int = 8501, address: str = "localhost")
     return [sys.executable, "-m", "streamlit", "run", page, *options, *rest]
 
 
-def launch(folder: str | None, *, port: int = 8501, address: str = "localhost") -> int:
-    """Serve until interrupted; Streamlit's exit code."""
+def launch(folder: str | None, *, port: int = 8501, address: str = "localhost") -> NoReturn:
+    """Serve until interrupted, in the place of this process: what ends it ends the server."""
     if importlib.util.find_spec("streamlit") is None:
         raise WhylensError("The dashboard needs streamlit: pip install streamlit")
-    try:
-        return subprocess.run(command(folder, port=port, address=address), check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    os.execv(sys.executable, command(folder, port=port, address=address))

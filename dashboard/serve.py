@@ -10,6 +10,7 @@ from pathlib import Path
 import streamlit as st
 from starlette.middleware import Middleware
 
+from whylens.dashboard.first import FirstAtRoot
 from whylens.dashboard.kept import reading
 from whylens.dashboard.offered import own_views
 from whylens.dashboard.origin import OwnOrigin
@@ -32,6 +33,6 @@ def read_ahead() -> None:
 threading.Thread(target=read_ahead, name="read ahead", daemon=True).start()
 app = st.App(
     Path(__file__).with_name("app.py"),
-    middleware=[Middleware(OwnOrigin)],
+    middleware=[Middleware(OwnOrigin), Middleware(FirstAtRoot)],
     on_script_error=say_error,
 )

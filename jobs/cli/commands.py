@@ -202,7 +202,7 @@ def dashboard(
     """Look at runs in the browser."""
     # The dashboard is above the jobs: it is started, not imported, as Streamlit would anyway.
     module = importlib.import_module("whylens.dashboard.launch")
-    raise typer.Exit(module.launch(run, port=port, address=address))
+    module.launch(run, port=port, address=address)
 
 
 app.command(epilog=CODES)(submit)
