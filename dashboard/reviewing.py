@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import streamlit as st
@@ -54,6 +54,7 @@ class Sitting:
     """Where a reviewer is in a run: kept between reruns.
 
     at: the component that is shown
+    told: the one that the address names, as far as it was written from here
     past: those shown before it
     done: those that were judged here, the last at the end
     skipped: those passed over
@@ -61,6 +62,7 @@ class Sitting:
     """
 
     at: Key | None = None
+    told: Key | None = None
     past: list[Key] = field(default_factory=list)
     done: list[Key] = field(default_factory=list)
     skipped: set[Key] = field(default_factory=set)
@@ -69,6 +71,11 @@ class Sitting:
     def waiting(self, left: Sequence[Finding]) -> list[Finding]:
         """What is left to judge, the skipped at the end."""
         return sorted(left, key=lambda one: one.key in self.skipped)
+
+    def follow(self, asked: Key | None, known: Container[Key]) -> None:
+        """Show what the address names, where a link, a reload or Back has changed it."""
+        if asked is not None and asked != self.told and asked in known:
+            self.at = asked
 
     def leave(self) -> None:
         """Go on to what is next in the queue."""
@@ -88,9 +95,12 @@ class Sitting:
             self.leave()
 
     def judge(self, reading: Reading, one: Finding, label: str, who: str) -> None:
-        """Write the label, then go on."""
+        """Write the label of what was looked at, then go on from there.
+
+        A key that comes twice is a second judgement of that component, not of the next one.
+        """
         self.problem = write_label(reading, one, label, who)
-        if self.problem is None:
+        if self.problem is None and self.at == one.key:
             self.done.append(one.key)
             self.skipped.discard(one.key)
             self.leave()

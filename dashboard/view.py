@@ -61,6 +61,11 @@ def go_to(view: str, **query: str) -> None:
         st.switch_page(pages[view], query_params=_asked(run, query))
 
 
+def bound(key: str) -> dict[str, Any]:
+    """Options of a widget whose value stands in the address under this name."""
+    return {"key": key, "bind": "query-params"}
+
+
 def follow(name: str, known: Container[str], first: str) -> str:
     """The key of a widget whose value, a text, is the parameter `name` of the address.
 

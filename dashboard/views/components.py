@@ -12,7 +12,7 @@ from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import alphas, component
 from whylens.dashboard.reviewing import reviewer, write_label
 from whylens.dashboard.saving import save_csv, save_png
-from whylens.dashboard.view import View, literal, panel
+from whylens.dashboard.view import View, bound, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.jobs.labelled import LABELS
 from whylens.jobs.people.evidence import mined_images, neighbours
@@ -63,14 +63,10 @@ def _gallery(reading: Reading, every: Sequence[Finding]) -> None:
     counted = reading.counted()
     names = sorted({one.class_name for one in every})
     first, second, third, fourth = st.columns([2, 2, 2, 1.4], vertical_alignment="top")
-    classes = first.multiselect("Classes", names, key="of", bind="query-params")
-    wanted = second.multiselect(
-        "Verdict", [v.value for v in Verdict], key="verdict", bind="query-params"
-    )
-    labels = third.multiselect(
-        "Labelled", [*LABELS, NOT_LABELLED], key="labelled", bind="query-params"
-    )
-    words = fourth.text_input("Seems to be", placeholder="water", key="words", bind="query-params")
+    classes = first.multiselect("Classes", names, **bound("of"))
+    wanted = second.multiselect("Verdict", [v.value for v in Verdict], **bound("verdict"))
+    labels = third.multiselect("Labelled", [*LABELS, NOT_LABELLED], **bound("labelled"))
+    words = fourth.text_input("Seems to be", placeholder="water", **bound("words"))
     fitting = [
         one
         for one in every
@@ -91,11 +87,7 @@ def _gallery(reading: Reading, every: Sequence[Finding]) -> None:
         return
     number = 1
     if pages > 1:
-        number = int(
-            st.number_input(
-                f"Page of {pages:,}", 1, pages, 1, width=140, key="page", bind="query-params"
-            )
-        )
+        number = int(st.number_input(f"Page of {pages:,}", 1, pages, 1, width=140, **bound("page")))
     here = by_class(fitting)[(number - 1) * A_PAGE : number * A_PAGE]
     for name in dict.fromkeys(one.class_name for one in here):
         st.markdown(f"#### {literal(name)}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import streamlit as st
 
@@ -12,7 +11,7 @@ from whylens.dashboard.overlays import changed, may_change
 from whylens.dashboard.root import Root
 from whylens.dashboard.saving import save_csv, save_png
 from whylens.dashboard.slider import slider
-from whylens.dashboard.view import View, literal, panel
+from whylens.dashboard.view import View, bound, follow, lead, literal, panel
 from whylens.dashboard.views.drawing import cards, show
 from whylens.jobs.report.card import counterfactual_card
 from whylens.jobs.report.exported import plain_rows
@@ -42,26 +41,21 @@ def draw(shown_run: Reading) -> None:
     outcomes = third.multiselect(
         "Outcome", ["flipped", "not flipped", "failed"], **bound("outcome")
     )
-    shown = [
-        row
-        for row in rows
+    shown = {
+        str(place): row
+        for place, row in enumerate(rows, 1)
         if (not sources or row.source in sources)
         and (not targets or row.target in targets)
         and (not outcomes or outcome(row) in outcomes)
-    ]
-    made = [row for row in shown if row.before and row.after]
+    }
+    made = {place: row for place, row in shown.items() if row.before and row.after}
     if made:
         with panel():
             _large(shown_run, made)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader("All of these", anchor=False)
-            save_csv(COUNTERFACTUALS.name, lambda: plain_rows(shown))
-    cards(COUNTERFACTUALS, shown)
-
-
-def bound(key: str) -> dict[str, Any]:
-    """A filter's options: its value stands in the URL."""
-    return {"key": key, "bind": "query-params"}
+            save_csv(COUNTERFACTUALS.name, lambda: plain_rows(list(shown.values())))
+    cards(COUNTERFACTUALS, list(shown.values()))
 
 
 def outcome(row: Counterfactual) -> str:
@@ -74,25 +68,28 @@ def titled(row: Counterfactual) -> str:
     return f"{row.source} → {row.target}: {row.image_id} ({outcome(row)})"
 
 
-def _step(count: int, by: int) -> None:
-    at = int(st.session_state.get("counterfactual") or 0)
-    st.session_state["counterfactual"] = (at + by) % count
-
-
 @st.fragment
-def _large(shown_run: Reading, rows: Sequence[Counterfactual]) -> None:
-    if int(st.session_state.get("counterfactual") or 0) >= len(rows):
-        st.session_state["counterfactual"] = 0
+def _large(shown_run: Reading, rows: Mapping[str, Counterfactual]) -> None:
+    """One of the rows, which are known by their places in the table."""
+    places = list(rows)
+    key = follow("counterfactual", rows, places[0])
+    if st.session_state.get(key) not in rows:
+        st.session_state[key] = places[0]
+
+    def step(by: int) -> None:
+        at = places.index(st.session_state[key])
+        st.session_state[key] = places[(at + by) % len(places)]
+
     with st.container(horizontal=True, vertical_alignment="bottom"):
         place = st.selectbox(
             f"One of {amount(len(rows), 'image')}",
-            range(len(rows)),
+            places,
             format_func=lambda place: titled(rows[place]),
-            key="counterfactual",
+            key=key,
         )
-        for name, key, by in (("Previous", "Left", -1), ("Next", "Right", 1)):
-            st.button(name, shortcut=key, on_click=_step, args=(len(rows), by),
-                      disabled=len(rows) < 2)  # fmt: skip
+        for name, shortcut, by in (("Previous", "Left", -1), ("Next", "Right", 1)):
+            st.button(name, shortcut=shortcut, on_click=step, args=(by,), disabled=len(rows) < 2)
+    lead("counterfactual", place, places[0])
     row = rows[place]
     left, right = st.columns(2, gap="large")
     with left:
@@ -100,7 +97,7 @@ def _large(shown_run: Reading, rows: Sequence[Counterfactual]) -> None:
     with right:
         show(html(COUNTERFACTUALS, "account", row))
     show(html(COUNTERFACTUALS, "story", row))
-    save_png(f"counterfactual-{place + 1}", lambda: counterfactual_card(row))
+    save_png(f"counterfactual-{place}", lambda: counterfactual_card(row))
     _beside(shown_run, row)
 
 
@@ -111,7 +108,10 @@ def _beside(shown_run: Reading, row: Counterfactual) -> None:
     if not others:
         return
     names = st.multiselect(
-        "The same image in other runs", others, help="Runs of another method, or other settings."
+        "The same image in other runs",
+        others,
+        help="Runs of another method, or other settings.",
+        **bound("others"),
     )
     for column, name in zip(st.columns(max(len(names), 1)), names, strict=False):
         with column, panel():
@@ -136,7 +136,9 @@ def _picture(row: Counterfactual) -> None:
         views[CHANGED] = tinted
     if row.optimisation.mask and (dimmed := may_change(before, row.optimisation.mask)):
         views[MASK] = dimmed
-    how = st.segmented_control("Show", list(views), default=PLAIN, required=True, key="overlay")
+    how = st.segmented_control(
+        "Show", list(views), default=PLAIN, required=True, **bound("overlay")
+    )
     slider(
         picture(before),
         picture(views[how or PLAIN]),

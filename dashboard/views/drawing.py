@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
+from whylens.dashboard.view import bound
 from whylens.jobs.report.page import flat, html
 from whylens.jobs.report.part import Part
 from whylens.jobs.report.pictures import picture
@@ -57,6 +58,6 @@ def cards(part: Part[Any], rows: Sequence[Any], a_page: int = 12) -> None:
     pages = -(-len(rows) // a_page)
     number = 1
     if pages > 1:
-        number = int(st.number_input(f"Page of {pages}", 1, pages, 1, width=140))
+        number = int(st.number_input(f"Page of {pages}", 1, pages, 1, width=140, **bound("page")))
     shown = rows[(number - 1) * a_page : number * a_page]
     show(f'<div class="cards">{"".join(html(part, "card", row) for row in shown)}</div>')

@@ -9,7 +9,7 @@ import streamlit as st
 
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import alphas
-from whylens.dashboard.view import View, literal, panel
+from whylens.dashboard.view import View, bound, literal, panel
 from whylens.dashboard.views.drawing import show, strip
 from whylens.images.collection import RejectedImageError
 from whylens.images.decoding import SUFFIXES, decode
@@ -97,15 +97,14 @@ def _picked(reading: Reading) -> MainImage | None:
         list(known),
         index=None,
         placeholder="Choose a class; its mistaken images come first",
-        key="class",
-        bind="query-params",
+        **bound("class"),
     )
     if chosen is None:
         return None
     images = images_of_class(reading.run, known[chosen], CHOICE)
     ids = [one.image_id for one in images]
     strip([(one.thumb, f"{chosen} image {one.image_id}", one.image_id) for one in images])
-    asked = st.pills("Explain", ids, key="image", bind="query-params")
+    asked = st.pills("Explain", ids, **bound("image"))
     return next((one for one in images if one.image_id == asked), None)
 
 

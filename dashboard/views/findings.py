@@ -12,7 +12,7 @@ from whylens.dashboard.choices import matching
 from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.saving import save_csv, save_png
-from whylens.dashboard.view import View, follow, lead, literal
+from whylens.dashboard.view import View, bound, follow, lead, literal
 from whylens.dashboard.views.drawing import axis, chart, show
 from whylens.errors import WhylensError
 from whylens.jobs.labelled import LABELS, label_home
@@ -35,13 +35,16 @@ def draw(reading: Reading) -> None:
         st.info(FINDINGS.empty(reading.data()))
         return
     first, second, third, fourth = st.columns([2, 2, 1.4, 1.4], vertical_alignment="top")
-    classes = first.multiselect("Classes", list(dict.fromkeys(f.class_name for f in found)))
-    verdicts = second.multiselect("Verdict", [v.value for v in Verdict])
-    asked = third.text_input("Seems to be", placeholder="water")
+    names = list(dict.fromkeys(f.class_name for f in found))
+    classes = first.multiselect("Classes", names, **bound("of"))
+    verdicts = second.multiselect("Verdict", [v.value for v in Verdict], **bound("verdict"))
+    asked = third.text_input("Seems to be", placeholder="water", **bound("words"))
     highest = max((f.suspicion or 0.0 for f in found), default=0.0)
     least = 0.0
     if highest > 0:
-        least = fourth.slider("Suspicion at least", 0.0, float(highest), 0.0, format="%.2f")
+        least = fourth.slider(
+            "Suspicion at least", 0.0, float(highest), 0.0, format="%.2f", **bound("least")
+        )
     fitting = matching(
         found,
         classes=classes,
@@ -64,9 +67,11 @@ def draw(reading: Reading) -> None:
     lead("finding", chosen, next(iter(ranks)))
     finding = reading.pictured(ranks[chosen])
     left, right = st.columns([1, 3])
-    heat = left.toggle("Heat maps", value=True)
+    heat = left.toggle("Heat maps", value=True, **bound("heat"))
     longest = max(len(finding.exemplars), len(finding.mined), len(finding.generated), 1)
-    most = right.slider("Images in a strip", 1, longest, min(6, longest)) if longest > 1 else 1
+    most = 1
+    if longest > 1:
+        most = right.slider("Images in a strip", 1, longest, min(6, longest), **bound("strip"))
     show(html(FINDINGS, "article", finding if heat else without_heat(finding), most))
     with st.container(horizontal=True):
         save_png(f"finding-{finding.rank}", lambda: finding_card(finding))

@@ -11,7 +11,8 @@ import streamlit as st
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import component
 from whylens.dashboard.reviewing import Sitting, reviewer
-from whylens.dashboard.view import View, literal, panel
+from whylens.dashboard.view import View, bound, literal, panel
+from whylens.dashboard.views.components import asked, open_component
 from whylens.dashboard.views.drawing import show, table
 from whylens.jobs.labelled import by_time
 from whylens.jobs.people.review import (
@@ -55,10 +56,12 @@ def draw(reading: Reading) -> None:
     orders = {order.value: order for order in Order}
     names = sorted({one.class_name for one in every.values()})
     with right.popover("What comes next", width="stretch"):
-        order = st.selectbox("Order", list(orders), key="order", bind="query-params")
-        classes = st.multiselect("Classes", names, key="of", bind="query-params")
+        order = st.selectbox("Order", list(orders), **bound("order"))
+        classes = st.multiselect("Classes", names, **bound("of"))
     chosen = {k: one for k, one in every.items() if not classes or one.class_name in classes}
     sitting = st.session_state.setdefault(f"sitting {reading.name}", Sitting())
+    # Here and not below, where keys are answered: the address comes after what they show.
+    sitting.follow(asked(st.query_params.get("component", "")), chosen)
     _judging(reading, chosen, who, orders[order], sitting)
     with panel():
         _reviewers(reading, every)
@@ -72,6 +75,8 @@ def _judging(
     left = sitting.waiting(queue(chosen.values(), views, who, order))
     if sitting.at not in chosen:
         sitting.at = left[0].key if left else None
+    sitting.told = sitting.at
+    open_component(sitting.at)
     if order is Order.SPLIT:
         st.caption(f"{amount(len(left), 'component')} on which others differ")
     else:
@@ -84,7 +89,8 @@ def _judging(
         for label, written, key, what in KEYS:
             st.button(
                 label,
-                key=f"judge {written}",
+                # Of this component: a key that is pressed before the next one is seen is not of it.
+                key=f"judge {written} {sitting.at}",
                 shortcut=key,
                 help=what,
                 disabled=one is None,
