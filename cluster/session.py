@@ -62,6 +62,16 @@ def start() -> Any:
     return ray
 
 
+def dashboard() -> str | None:
+    """Where the dashboard of the Ray is that this process uses, "HOST:PORT"; None: it has none."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    there = ray.init(ignore_reinit_error=True, logging_level=logging.ERROR)
+    return there.address_info.get("webui_url") or None
+
+
 def _init(ray: Any, options: dict[str, Any]) -> None:
     """`ray.init`, tried again where the machine is too busy for the 30 seconds that Ray waits."""
     for attempt in range(1, STARTS + 1):

@@ -15,12 +15,12 @@ def let_in() -> bool:
     Streamlit's secrets.toml decides: a section [auth] asks for the sign-in of its OpenID Connect
     provider, an entry `password` for that password; without them everybody is let in.
     """
-    if _secret("auth") is not None:
+    if secret("auth") is not None:
         if st.user.get("is_logged_in"):
             return True
         st.button("Sign in", on_click=st.login)
         return False
-    password = _secret("password")
+    password = secret("password")
     if password is None or st.session_state.get("let in"):
         return True
     given = st.text_input("Password", type="password", key="password")
@@ -39,7 +39,8 @@ def person() -> str | None:
     return str(st.user.get("name") or st.user.get("email") or st.user.get("sub"))
 
 
-def _secret(name: str) -> Any:
+def secret(name: str) -> Any:
+    """An entry of Streamlit's secrets.toml; None where there is none."""
     try:
         return st.secrets.get(name)
     except StreamlitSecretNotFoundError:

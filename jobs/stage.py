@@ -125,7 +125,9 @@ def do_missing(
         If more of the units stay undone than the spec tolerates (`tolerate`).
     """
     from whylens.cluster.progress import progress
+    from whylens.cluster.session import dashboard
 
+    run.note_ray(dashboard())
     spec = run.record()["spec"]
     there = set(run.table(stage).units())
     missing = [piece for unit in units for piece in _undone(unit, there)]

@@ -10,8 +10,9 @@ import streamlit as st
 
 from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.root import Root
-from whylens.dashboard.view import View, literal, panel
+from whylens.dashboard.view import View, bound, literal, panel
 from whylens.dashboard.views.overview import duration
+from whylens.dashboard.watching import links, log
 from whylens.jobs.report.parts.failures import FAILURES
 from whylens.jobs.report.parts.finding import Finding
 from whylens.jobs.report.parts.findings import FINDINGS
@@ -36,9 +37,7 @@ def draw(shown: Reading) -> None:
     others = [name for name in names if name != shown.name]
     if others:
         st.subheader("Side by side", anchor=False)
-        beside = st.selectbox(
-            "Beside this run", others, index=None, key="beside", bind="query-params"
-        )
+        beside = st.selectbox("Beside this run", others, index=None, **bound("beside"))
         if beside:
             with panel():
                 _compare(shown, reading(root.folder(beside), root.place, beside))
@@ -63,6 +62,9 @@ def _standing(shown: Reading) -> None:
         if isinstance(left, int | float) and left > 0:
             words += f", about {ago(left)} left"
         st.progress(min(done / units, 1.0), literal(words))
+    links(record)
+    with panel():
+        log(shown)
     with panel():
         counts = {name: len(shown.run.table(name).units()) for name in shown.run.tables()}
         st.dataframe(

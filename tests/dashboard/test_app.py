@@ -1,7 +1,9 @@
 """The dashboard's page, driven as a person would drive it."""
 
+import json
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import whylens.dashboard.app
+from whylens.dashboard.kept import BELIEVED
 from whylens.dashboard.launch import command
 from whylens.runs import Run
 
@@ -120,6 +123,28 @@ def test_heat_maps_can_be_hidden(monkeypatch: pytest.MonkeyPatch, folder: Path) 
     assert "Heat map of the feature" not in shown(app)
 
 
+def test_what_is_chosen_is_what_the_address_says(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    app = opened(monkeypatch, folder)
+    asked = {"of": "heart", "verdict": "enough on its own", "heat": "false", "strip": "2"}
+    for name, value in asked.items():
+        app.query_params[name] = value
+    go(app, "Findings")
+    assert app.multiselect[0].value == ["heart"]
+    assert app.selectbox[0].options == ["2. heart: bricks, desert (enough on its own)"]
+    assert app.toggle[0].value is False
+    assert [slider.value for slider in app.slider] == [0.0, 2]
+    for name in asked:
+        del app.query_params[name]
+    app.query_params["outcome"], app.query_params["counterfactual"] = "flipped", "3"
+    go(app, "Counterfactuals")
+    assert app.multiselect[2].value == ["flipped"]
+    assert app.selectbox[0].value == "3"
+    settled(next(button for button in app.button if button.label == "Next").click().run())
+    assert app.query_params["counterfactual"] == "4"
+
+
 @pytest.mark.slow
 def test_counterfactuals_are_filtered_by_outcome(
     monkeypatch: pytest.MonkeyPatch, folder: Path
@@ -146,6 +171,27 @@ def test_a_run_that_goes_on_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_p
     synthetic["write_part"](tmp_path, "counterfactuals", [row])
     settled(app.run())
     assert {m.label: m.value for m in app.metric}["Counterfactuals"] == "1"
+
+
+def test_a_job_is_watched_by_its_log_and_by_links(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Run.start(str(tmp_path), "investigate", {})
+    lines = [{"message": f"line {n} <b>", "stage": stage} for n, stage in enumerate("eec")]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run.note_ray("10.0.0.1:8265")
+    app = opened(monkeypatch, tmp_path)
+    app.query_params["log"] = "e"
+    go(app, "Runs")
+    assert [line.strip() for line in app.code[0].value.splitlines()] == [
+        "e: line 0 <b>", "e: line 1 <b>"
+    ]  # fmt: skip
+    (link,) = app.get("link_button")
+    assert link.proto.url == "http://10.0.0.1:8265"
+    run.note_ray("javascript://%0aalert(1)")
+    time.sleep(BELIEVED)
+    settled(app.run())
+    assert not app.get("link_button")
 
 
 def save(app: AppTest) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from whylens.errors import TERMINATED, UsageError, WhylensError
 from whylens.runs.lease import BEAT, Lease, LeaseLostError, me, refuse, refuse_second, working
+from whylens.runs.log import RunLog
 from whylens.runs.storage import Storage
 from whylens.runs.table import Table
 
@@ -136,6 +137,11 @@ class Run:
         if message not in warnings:
             self._update(warnings=[*warnings, message])
 
+    def note_ray(self, dashboard: str | None) -> None:
+        """Keep in run.json where the dashboard of the Ray is that works on it now."""
+        if self.record().get("ray") != dashboard:
+            self._update(ray=dashboard)
+
     def note_arithmetic(self, words: str) -> None:
         """Keep in run.json what its workers calculate in."""
         if self.record().get("arithmetic") != words:
@@ -174,7 +180,8 @@ class Run:
         """Hold the run's lease, and keep its state true, while a job works on it and at the end.
 
         At the end it is finished or incomplete; failed after an error, with its message; stopped
-        after Ctrl-C or SIGTERM. A heartbeat tells others that this process is alive.
+        after Ctrl-C or SIGTERM. A heartbeat tells others that this process is alive, and what it
+        logged last.
 
         Raises
         ------
@@ -183,13 +190,13 @@ class Run:
         LeaseLostError
             If another process has taken the lease over, since this one gave no sign of life.
         """
-        lease = Lease(self.storage)
+        lease, log = Lease(self.storage), RunLog(self.storage)
         done = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(lease, done), daemon=True)
+        beating = threading.Thread(target=self._beat, args=(lease, log, done), daemon=True)
         try:
             self._update(driver=me(), error=None)
             beating.start()
-            with self._terminable():
+            with self._terminable(), log.listening():
                 yield
         except BaseException as error:
             failed = isinstance(error, Exception)
@@ -209,14 +216,16 @@ class Run:
             if beating.ident is not None:
                 beating.join()
             if self._lost is None:
-                with suppress(WhylensError):  # it grows old by itself
+                with suppress(WhylensError):  # the lease grows old by itself
+                    log.write()
                     lease.release()
 
-    def _beat(self, lease: Lease, done: threading.Event) -> None:
+    def _beat(self, lease: Lease, log: RunLog, done: threading.Event) -> None:
         while True:
             try:
                 lease.renew()
                 self._update(heartbeat=time.time())
+                log.write()
             except LeaseLostError as error:
                 self._lost = error
                 if signal.getsignal(signal.SIGTERM) == self._end:
