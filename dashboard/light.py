@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from whylens.runs import OpenedRun, Run, Table
 from whylens.runs.lineage import Lineage
-from whylens.runs.readable import ReadableTable
+from whylens.runs.readable import ROW, UNIT, ReadableTable
 
 # What stands for a picture that is there.
 MADE = b"made"
@@ -39,7 +39,7 @@ class LightTable(Table):
         self, columns: Sequence[str] | None = None, units: Sequence[str] | None = None
     ) -> pa.Table:
         """As `Table.read`; lists of pictures, and rows within rows, are left out."""
-        rows = self._table.scan(self._table.light_columns()).drop_columns(["unit", "row"])
+        rows = self._table.scan(self._table.light_columns()).drop_columns([UNIT, ROW])
         made = pa.array([MADE] * len(rows), pa.binary())
         if "failed" in rows.column_names:
             made = pc.if_else(pc.is_null(rows["failed"]), made, pa.scalar(None, pa.binary()))

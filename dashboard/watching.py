@@ -27,17 +27,21 @@ def log(reading: Reading) -> None:
         st.markdown("##### Its log", width="stretch")
         stage = st.selectbox("Lines of", [EVERY, *stages], **bound("log"), width=220)
     shown = [line for line in lines if stage in (EVERY, line.get("stage"))][-LINES:]
-    st.code("\n".join(map(told, shown)), language=None, wrap_lines=True, height=320)
-    st.caption(f"The last {len(shown)} lines of the process that leads the job; the newest below.")
+    text = "\n".join(map(told, reversed(shown)))
+    st.code(text, language=None, wrap_lines=True, height=320)
+    st.caption(f"The last {len(shown)} lines of the process that leads the job, the newest first.")
 
 
 def told(line: Mapping[str, Any]) -> str:
     """A line of the log as text: when, how grave where it is, of what, and what."""
     when = str(line.get("time", ""))[:19].replace("T", " ")
     level = "" if line.get("level") in (None, "INFO") else f"{line['level']} "
+    message = str(line["message"])
     about = " ".join(str(line[name]) for name in ("stage", "unit") if name in line)
+    if message.startswith(about):  # progress says of which stage it is
+        about = ""
     trace = f"\n{line['traceback']}" if "traceback" in line else ""
-    return f"{when} {level}{f'{about}: ' if about else ''}{line['message']}{trace}"
+    return f"{when} {level}{f'{about}: ' if about else ''}{message}{trace}"
 
 
 def links(record: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def _standing(shown: Reading) -> None:
         st.metric("Time taken", duration(record["timings"]), width="content")
         if beat := record.get("heartbeat"):
             st.metric("Last sign of life", f"{ago(time.time() - beat)} ago", width="content")
-    if told := standing(record):
+    if (told := standing(record)) and told != state(record):
         st.write(literal(told))
     progress = record.get("progress")
     if isinstance(progress, Mapping) and progress.get("units"):
@@ -107,7 +107,7 @@ def ago(seconds: float) -> str:
 
 
 def _every(root: Root, names: Sequence[str]) -> None:
-    """All runs of the root, a row each, that opens the one that is chosen."""
+    """All runs of the root, a row each."""
     if len(names) < 2:
         return
     st.subheader(f"{amount(len(names), 'run')} in {literal(root.place)}", anchor=False)

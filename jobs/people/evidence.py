@@ -25,6 +25,7 @@ from whylens.jobs.images.embedded import (
 )
 from whylens.jobs.report.parts.finding import Exemplar, Finding, Key
 from whylens.runs.opened import OpenedRun
+from whylens.runs.readable import UNIT
 
 # Of the parts that hold a class's images, at most so many are read: some 16,000 images.
 MOST_PARTS = 64
@@ -81,7 +82,7 @@ def _parts_of_class(run: OpenedRun, class_index: int) -> tuple[list[str], int]:
     """The first parts that hold images of a class, and how many such images there are in all."""
     listing = run.table("images").scan(("id", "label", "top5_classes", "collection"))
     rows = np.flatnonzero(_shows(listing, class_index))
-    return listing["unit"].take(rows).unique().to_pylist()[:MOST_PARTS], len(rows)
+    return listing[UNIT].take(rows).unique().to_pylist()[:MOST_PARTS], len(rows)
 
 
 def _shows(rows: pa.Table, class_index: int) -> np.ndarray:
@@ -100,7 +101,7 @@ def thumbs(run: OpenedRun, ids: Sequence[str], collection: str) -> dict[str, byt
     named = pc.is_in(listing["id"], value_set=pa.array(ids, pa.string()))
     rows = listing.filter(pc.and_(named, pc.equal(listing["collection"], collection)))
     wanted: dict[str, list[str]] = {}
-    for unit, image_id in zip(rows["unit"].to_pylist(), rows["id"].to_pylist(), strict=True):
+    for unit, image_id in zip(rows[UNIT].to_pylist(), rows["id"].to_pylist(), strict=True):
         wanted.setdefault(unit, []).append(image_id)
     return _thumbnails(run, wanted)
 

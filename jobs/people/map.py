@@ -11,6 +11,7 @@ from whylens.jobs.findings.stored import read_components
 from whylens.jobs.images.embedded import features_of, shown_classes
 from whylens.jobs.report.parts.finding import Key
 from whylens.runs.opened import OpenedRun
+from whylens.runs.readable import UNIT
 
 # Images of a map, at most: parts are drawn from a seed until there are so many.
 MOST_IMAGES = 5_000
@@ -65,7 +66,7 @@ def map_of_images(run: OpenedRun, most: int = MOST_IMAGES, seed: int = 0) -> Ima
     table = run.table("images")
     listing = table.scan(("id", "collection"))
     main = listing["collection"].to_numpy() == "main"
-    units = listing.filter(main)["unit"].unique().to_pylist()
+    units = listing.filter(main)[UNIT].unique().to_pylist()
     ids: list[str] = []
     names: dict[int, str] = {}
     classes, predicted, features = [], [], []

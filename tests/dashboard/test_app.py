@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 import whylens.dashboard.app
 from whylens.dashboard.kept import BELIEVED
 from whylens.dashboard.launch import command
+from whylens.dashboard.view import literal
 from whylens.runs import Run
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
@@ -180,12 +181,20 @@ def test_a_job_is_watched_by_its_log_and_by_links(
     lines = [{"message": f"line {n} <b>", "stage": stage} for n, stage in enumerate("eec")]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     run.note_ray("10.0.0.1:8265")
+    for unit in ("u-1", "u-2"):
+        failed = {"stage": "e", "unit": unit, "reason": "no room", "time": "2026", "attempt": 1}
+        synthetic["write_part"](tmp_path, "failures", [{**failed, "host": "h"}], unit)
     app = opened(monkeypatch, tmp_path)
+    assert not app.error
     app.query_params["log"] = "e"
     go(app, "Runs")
     assert [line.strip() for line in app.code[0].value.splitlines()] == [
-        "e: line 0 <b>", "e: line 1 <b>"
+        "e: line 1 <b>", "e: line 0 <b>"
     ]  # fmt: skip
+    assert {expander.label for expander in app.expander} == {
+        literal("e u-1: no room"), literal("e u-2: no room")
+    }  # fmt: skip
+    assert not app.error
     (link,) = app.get("link_button")
     assert link.proto.url == "http://10.0.0.1:8265"
     run.note_ray("javascript://%0aalert(1)")

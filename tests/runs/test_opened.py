@@ -14,8 +14,9 @@ import pytest
 
 import whylens
 from whylens.errors import UsageError, WhylensError
-from whylens.runs import OpenedRun
+from whylens.runs import OpenedRun, Run
 from whylens.runs.confined import OutsideError, inside
+from whylens.runs.readable import ROW, UNIT
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
 write_part = synthetic["write_part"]
@@ -236,3 +237,15 @@ def test_a_table_without_rows_is_empty(tmp_path: Path) -> None:
     run = OpenedRun(str(begun(tmp_path / "run")))
     assert run.arrow("findings") == pa.table({})
     assert len(run.findings()) == 0
+
+
+def test_a_table_may_have_units_and_rows_of_its_own(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    table = OpenedRun(str(tmp_path / "run")).of(Run(str(tmp_path / "run")), "failures")
+    for parts in ("a", "ab", "abc"):
+        write_part(tmp_path / "run", "failures", [{"unit": "task", "row": 7}] * 2, parts[-1])
+        found = table.scan(("unit", "row"))
+        assert set(found["unit"].to_pylist()) == {"task"}
+        assert set(found["row"].to_pylist()) == {7}
+        assert found[UNIT].to_pylist() == [part for part in parts for _ in range(2)]
+        assert found[ROW].to_pylist() == [0, 1] * len(parts)

@@ -19,6 +19,8 @@ from whylens.runs.table import Table
 
 # Seconds for which a listing of a remote folder is believed; a local one tells when it changed.
 BELIEVED = 10.0
+# Where a row that was scanned stands: columns that no table has of its own.
+UNIT, ROW = "@unit", "@row"
 # What of columns is pictures, or made of them.
 HEAVY = (
     "binary", "large_binary", "fixed_size_list", "list<element: binary", "list<item: binary",
@@ -77,7 +79,7 @@ class ReadableTable(Table):
         return pa.concat_tables(parts, promote_options="permissive")
 
     def scan(self, columns: Sequence[str]) -> pa.Table:
-        """Some columns of all rows, each part read once; `unit` and `row` say where a row stands.
+        """Some columns of all rows, each part read once; UNIT and ROW say where a row stands.
 
         Meant for numbers and names: they are kept. None of the columns may hold pictures.
         """
@@ -87,16 +89,14 @@ class ReadableTable(Table):
             if kept is not None and self._scanned.get(key) == version:
                 return kept
             units = self.units()
-            seen = set() if kept is None else set(kept["unit"].unique().to_pylist())
+            seen = set() if kept is None else set(kept[UNIT].unique().to_pylist())
             new = [u for u in units if u not in seen and u not in self.damaged]
             if kept is None or new or seen - set(units):
                 parts = [located(p, u) for u in new if (p := self._part_of(u, columns)) is not None]
                 if kept is not None:
-                    parts = [kept.filter(pc.is_in(kept["unit"], pa.array(units))), *parts]
+                    parts = [kept.filter(pc.is_in(kept[UNIT], pa.array(units))), *parts]
                 if not parts:
-                    return pa.table(
-                        {"unit": pa.array([], pa.string()), "row": pa.array([], "int32")}
-                    )
+                    return pa.table({UNIT: pa.array([], pa.string()), ROW: pa.array([], "int32")})
                 kept = pa.concat_tables(parts, promote_options="permissive").combine_chunks()
                 self._scans[key] = kept
             self._scanned[key] = version
@@ -155,7 +155,7 @@ class ReadableTable(Table):
             return []
         for name, value in values.items():
             rows = rows.filter(pc.equal(rows[name], value))
-        return sorted(rows["unit"].unique().to_pylist())
+        return sorted(rows[UNIT].unique().to_pylist())
 
     def at(self, unit: str, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
         """One row, where `scan` says that it stands.
@@ -265,8 +265,8 @@ def around(units: Sequence[str], place: int) -> Iterator[str]:
 
 def located(part: pa.Table, unit: str) -> pa.Table:
     """A part with its unit and the places of its rows as columns."""
-    part = part.append_column("unit", pa.repeat(unit, len(part)))
-    return part.append_column("row", pa.array(np.arange(len(part), dtype=np.int32)))
+    part = part.append_column(UNIT, pa.repeat(unit, len(part)))
+    return part.append_column(ROW, pa.array(np.arange(len(part), dtype=np.int32)))
 
 
 def _constant(whole: pq.ParquetFile, names: Sequence[str]) -> tuple[int, ...] | None:
