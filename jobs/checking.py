@@ -15,16 +15,18 @@ def check_names(
     collections: Sequence[str | None] = (),
     classes: Sequence[str] = (),
     sampler: str | None = None,
+    words: bool = False,
 ) -> list[Classifier]:
     """Look for what a spec names; None is for what it leaves out. The classifiers, loaded.
 
-    A sampler's networks, which are gigabytes, are left to the workers.
+    A sampler's networks, which are gigabytes, are left to the workers. `words`: the sampler is to
+    tell where it looks for a word, which not every one can.
 
     Raises
     ------
     UsageError
-        For an unknown classifier, collection or sampler, or a class that the first classifier
-        lacks.
+        For an unknown classifier, collection or sampler, a sampler that can't tell what it is to,
+        or a class that the first classifier lacks.
     """
     from whylens.classifiers import load_classifier
     from whylens.images import open_collection
@@ -37,5 +39,5 @@ def check_names(
     if sampler is not None:
         from whylens.diffusion import check_sampler
 
-        check_sampler(sampler)
+        check_sampler(sampler, words=words)
     return loaded

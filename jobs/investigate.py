@@ -128,6 +128,7 @@ def check(spec: InvestigateSpec) -> None:
         collections=[spec.images, spec.second],
         classes=named,
         sampler=spec.sampler if guided else None,
+        words=spec.counterfactuals is not None and spec.counterfactuals.asks_words,
     )
     for against in others:
         for name in for_both:

@@ -2,13 +2,15 @@
 
 With n = u + s (c - u) (Ho & Salimans 2022, eq. 6; c, u the conditional and unconditional
 predictions, s the guidance scale), a = alpha_bar and a' = alpha_bar_prev (Song et al. 2021, eq. 12
-with eta = 0; Salimans & Ho 2022, appendix D for v):
+with eta = 0; Salimans & Ho 2022, appendix D for v; for flows n = eps - x0, Liu et al. 2023):
 
-    epsilon:       x0 = (z - sqrt(1 - a) n) / sqrt(a)      eps = n
-    v_prediction:  x0 = sqrt(a) z - sqrt(1 - a) n          eps = sqrt(a) n + sqrt(1 - a) z
+    epsilon:          x0 = (z - sqrt(1 - a) n) / sqrt(a)      eps = n
+    v_prediction:     x0 = sqrt(a) z - sqrt(1 - a) n          eps = sqrt(a) n + sqrt(1 - a) z
+    flow_prediction:  x0 = (z - sqrt(1 - a) n) / c            eps = (sqrt(a) n + z) / c
+                      c = sqrt(a) + sqrt(1 - a)
     z' = sqrt(a') x0 + sqrt(1 - a') eps
 
-Both are linear in z and n: x0 = x0_z z + x0_n n and z' = prev_z z + prev_n n, with four numbers per
+All are linear in z and n: x0 = x0_z z + x0_n n and z' = prev_z z + prev_n n, with four numbers per
 step that are calculated once, in double precision. So forward is one pass over memory, backward
 another, and nothing is kept for backward (c - u is needed only for a gradient of s).
 """
@@ -30,7 +32,7 @@ from whylens.kernels.backend import (
     use_triton,
 )
 
-Prediction = Literal["epsilon", "v_prediction"]
+Prediction = Literal["epsilon", "v_prediction", "flow_prediction"]
 BLOCK = 1024
 
 
@@ -61,8 +63,14 @@ def step_coefficients(
         x0_z, x0_n, eps_z, eps_n = 1 / signal, -noise / signal, 0.0, 1.0
     elif prediction == "v_prediction":
         x0_z, x0_n, eps_z, eps_n = signal, -noise, noise, signal
+    elif prediction == "flow_prediction":
+        both = signal + noise
+        x0_z, x0_n, eps_z, eps_n = 1 / both, -noise / both, 1 / both, signal / both
     else:
-        raise ValueError(f"prediction has to be 'epsilon' or 'v_prediction', not {prediction!r}")
+        raise ValueError(
+            "prediction has to be 'epsilon', 'v_prediction' or 'flow_prediction', not "
+            f"{prediction!r}"
+        )
     return Coefficients(
         x0_z=x0_z,
         x0_n=x0_n,
@@ -299,6 +307,11 @@ def reference(
     if prediction == "epsilon":
         x0 = (z - math.sqrt(1 - alpha_bar) * guided) / math.sqrt(alpha_bar)
         eps = guided
+    elif prediction == "flow_prediction":
+        # In the flow's own latents: (1 - t) x0 + t eps, with a velocity of eps - x0.
+        signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+        time, own = noise / (signal + noise), z / (signal + noise)
+        x0, eps = own - time * guided, own + (1 - time) * guided
     else:
         x0 = math.sqrt(alpha_bar) * z - math.sqrt(1 - alpha_bar) * guided
         eps = math.sqrt(alpha_bar) * guided + math.sqrt(1 - alpha_bar) * z

@@ -78,6 +78,11 @@ class CounterfactualSpec(StageSettings):
         description="Settings of the earlier methods.",
     )
 
+    @property
+    def asks_words(self) -> bool:
+        """Whether a sampler has to tell where it looks for a word."""
+        return self.method == "uvce" and self.guidance.editing.asks_words
+
 
 @dataclass(frozen=True)
 class Change:

@@ -277,7 +277,8 @@ class _Changed:
 
 def run(spec: CounterfactualsJobSpec) -> Run:
     """Change images of a run until the classifier says another class."""
-    check_names(classifiers=spec.against, sampler=spec.sampler)
+    words = spec.counterfactuals.asks_words
+    check_names(classifiers=spec.against, sampler=spec.sampler, words=words)
     source = Lineage(Run.open(spec.source))
     classifier = str(source.setting("classifier"))
     planned(source, classifier, spec.counterfactuals)

@@ -55,7 +55,9 @@ def test_operations_of_linear_layers_and_convolutions_are_counted(tiny):
         wants = inputs[0].requires_grad
         by_hand += 2 * layer.weight.numel() * places * (2 if wants else 1)
 
-    layers = [m for m in tiny.unet.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    layers = [
+        m for m in tiny.denoiser.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    ]
     hooks = [layer.register_forward_hook(add) for layer in layers]
     latents = torch.randn(1, *tiny.latent_shape, requires_grad=True)
     text = torch.randn(1, 77, 64, requires_grad=True)

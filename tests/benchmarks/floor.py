@@ -23,7 +23,7 @@ import torch
 from whylens.bench.setups import PROMPT
 from whylens.classifiers import load_classifier
 from whylens.diffusion import load_sampler
-from whylens.diffusion.chain import schedule
+from whylens.diffusion.schedules import schedule
 from whylens.guidance import GuidanceSettings, Problems, TargetClass, optimise
 
 BATCH, STEPS, CUTOUTS = 8, 10, 4

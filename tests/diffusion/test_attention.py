@@ -7,8 +7,9 @@ import torch
 
 from whylens.diffusion import load_sampler
 from whylens.diffusion.attention import AttentionMaps, Injection, Recorder, align
-from whylens.diffusion.chain import denoise, result, schedule, watch
+from whylens.diffusion.chain import denoise, result, watch
 from whylens.diffusion.conditioning import condition
+from whylens.diffusion.schedules import schedule
 
 BEFORE, AFTER = ["a photo of a boat on grass"], ["a photo of a fish on grass"]
 
@@ -24,7 +25,7 @@ def noise(sampler):
 
 
 def test_what_is_recorded_is_the_softmax_of_queries_and_keys(sampler, noise):
-    layers = [m for name, m in sampler.unet.named_modules() if name.endswith("attn2")]
+    layers = [m for name, m in sampler.denoiser.named_modules() if name.endswith("attn2")]
     seen = []
     handles = [
         layer.register_forward_hook(

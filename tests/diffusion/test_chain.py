@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from whylens.diffusion import Conditioning, Sampler, condition, denoise, invert, result, sample
-from whylens.diffusion.chain import chain_step, last_predictions, schedule, segments
+from whylens.diffusion.chain import chain_step, last_predictions, segments
+from whylens.diffusion.schedules import schedule
 from whylens.errors import UsageError
 
 PeakMemory = runpy.run_path(str(Path(__file__).parent / "peak_memory.py"))["PeakMemory"]
@@ -53,10 +54,10 @@ def textbook_chain(sampler, latents, conditioning, steps, scale):
         null = conditioning.null + conditioning.null_delta[:, index]
         sigma, after = sigmas[index], sigmas[index + 1]
         seen = latents / (sigma**2 + 1).sqrt()
-        with_text = sampler.unet(
+        with_text = sampler.denoiser(
             seen, time, text, added_cond_kwargs=added(sampler, conditioning.pooled)
         ).sample
-        without = sampler.unet(
+        without = sampler.denoiser(
             seen, time, null, added_cond_kwargs=added(sampler, conditioning.null_pooled)
         ).sample
         out = without + scale * (with_text - without)
@@ -305,7 +306,7 @@ def test_inversion_goes_the_way_of_ddim_backwards(one_of, family):
         near = shares[before] if before >= 0 else sampler.scheduler.final_alpha_cumprod.double()
         far = shares[time]
         with torch.no_grad():
-            out = sampler.unet(z, time, conditioning.text).sample
+            out = sampler.denoiser(z, time, conditioning.text).sample
         if sampler.prediction == "epsilon":
             noise_here, image = out, (z - (1 - near).sqrt() * out) / near.sqrt()
         else:

@@ -19,7 +19,7 @@ def test_a_chain_is_the_same_and_recorders_of_attention_see_it(one_of):
 
         return run
 
-    sampler.compiled.append(CompiledBlocks(blocks(sampler.unet), backend=counting))
+    sampler.compiled.append(CompiledBlocks(blocks(sampler.denoiser), backend=counting))
     found = []
     for one in (sampler, plain):
         latents = one.initial_latents([0, 1]).requires_grad_()
@@ -35,4 +35,4 @@ def test_a_chain_is_the_same_and_recorders_of_attention_see_it(one_of):
             value, true, rtol=1e-3, atol=1e-3 * float(true.detach().abs().max())
         )
     # All five steps, and all but the last segment of two once more; each a graph of each block.
-    assert len(runs) == 8 * len(blocks(sampler.unet))
+    assert len(runs) == 8 * len(blocks(sampler.denoiser))

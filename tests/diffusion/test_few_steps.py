@@ -13,8 +13,9 @@ from whylens.diffusion import (
     result,
     sample,
 )
-from whylens.diffusion.chain import fresh_noise, last_predictions, schedule
+from whylens.diffusion.chain import last_predictions
 from whylens.diffusion.inversion import noised_trajectory
+from whylens.diffusion.schedules import fresh_noise, schedule
 from whylens.errors import UsageError
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]

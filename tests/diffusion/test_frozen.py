@@ -60,7 +60,7 @@ def test_gradients_are_finite_differences(one_of):
 def test_every_layer_that_can_be_replaced_is(pipeline):
     frozen = load_sampler(f"{pipeline.folder}?kernels=on")
     for network, plain in (
-        (frozen.unet, pipeline.sampler.unet),
+        (frozen.denoiser, pipeline.sampler.denoiser),
         (frozen.vae, pipeline.sampler.vae),
     ):
         kinds = {type(layer) for layer in network.modules()}
@@ -73,7 +73,7 @@ def test_every_layer_that_can_be_replaced_is(pipeline):
         kept, state = network.state_dict(), plain.state_dict()
         assert list(kept) == list(state)
         assert all(torch.equal(kept[name], value) for name, value in state.items())
-    assert {FrozenGEGLU, FrozenGroupNorm} <= {type(layer) for layer in frozen.unet.modules()}
+    assert {FrozenGEGLU, FrozenGroupNorm} <= {type(layer) for layer in frozen.denoiser.modules()}
 
 
 def test_what_trains_or_scales_and_shifts_stays_as_it_is():
@@ -95,7 +95,7 @@ def test_half_as_much_is_held(one_of):
     folder = one_of("v_prediction").folder
 
     def held(kernels):
-        unet = load_sampler(f"{folder}?kernels={kernels}").unet
+        unet = load_sampler(f"{folder}?kernels={kernels}").denoiser
         weights = {p.untyped_storage().data_ptr() for p in unet.parameters()}
         kept = {}
 
@@ -115,13 +115,13 @@ def test_half_as_much_is_held(one_of):
 
 def test_maps_are_channels_last_from_the_first_convolution_to_the_last(pipeline):
     sampler, others = load_sampler(f"{pipeline.folder}?kernels=on&channels_last=on"), []
-    first = (sampler.unet.conv_in, sampler.vae.post_quant_conv)
+    first = (sampler.denoiser.conv_in, sampler.vae.post_quant_conv)
 
     def watch(layer, inputs, out):
         maps = [out] if layer in first else [out, *inputs]
         others.extend(m for m in maps if not m.is_contiguous(memory_format=torch.channels_last))
 
-    for network in (sampler.unet, sampler.vae):
+    for network in (sampler.denoiser, sampler.vae):
         for layer in network.modules():
             if isinstance(layer, FrozenConv2d | FrozenGroupNorm):
                 layer.register_forward_hook(watch)

@@ -17,9 +17,10 @@ from whylens.diffusion import (
     result,
     sample,
 )
-from whylens.diffusion.chain import chain_step, schedule
+from whylens.diffusion.chain import chain_step
 from whylens.diffusion.conditioning import Embeddings
 from whylens.diffusion.inversion import STOP, ddim_trajectory, encode_closely, psnr
+from whylens.diffusion.schedules import schedule
 from whylens.errors import UsageError
 
 PROMPTS = ["a photo of a boat on grass", "a photo of a moon"]

@@ -24,7 +24,7 @@ def test_latents_and_gradients_are_those_of_plain_calls():
         return end.detach(), gradient
 
     plain = chained()
-    sampler.replayed, before = Replayed(sampler.call_unet, Simulated, after=7), Simulated.made
+    sampler.replayed, before = Replayed(sampler.call_denoiser, Simulated, after=7), Simulated.made
     for _ in range(4):
         for found, wanted in zip(chained(), plain, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

@@ -23,7 +23,7 @@ def test_it_knows_the_sizes_of_its_pipeline(pipeline):
 
 
 def test_its_networks_are_frozen(pipeline):
-    for module in (pipeline.sampler.unet, pipeline.sampler.vae):
+    for module in (pipeline.sampler.denoiser, pipeline.sampler.vae):
         assert not module.training
         assert not any(p.requires_grad for p in module.parameters())
     assert not pipeline.sampler.encode_prompts(["a boat"]).requires_grad
@@ -119,7 +119,7 @@ def test_a_chain_may_end_at_its_last_prediction(one_of):
     scheduler.set_timesteps(5)
     with torch.no_grad():
         for time in scheduler.timesteps:
-            noise = sampler.unet(latents, time, conditioning.text).sample
+            noise = sampler.denoiser(latents, time, conditioning.text).sample
             stepped = scheduler.step(noise, time, latents)
             latents = stepped.prev_sample
     torch.testing.assert_close(states[-1].latents, stepped.pred_original_sample)
@@ -133,7 +133,7 @@ def test_a_chain_may_end_at_its_last_prediction(one_of):
 def test_half_precision_is_of_the_networks_only(one_of, family, dtype):
     whole = one_of(family).sampler
     half = load_sampler(f"{whole.name}?dtype={dtype}")
-    assert half.unet.dtype == getattr(torch, dtype)
+    assert half.denoiser.dtype == getattr(torch, dtype)
     assert half.dtype == torch.float32
     # An autoencoder overflows in float16 only.
     assert half.vae.dtype == {"bfloat16": torch.bfloat16, "float16": torch.float32}[dtype]

@@ -98,7 +98,7 @@ def test_half_pipelines_make_nearly_the_same_images(on, dtype):
     """
     wanted_sampler, classifier = on("cuda")
     sampler = load_sampler(f"planted?dtype={dtype}", "cuda")
-    assert sampler.unet.dtype == getattr(torch, dtype)
+    assert sampler.denoiser.dtype == getattr(torch, dtype)
     moves, starts = {}, {}
     asked = settings(steps=1)
     for name, each in (("half", sampler), ("full", wanted_sampler)):

@@ -20,7 +20,7 @@ def test_a_chain_of_recorded_calls_is_one_of_plain_calls():
     plain, recorded = (
         load_sampler(f"planted?dtype=float32&graphs={choice}", "cuda") for choice in ("off", "on")
     )
-    recorded.replayed = Replayed(recorded.call_unet, after=6)
+    recorded.replayed = Replayed(recorded.call_denoiser, after=6)
     for seeds in ([1, 2], [3, 4], [5, 6], [7], [8]):
         for found, wanted in zip(chained(recorded, seeds), chained(plain, seeds), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from whylens.diffusion.chain import chain_step, denoise, result, schedule
+from whylens.diffusion.chain import chain_step, denoise, result
 from whylens.diffusion.conditioning import Blend, condition
 from whylens.diffusion.inversion import ddim_trajectory
+from whylens.diffusion.schedules import schedule
 from whylens.guidance.counterfactuals import counterfactual, counterfactual_problems
 from whylens.guidance.edit_schedules import with_best_schedules
 from whylens.guidance.masks import with_margin

@@ -36,7 +36,7 @@ def compare(inputs, scale, **options):
         torch.testing.assert_close(value, true, rtol=tolerance, atol=tolerance * max(size, 1.0))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow_prediction"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("guidance", ["none", "number", "per sample"])
 def test_values_and_gradients_are_the_references(prediction, dtype, guidance):
@@ -97,7 +97,7 @@ def test_one_output_alone_has_the_references_gradients(used):
         torch.testing.assert_close(value, true, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow_prediction"])
 @pytest.mark.parametrize("guided", [True, False])
 def test_gradcheck(prediction, guided):
     inputs = [t.detach().double().requires_grad_() for t in tensors((2, 2, 3))]
@@ -114,13 +114,14 @@ def test_gradcheck(prediction, guided):
     assert torch.autograd.gradcheck(operation, (*inputs, scale))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow_prediction"])
 def test_a_perfect_prediction_recovers_the_image_and_moves_along_the_noise(prediction):
     image, noise = (t.detach() for t in tensors((2, 50), count=2))
     a, a_prev = 0.2, 0.7
     latents = math.sqrt(a) * image + math.sqrt(1 - a) * noise
     v = math.sqrt(a) * noise - math.sqrt(1 - a) * image
-    predicted = noise if prediction == "epsilon" else v
+    straight = noise - image
+    predicted = {"epsilon": noise, "v_prediction": v, "flow_prediction": straight}[prediction]
     prev, x0 = guided_ddim_step(
         latents, predicted, predicted, guidance_scale=4.0,
         alpha_bar=a, alpha_bar_prev=a_prev, prediction=prediction,
@@ -129,11 +130,8 @@ def test_a_perfect_prediction_recovers_the_image_and_moves_along_the_noise(predi
     expected = math.sqrt(a_prev) * image + math.sqrt(1 - a_prev) * noise
     torch.testing.assert_close(prev, expected, rtol=1e-5, atol=1e-5)
     # Inversion: the same step with the two shares exchanged leads back.
-    predicted = (
-        noise
-        if prediction == "epsilon"
-        else math.sqrt(a_prev) * noise - math.sqrt(1 - a_prev) * image
-    )
+    if prediction == "v_prediction":
+        predicted = math.sqrt(a_prev) * noise - math.sqrt(1 - a_prev) * image
     back, _ = guided_ddim_step(
         prev, predicted, None, alpha_bar=a_prev, alpha_bar_prev=a, prediction=prediction
     )
@@ -155,6 +153,26 @@ def test_agrees_with_the_ddim_scheduler_of_diffusers():
         )  # fmt: skip
         torch.testing.assert_close(prev, expected.prev_sample, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(x0, expected.pred_original_sample, rtol=1e-4, atol=1e-4)
+
+
+def test_agrees_with_the_flow_scheduler_of_diffusers():
+    """Its latents, (1 - sigma) x0 + sigma noise, are ours at another scale."""
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(5)
+    latents, cond, uncond = (t.detach() for t in tensors((2, 4, 3, 3)))
+    guided = uncond + 3.0 * (cond - uncond)
+    scales = [math.hypot(1 - sigma, sigma) for sigma in scheduler.sigmas.tolist()]
+    shares = [(1 - s) ** 2 / c**2 for s, c in zip(scheduler.sigmas.tolist(), scales, strict=True)]
+    for index, timestep in enumerate(scheduler.timesteps):
+        expected = scheduler.step(guided, timestep, latents).prev_sample
+        prev, x0 = guided_ddim_step(
+            latents / scales[index], cond, uncond, guidance_scale=3.0, alpha_bar=shares[index],
+            alpha_bar_prev=shares[index + 1], prediction="flow_prediction",
+        )  # fmt: skip
+        torch.testing.assert_close(prev * scales[index + 1], expected, rtol=1e-5, atol=1e-5)
+        straight = latents - scheduler.sigmas[index] * guided
+        torch.testing.assert_close(x0, straight, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -209,3 +227,4 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="'sample'"):
         step_coefficients(0.5, 0.5, "sample")
     assert step_coefficients(0.0, 0.5, "v_prediction").x0_n == -1.0
+    assert step_coefficients(0.0, 0.5, "flow_prediction")[:2] == (1.0, -1.0)

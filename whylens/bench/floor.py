@@ -10,8 +10,8 @@ import torch
 
 from whylens.bench.setups import Setup
 from whylens.classifiers import Classifier
-from whylens.diffusion.chain import schedule
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import schedule
 from whylens.timing import best_of
 
 

@@ -29,7 +29,7 @@ def unet_flops(sampler: Sampler, rows: int) -> float:
     text, pooled = sampler.embed_prompts(["a"])
     added: dict[str, Tensor] | None = None
     with torch.device("meta"):
-        bare = type(sampler.unet).from_config(sampler.unet.config).requires_grad_(False)
+        bare = type(sampler.denoiser).from_config(sampler.denoiser.config).requires_grad_(False)
         latents = torch.randn(1, *sampler.latent_shape, requires_grad=True)
         embedding = torch.randn(text.shape, requires_grad=True)
         if pooled is not None:

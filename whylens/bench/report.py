@@ -57,7 +57,7 @@ def bench(
     chain, images = setup.guidance.chain, setup.guidance.optimiser.steps
     guided = 2 if chain.guidance_scale > 1 else 1
     flops = unet_flops(sampler, guided * setup.batch)
-    dtype = sampler.unet.dtype
+    dtype = sampler.denoiser.dtype
     peak = peak_flops(device, dtype)
     seconds_each = taken.best / taken.batch
     floor_each = floor.seconds(setup) / setup.batch

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from whylens.batch import Batch
+from whylens.errors import UsageError
 
 # What a U-Net's processors take as keyword.
 KEYWORD = "control"
@@ -197,6 +198,15 @@ class Processor:
         seen = attn.batch_to_head_dim(torch.bmm(probabilities.flatten(0, 1), value))
         projected: Tensor = attn.to_out[1](attn.to_out[0](seen)) / attn.rescale_output_factor
         return projected
+
+
+def no_words(sampler: str) -> UsageError:
+    """What to say where words are looked for in a sampler that has no cross-attention."""
+    return UsageError(
+        f"the sampler {sampler!r} is a flow, whose transformer attends to image and text at once: "
+        "no cross-attention tells where it looks for a word. Take guidance.editing.mask = none or "
+        "given, and guidance.editing.thresholds = []"
+    )
 
 
 def install(unet: Any) -> None:

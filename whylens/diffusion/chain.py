@@ -1,7 +1,7 @@
 """The chain: a deterministic trajectory from noise to latents, differentiable end to end.
 
-Song, Meng and Ermon 2021, equation 12 with sigma = 0, for DDIM and Euler schedules alike (see
-`Sampler`); guidance after Ho and Salimans 2022.
+Song, Meng and Ermon 2021, equation 12 with sigma = 0, for DDIM and Euler schedules and rectified
+flows alike (see `Sampler`); guidance after Ho and Salimans 2022.
 
 A latent consistency model (Luo et al. 2023, algorithm 3) predicts the end of the trajectory at
 every step, f(z) = c_skip z + c_out x0, and takes noise on again: z' = sqrt(a') f(z) + sqrt(1 - a')
@@ -29,7 +29,7 @@ gradients, 5.7 with k = 6, 6.4 with k = 4, 8.7 with k = 2, in 17, 12, 10 and 9 s
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -41,21 +41,8 @@ from torch.utils.checkpoint import checkpoint
 from whylens.diffusion.attention import AttentionMaps, Injected, Recorder
 from whylens.diffusion.conditioning import Conditioning, Embeddings, condition
 from whylens.diffusion.sampler import Sampler
-from whylens.errors import UsageError
+from whylens.diffusion.schedules import Step, fresh_noise, schedule
 from whylens.kernels import guided_ddim_step
-
-
-class Step(NamedTuple):
-    """One step of the chain: the U-Net's time, and alpha bar before and after it.
-
-    Of a latent consistency model also c_skip and c_out, by which its prediction is mixed from the
-    latents and x0.
-    """
-
-    time: float
-    alpha_bar: float
-    alpha_bar_after: float
-    consistency: tuple[float, float] | None = None
 
 
 class ChainState(NamedTuple):
@@ -63,70 +50,6 @@ class ChainState(NamedTuple):
 
     latents: Tensor
     x0: Tensor
-
-
-def schedule(sampler: Sampler, steps: int) -> list[Step]:
-    """The chain's steps from noise to image, as diffusers takes them.
-
-    Raises
-    ------
-    UsageError
-        If the sampler's schedule has fewer steps.
-    """
-    if sampler.consistency:
-        return _consistency_schedule(sampler, steps)
-    scheduler = sampler.scheduler
-    trained = int(scheduler.config.num_train_timesteps)
-    if steps <= trained:
-        scheduler.set_timesteps(steps)
-    # For some numbers of steps, rounding gives trailing times one too many, at -1.
-    times = scheduler.timesteps.tolist()[:steps]
-    if steps > trained or times[0] >= trained:
-        raise UsageError(
-            f"{steps} steps are too many for the sampler {sampler.name!r}, which was trained on "
-            f"{trained}: lower guidance.chain.steps"
-        )
-    if hasattr(scheduler, "sigmas"):
-        sigmas = scheduler.sigmas.tolist()
-        shares = [1 / (1 + sigma**2) for sigma in (*sigmas[:steps], sigmas[-1])]
-        return [Step(*row) for row in zip(times, shares[:-1], shares[1:], strict=True)]
-    stride = trained // steps
-    alphas = scheduler.alphas_cumprod.tolist()
-    (last,) = scheduler.final_alpha_cumprod.view(1).tolist()
-    return [
-        Step(time, alphas[time], alphas[time - stride] if time >= stride else last)
-        for time in times
-    ]
-
-
-def _consistency_schedule(sampler: Sampler, steps: int) -> list[Step]:
-    """The steps of a latent consistency model; after the last there is no noise."""
-    scheduler = sampler.scheduler
-    distilled = int(scheduler.config.original_inference_steps)
-    if steps > distilled:
-        raise UsageError(
-            f"{steps} steps are too many for the sampler {sampler.name!r}, a latent consistency "
-            f"model that was distilled from {distilled}: lower guidance.chain.steps (1 to 8 are "
-            "what it is made for)"
-        )
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps.tolist()
-    shares = [*(float(scheduler.alphas_cumprod[time]) for time in times), 1.0]
-    mixing = [scheduler.get_scalings_for_boundary_condition_discrete(time) for time in times]
-    return [Step(*row) for row in zip(times, shares[:-1], shares[1:], mixing, strict=True)]
-
-
-def fresh_noise(sampler: Sampler, seeds: Sequence[int], steps: int) -> Tensor | None:
-    """The noise that a consistency model's chain takes on, as offsets [B, T, c, h, w].
-
-    It is drawn on from where the seed's initial latents were drawn, as diffusers does, and zero
-    after the last step. None for other samplers, whose chains take on none.
-    """
-    if not sampler.consistency:
-        return None
-    sizes = [math.sqrt(1 - step.alpha_bar_after) for step in schedule(sampler, steps)]
-    noise = sampler.noise(seeds, steps + 1)[:, 1:]
-    return noise * noise.new_tensor(sizes).view(-1, 1, 1, 1)
 
 
 def chain_step(
@@ -147,18 +70,19 @@ def chain_step(
     nothing.
     """
     text, null, pooled = embeddings.text, embeddings.null, embeddings.pooled
+    seen = sampler.seen(latents, step.alpha_bar)
     guided = sampler.asks_null(guidance_scale)
     with torch.no_grad() if constant else nullcontext():
         if guided:
             if pooled is not None and embeddings.null_pooled is not None:
                 pooled = torch.cat([pooled, embeddings.null_pooled])
             both = sampler.predict(
-                torch.cat([latents, latents]), step.time, torch.cat([text, null]), pooled, control
+                torch.cat([seen, seen]), step.time, torch.cat([text, null]), pooled, control
             )
             with_text, without = both.chunk(2)
         else:
             with_text = sampler.predict(
-                latents, step.time, text, pooled, control, guidance_scale=guidance_scale
+                seen, step.time, text, pooled, control, guidance_scale=guidance_scale
             )
             without = None
     state = ChainState(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
@@ -89,8 +89,9 @@ def freeze_layers(network: nn.Module) -> None:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The blocks that a U-Net or autoencoder repeats, of which nearly all its time is."""
-    return [b for b in network.modules() if isinstance(b, ResnetBlock2D | BasicTransformerBlock)]
+    """The blocks that a denoiser or autoencoder repeats, of which nearly all its time is."""
+    kinds = ResnetBlock2D | BasicTransformerBlock | JointTransformerBlock
+    return [block for block in network.modules() if isinstance(block, kinds)]
 
 
 def _fuse_block(block: Any) -> None:

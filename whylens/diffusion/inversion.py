@@ -43,9 +43,10 @@ from torch import Tensor
 
 from whylens.batch import Batch
 from whylens.diffusion.adam import Adam
-from whylens.diffusion.chain import Step, chain_step, fresh_noise, schedule
+from whylens.diffusion.chain import chain_step
 from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import Step, fresh_noise, schedule
 from whylens.errors import UsageError
 
 # Mokady et al. 2023, as their code has them.

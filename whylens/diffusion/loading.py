@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import torch
 
 from whylens.compiled import CompiledBlocks
+from whylens.diffusion.attention import no_words
 from whylens.diffusion.preview import load_preview
 from whylens.diffusion.random_pipelines import random_pipeline, require_model
 from whylens.diffusion.sampler import Sampler, decoder_dtype
@@ -27,18 +28,24 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-GRAPHS = "graphs"
+GRAPHS, T5 = "graphs", "t5"
 OPTIONS = (
-    "dtype", "image_size", "set_alpha_to_one", "negative_prompt", "preview_vae", *EXECUTION, GRAPHS
+    "dtype", "image_size", "set_alpha_to_one", "negative_prompt", "preview_vae", T5, *EXECUTION,
+    GRAPHS,
 )  # fmt: skip
 TEXT_PARTS = {
     "StableDiffusionPipeline": ("tokenizer", "text_encoder"),
     "LatentConsistencyModelPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
+    # Its third text encoder may be missing: zeros stand in for what it says.
+    "StableDiffusion3Pipeline": ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2"),
 }
+FLOWS = ("StableDiffusion3Pipeline",)
+THIRD = {"text_encoder_3": None, "tokenizer_3": None}
 SUPPORTED = (
     "a StableDiffusionPipeline (1.x, 2.x, SD-Turbo), a StableDiffusionXLPipeline (SDXL, "
-    "SDXL-Turbo) or a LatentConsistencyModelPipeline is supported"
+    "SDXL-Turbo), a StableDiffusion3Pipeline (3, 3.5) or a LatentConsistencyModelPipeline is "
+    "supported"
 )
 
 
@@ -62,6 +69,8 @@ def load_sampler(
         `preview_vae` names a tiny autoencoder that decodes all predictions of x0 but the last
         ("planted", a folder, or a Hub name such as madebyollin/taesd): less work where
         `views.predictions` is above 1, and an approximation.
+        `t5`, on (the default) or off, says whether Stable Diffusion 3's largest text encoder is
+        loaded; without it prompts are what CLIP says of them, as its authors allow.
         `kernels`, `channels_last` and `compile`, each auto, on or off, say how U-Net and
         autoencoder run (see `whylens.execution`). `graphs`, on or off (the default), says whether
         the U-Net's calls are recorded and replayed as CUDA graphs (see `whylens.replay`).
@@ -81,7 +90,7 @@ def load_sampler(
     size = int(options["image_size"]) if "image_size" in options else None
     one, tiny = options.get("set_alpha_to_one"), options.get("preview_vae")
     how = execution(name, options, device)
-    pipeline = _pipeline(name, path, dtype, device)
+    pipeline = _pipeline(name, path, dtype, device, t5=options.get(T5, "on") == "on")
     sampler = Sampler(
         name,
         pipeline,
@@ -96,14 +105,15 @@ def load_sampler(
         if sampler.device.type != "cuda" or dtype == torch.float16:
             # In float16 gradients are scaled by numbers that the host has to know.
             raise UsageError(f"{name}: {GRAPHS}=on needs a GPU, and a dtype other than float16")
-        sampler.replayed = Replayed(sampler.call_unet)
+        sampler.replayed = Replayed(sampler.call_denoiser)
     return sampler
 
 
-def check_sampler(name: str) -> None:
+def check_sampler(name: str, *, words: bool = False) -> None:
     """Look whether there is such a sampler, by its options and its pipeline's description alone.
 
     No network is loaded, which takes gigabytes; weights that are missing are found when one is.
+    `words`: it is to tell where it looks for a word.
 
     Raises
     ------
@@ -118,6 +128,8 @@ def check_sampler(name: str) -> None:
         return
     config = _config(name, path)
     kind = str(config["_class_name"])
+    if words and kind in FLOWS:
+        raise no_words(name)
     _require(name, kind, [part for part in TEXT_PARTS[kind] if (config.get(part) or [None])[0]])
     diffusers = importlib.import_module("diffusers")
     scheduler: Any = getattr(diffusers, str(config["scheduler"][1]), None)
@@ -125,13 +137,13 @@ def check_sampler(name: str) -> None:
         noise = scheduler.from_pretrained(_source(path), subfolder="scheduler")
     except Exception as error:
         raise _unloadable(name, error) from error
-    _check_noise(name, noise)
+    _check_noise(name, kind, noise)
 
 
 def _run_as(sampler: Sampler, how: Execution) -> None:
     from whylens.diffusion.frozen import blocks, freeze_layers, lay_out
 
-    for network in (sampler.unet, sampler.vae):
+    for network in (sampler.denoiser, sampler.vae):
         if how.kernels:
             freeze_layers(network)
         if how.channels_last:
@@ -159,8 +171,9 @@ def _options(name: str, query: str) -> dict[str, str]:
         raise UsageError(
             f"{name}: unknown dtype {options['dtype']!r}; there are {', '.join(DTYPES)}, auto"
         )
-    if options.get(GRAPHS, "off") not in ("on", "off"):
-        raise UsageError(f"{name}: {GRAPHS} is on or off, not {options[GRAPHS]!r}")
+    for switch in (GRAPHS, T5):
+        if options.get(switch, "off") not in ("on", "off"):
+            raise UsageError(f"{name}: {switch} is on or off, not {options[switch]!r}")
     if not options.get("image_size", "1").isdecimal():
         raise UsageError(f"{name}: image_size is a number of pixels, not {options['image_size']!r}")
     if options.get("set_alpha_to_one", "true") not in ("true", "false"):
@@ -170,9 +183,11 @@ def _options(name: str, query: str) -> dict[str, str]:
     return options
 
 
-def _pipeline(name: str, path: str, dtype: torch.dtype, device: str | torch.device) -> Any:
+def _pipeline(
+    name: str, path: str, dtype: torch.dtype, device: str | torch.device, *, t5: bool
+) -> Any:
     if not path.startswith(RANDOM):
-        return _load(name, path, dtype).to(device)
+        return _load(name, path, dtype, t5=t5).to(device)
     pipeline = random_pipeline(path.removeprefix(RANDOM), dtype, device)
     # diffusers' own `to` warns of parts that were to stay float32; none is.
     torch.nn.Module.to(pipeline.vae, decoder_dtype(dtype))
@@ -199,25 +214,31 @@ def _config(name: str, path: str) -> Any:
     return config
 
 
-def _load(name: str, path: str, dtype: torch.dtype) -> Any:
+def _load(name: str, path: str, dtype: torch.dtype, *, t5: bool) -> Any:
     """The pipeline."""
     diffusers = importlib.import_module("diffusers")
     # A bar of half a second for every worker is noise.
     for library in ("diffusers", "transformers"):
         importlib.import_module(f"{library}.utils.logging").disable_progress_bar()
     # Said before gigabytes are read.
-    kind = str(_config(name, path)["_class_name"])
-    safety = "XL" not in kind
+    config = _config(name, path)
+    kind = str(config["_class_name"])
+    left_out: dict[str, Any] = {}
+    if kind in FLOWS:
+        there = (config.get("text_encoder_3") or [None])[0] is not None
+        left_out = {} if t5 and there else THIRD
+    elif "XL" not in kind:
+        left_out = {"safety_checker": None, "requires_safety_checker": False}
     try:
         pipeline = getattr(diffusers, kind).from_pretrained(
             _source(path),
             dtype={"default": dtype, "vae": decoder_dtype(dtype)},
-            **({"safety_checker": None, "requires_safety_checker": False} if safety else {}),
+            **left_out,
         )
     except Exception as error:
         raise _unloadable(name, error) from error
     _require(name, kind, [part for part in TEXT_PARTS[kind] if getattr(pipeline, part) is not None])
-    _check_noise(name, pipeline.scheduler)
+    _check_noise(name, kind, pipeline.scheduler)
     return pipeline
 
 
@@ -239,9 +260,18 @@ def _require(name: str, kind: str, there: Sequence[str]) -> None:
             raise UsageError(f"the sampler {name!r} has no {part}, which a {kind} needs")
 
 
-def _check_noise(name: str, scheduler: Any) -> None:
+def _check_noise(name: str, kind: str, scheduler: Any) -> None:
     """UsageError where a pipeline's noise would give wrong images."""
     diffusers = importlib.import_module("diffusers")
+    if kind in FLOWS:
+        flow = isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler)
+        if not flow or scheduler.config.invert_sigmas:
+            inverted = ", with invert_sigmas" if flow else ""
+            raise UsageError(
+                f"the sampler {name!r} has a {type(scheduler).__name__}{inverted}: a {kind} is "
+                "supported with a FlowMatchEulerDiscreteScheduler that goes from noise to image"
+            )
+        return
     consistency = isinstance(scheduler, diffusers.LCMScheduler)
     if not consistency and diffusers.DDIMScheduler not in scheduler.compatibles:
         raise UsageError(

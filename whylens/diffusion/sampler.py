@@ -20,7 +20,7 @@ LARGEST_DECODED = 512
 
 
 class Sampler:
-    """The parts of a Stable Diffusion pipeline, frozen, with a deterministic schedule.
+    """The parts of a text-to-image pipeline, frozen, with a deterministic schedule.
 
     Latents, images and conditioning are float32, and so is all arithmetic of the schedule, where
     the networks are half; the autoencoder is half in bfloat16 only, since it overflows in float16
@@ -29,19 +29,25 @@ class Sampler:
     Latents are those of DDIM, z = sqrt(a) x0 + sqrt(1 - a) noise, for every schedule. An Euler
     schedule is another choice of times: with sigma^2 = (1 - a) / a, its latents are
     z sqrt(1 + sigma^2), what it gives the U-Net is z, and its step, taken in z, is the DDIM step
-    (Song et al. 2021, section 4.3; Karras et al. 2022, appendix B.2). Latent consistency models
-    (Luo et al. 2023) have a step of their own (see the module `chain`).
+    (Song et al. 2021, section 4.3; Karras et al. 2022, appendix B.2). A rectified flow (Liu et al.
+    2023; Esser et al. 2024) goes straight from noise to image: at sigma its latents are
+    (1 - sigma) x0 + sigma noise, ours at another scale (`seen`), and its Euler step, too, is the
+    DDIM step of the x0 and the noise that its velocity says. Latent consistency models (Luo et al.
+    2023) have a step of their own (see the module `chain`).
 
     Attributes
     ----------
     name
         What `load_sampler` was given.
-    unet, vae
-        The pipeline's own modules.
+    denoiser, vae
+        The pipeline's own modules. The denoiser, which predicts, is a U-Net, or the transformer of
+        a flow; texts say U-Net for both.
     scheduler
         An EulerDiscreteScheduler of the pipeline's configuration where it has an Euler schedule
-        (ancestral ones lose their noise), an LCMScheduler where it has one, else a DDIMScheduler.
-        Predictions of x0 are not clipped.
+        (ancestral ones lose their noise), an LCMScheduler or a FlowMatchEulerDiscreteScheduler
+        where it has one, else a DDIMScheduler. Predictions of x0 are not clipped.
+    flow
+        Whether it is a rectified flow (Stable Diffusion 3), which predicts a velocity.
     consistency
         Whether its steps are those of a latent consistency model.
     embeds_guidance
@@ -67,47 +73,45 @@ class Sampler:
         negative_prompt: str = "",
         preview_vae: Any | None = None,
     ) -> None:
-        diffusers = importlib.import_module("diffusers")
         self.name = name
         self.compiled: list[CompiledBlocks] = []
         self.replayed: Replayed | None = None
-        self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.scheduler = _deterministic(pipeline.scheduler, set_alpha_to_one)
+        kinds = importlib.import_module("diffusers")
+        self.consistency = isinstance(self.scheduler, kinds.LCMScheduler)
+        self.flow = isinstance(self.scheduler, kinds.FlowMatchEulerDiscreteScheduler)
+        self.denoiser = pipeline.transformer if self.flow else pipeline.unet
+        self.vae, config = pipeline.vae, self.denoiser.config
         self._pipeline, self._negative_prompt = pipeline, negative_prompt
         self._preview = preview_vae
-        if negative_prompt and self.unet.config.time_cond_proj_dim is not None:
+        self.embeds_guidance = config.get("time_cond_proj_dim") is not None
+        if negative_prompt and self.embeds_guidance:
             raise UsageError(
                 f"the sampler {name!r} takes the guidance scale as an input, and knows of no text "
                 "to lead away from: leave negative_prompt out"
             )
-        euler = isinstance(
-            pipeline.scheduler,
-            diffusers.EulerDiscreteScheduler | diffusers.EulerAncestralDiscreteScheduler,
-        )
-        self.consistency = isinstance(pipeline.scheduler, diffusers.LCMScheduler)
-        kind = diffusers.EulerDiscreteScheduler if euler else diffusers.DDIMScheduler
-        if self.consistency:
-            kind = diffusers.LCMScheduler
-        # Euler schedules and consistency models end at x0 in any case.
-        fixed = euler or self.consistency or set_alpha_to_one is None
-        own = {} if fixed else {"set_alpha_to_one": set_alpha_to_one}
-        self.scheduler = kind.from_config(pipeline.scheduler.config, **own)
-        self.embeds_guidance = self.unet.config.time_cond_proj_dim is not None
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False)
                 module.eval()
-        attention.install(self.unet)
+        if not self.flow:
+            attention.install(self.denoiser)
         factor = int(pipeline.vae_scale_factor)
-        native = int(self.unet.config.sample_size) * factor
+        native = int(config.sample_size) * factor
         self.image_size = native if image_size is None else image_size
-        if self.image_size < factor or self.image_size % factor:
+        # A transformer takes patches of latents, and has places for so many of them.
+        patch = factor * int(config.get("patch_size") or 1)
+        most = patch * int(config.get("pos_embed_max_size") or self.image_size)
+        if not patch <= self.image_size <= most or self.image_size % patch:
+            limit = f", up to {most}" if self.image_size > most else ""
             raise UsageError(
                 f"the sampler {name!r} can't make images of {self.image_size} px: the side has to "
-                f"be a multiple of {factor}"
+                f"be a multiple of {patch}{limit}"
             )
         side = self.image_size // factor
-        self.latent_shape = (int(self.unet.config.in_channels), side, side)
+        self.latent_shape = (int(config.in_channels), side, side)
         self._scale = float(self.vae.config.scaling_factor)
+        self._shift = float(self.vae.config.get("shift_factor") or 0.0)
         self._noise_scale = _noise_scale(self.scheduler)
         self._times: dict[float, Tensor] = {}
         self._scales: dict[float, Tensor] = {}
@@ -119,13 +123,13 @@ class Sampler:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.unet.device
+        device: torch.device = self.denoiser.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Of latents, images and conditioning; the U-Net's own may be half of it."""
-        return outer_dtype(self.unet.dtype)
+        return outer_dtype(self.denoiser.dtype)
 
     def announce(self, calls: int) -> None:
         """So many differentiated calls of the U-Net are about to be made: see `CompiledBlocks`."""
@@ -137,8 +141,14 @@ class Sampler:
 
     @property
     def prediction(self) -> Any:
-        """What the U-Net predicts: "epsilon" or "v_prediction"."""
-        return self.scheduler.config.prediction_type
+        """What the U-Net predicts: "epsilon", "v_prediction" or "flow_prediction"."""
+        return "flow_prediction" if self.flow else self.scheduler.config.prediction_type
+
+    def seen(self, latents: Tensor, alpha_bar: float) -> Tensor:
+        """Latents [B, c, h, w] as the U-Net takes them: a flow's signal and noise add up to 1."""
+        if not self.flow:
+            return latents
+        return latents / (math.sqrt(alpha_bar) + math.sqrt(1 - alpha_bar))
 
     def asks_null(self, guidance_scale: float) -> bool:
         """Whether guidance of this scale asks the U-Net about the null text, too.
@@ -153,14 +163,20 @@ class Sampler:
 
     @torch.no_grad()
     def embed_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """(text [B, L, C], pooled [B, P] where the U-Net takes it (SDXL), else None)."""
+        """(text [B, L, C], pooled [B, P] where the U-Net takes it (SDXL, flows), else None)."""
         text, _, *pooled = self._pipeline.encode_prompt(
             prompt=list(prompts),
             device=self.device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
+            **self._same_prompt,
         )
         return text.to(self.dtype), pooled[0].to(self.dtype) if pooled else None
+
+    @property
+    def _same_prompt(self) -> dict[str, None]:
+        """What Stable Diffusion 3's pipeline asks for: no prompts of their own for two encoders."""
+        return {"prompt_2": None, "prompt_3": None} if self.flow else {}
 
     def tokens(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, padded and cut to the text encoder's length L."""
@@ -199,6 +215,7 @@ class Sampler:
             num_images_per_prompt=1,
             do_classifier_free_guidance=True,
             negative_prompt=[self._negative_prompt] if self._negative_prompt else None,
+            **self._same_prompt,
         )
         return null.to(self.dtype), pooled[1].to(self.dtype) if pooled else None
 
@@ -234,10 +251,10 @@ class Sampler:
     ) -> Tensor:
         """The U-Net's prediction [B, c, h, w] at latents and a time of the training schedule.
 
-        `control` records its cross-attention, or puts another in its place. `guidance_scale` is
-        for a U-Net that takes it as an input.
+        The latents are the chain's as they are `seen`. `control` records its cross-attention, or
+        puts another in its place. `guidance_scale` is for a U-Net that takes it as an input.
         """
-        dtype = self.unet.dtype
+        dtype = self.denoiser.dtype
         at = self._at(time)
         own = {} if pooled is None else {"pooled": pooled.to(dtype)}
         if self.embeds_guidance:
@@ -247,13 +264,13 @@ class Sampler:
             z, embedding = z.to(dtype), embedding.to(dtype)
             if control is None and self.replayed is not None:
                 return self.replayed(z, at, embedding, **own)
-            return self.call_unet(z, at, embedding, **own, control=control)
+            return self.call_denoiser(z, at, embedding, **own, control=control)
 
         if dtype == torch.float16:
             return half.in_range(network, latents, text)
         return network(latents, text)
 
-    def call_unet(
+    def call_denoiser(
         self,
         latents: Tensor,
         time: Tensor,
@@ -266,10 +283,16 @@ class Sampler:
 
         `guidance` [C] is the embedding of the guidance scale, for a U-Net that takes one.
         """
+        out: Tensor
+        if self.flow:
+            if control is not None:
+                raise attention.no_words(self.name)
+            out = self.denoiser(latents, text, pooled, time.expand(len(latents))).sample
+            return out
         added = None
         if pooled is not None:
             added = {"text_embeds": pooled, "time_ids": self._sizes.expand(len(latents), -1)}
-        out: Tensor = self.unet(
+        out = self.denoiser(
             latents,
             time,
             text,
@@ -289,10 +312,10 @@ class Sampler:
     def _guidance(self, scale: float) -> Tensor:
         """The guidance scale's embedding [C], sent to the device once."""
         if scale not in self._scales:
-            width = int(self.unet.config.time_cond_proj_dim)
+            width = int(self.denoiser.config.time_cond_proj_dim)
             with torch.inference_mode(False):
                 embedding = guidance_embedding(scale, width)
-                self._scales[scale] = embedding.to(self.device, self.unet.dtype)
+                self._scales[scale] = embedding.to(self.device, self.denoiser.dtype)
         return self._scales[scale]
 
     @cached_property
@@ -301,7 +324,7 @@ class Sampler:
         side = self.image_size
         sizes = [side, side, 0, 0, side, side]
         with torch.inference_mode(False):
-            return torch.tensor(sizes, dtype=self.unet.dtype, device=self.device)
+            return torch.tensor(sizes, dtype=self.denoiser.dtype, device=self.device)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] in [0, 1] -> latents [B, c, h, w], scaled.
@@ -320,11 +343,11 @@ class Sampler:
             )
         pixels = images.to(self.dtype) * 2 - 1
         out: Tensor = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
-        return out.to(self.dtype) * self._scale
+        return (out.to(self.dtype) - self._shift) * self._scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, c, h, w] -> images [B, 3, S, S] in [0, 1]."""
-        scaled = latents.to(self.dtype) / self._scale
+        scaled = latents.to(self.dtype) / self._scale + self._shift
         out: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample
         return clamped(out.to(self.dtype) / 2 + 0.5)
 
@@ -385,9 +408,26 @@ def decoder_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.float16 else dtype
 
 
+def _deterministic(own: Any, set_alpha_to_one: bool | None) -> Any:
+    """A pipeline's schedule as one whose steps draw nothing, and are known to `chain_step`."""
+    kinds = importlib.import_module("diffusers")
+    if isinstance(own, kinds.LCMScheduler):
+        return kinds.LCMScheduler.from_config(own.config)
+    if isinstance(own, kinds.FlowMatchEulerDiscreteScheduler):
+        return type(own).from_config(own.config, stochastic_sampling=False)
+    if isinstance(own, kinds.EulerDiscreteScheduler | kinds.EulerAncestralDiscreteScheduler):
+        return kinds.EulerDiscreteScheduler.from_config(own.config)
+    # The others end at x0 in any case.
+    end = {} if set_alpha_to_one is None else {"set_alpha_to_one": set_alpha_to_one}
+    return kinds.DDIMScheduler.from_config(own.config, **end)
+
+
 def _noise_scale(scheduler: Any) -> float:
-    """Deviation of the first latents z: that of diffusers' own, divided by sqrt(1 + sigma^2)."""
-    if not hasattr(scheduler, "sigmas"):
+    """Deviation of the first latents z: that of diffusers' own, divided by sqrt(1 + sigma^2).
+
+    A flow begins at noise alone.
+    """
+    if not hasattr(scheduler, "init_noise_sigma") or not hasattr(scheduler, "sigmas"):
         return 1.0
     scheduler.set_timesteps(10)
     return float(scheduler.init_noise_sigma) / math.sqrt(1 + float(scheduler.sigmas[0]) ** 2)

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from whylens.diffusion.attention import AttentionMaps, Injection, align
-from whylens.diffusion.chain import fresh_noise, watch
+from whylens.diffusion.attention import AttentionMaps, Injection, align, no_words
+from whylens.diffusion.chain import watch
 from whylens.diffusion.conditioning import Blend, condition
 from whylens.diffusion.inversion import NOISE_SEED, Inversion
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import fresh_noise
 from whylens.guidance.checking import as_many
 from whylens.guidance.edit_schedules import with_best_schedules
 from whylens.guidance.masks import foreground, with_margin
@@ -84,6 +85,8 @@ def counterfactual_problems(
     ValueError
         If prompts, targets, masks or seeds are not as many as the images, or no masks are given
         where they are asked for.
+    UsageError
+        If words are to be looked for in a sampler that has no cross-attention.
     """
     seeds = range(len(images)) if seeds is None else seeds
     as_many(
@@ -95,6 +98,8 @@ def counterfactual_problems(
         masks=masks,
     )
     editing, steps = settings.editing, settings.chain.steps
+    if sampler.flow and editing.asks_words:
+        raise no_words(sampler.name)
     if editing.mask == "given" and masks is None:
         raise ValueError('masks are needed where settings.editing.mask is "given"')
     if inversion is None:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whylens.diffusion.attention import AttentionMaps
-from whylens.diffusion.chain import schedule
 from whylens.diffusion.conditioning import Conditioning
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import schedule
 
 # Steepness of the squashing, and the level of a normalised map that becomes 1/2.
 STEEPNESS, LEVEL = 20.0, 0.4
@@ -107,7 +107,7 @@ def prediction_gap(
     for index, step in enumerate(schedule(sampler, steps)):
         if 2 * index < steps - 1:
             continue
-        latents = trajectory[:, index]
+        latents = sampler.seen(trajectory[:, index], step.alpha_bar)
         gap = sampler.predict(latents, step.time, before.text, before.pooled)
         gap = gap - sampler.predict(latents, step.time, after.text, after.pooled)
         square = gap.square().mean(1)

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from whylens.compiled import uncompiled
-from whylens.diffusion.chain import rooted, schedule
+from whylens.diffusion.chain import rooted
 from whylens.diffusion.conditioning import condition
 from whylens.diffusion.held import free_bytes, held_by
 from whylens.diffusion.inversion import Inversion, invert_images
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import schedule
 from whylens.guidance.settings import GuidanceSettings
 
 logger = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def count(sampler: Sampler, *, guided: bool) -> Costs:
 
     # Uncompiled, which holds no less: nothing is to be compiled for this one call.
     with uncompiled():
-        chain = held_by(step, [sampler.unet])
+        chain = held_by(step, [sampler.denoiser])
         image = held_by(
             lambda: sampler.decode(latents.detach().clone().requires_grad_()), [sampler.vae]
         )

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from whylens.batch import Batch
-from whylens.diffusion.chain import fresh_noise
 from whylens.diffusion.conditioning import Conditioning, condition
 from whylens.diffusion.inversion import Inversion
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import fresh_noise
 from whylens.guidance.checking import as_many
 
 

@@ -200,6 +200,11 @@ class EditingSettings(Settings):
         "its end (DiG-IN: before 0.3).",
     )
 
+    @property
+    def asks_words(self) -> bool:
+        """Whether counterfactuals by these need the sampler's cross-attention."""
+        return self.mask == "attention" or bool(self.thresholds)
+
 
 class GuidanceSettings(Settings):
     """Settings of the chain, of the optimiser, and of the views that the classifier gets.

@@ -1,6 +1,7 @@
 """The generation stages: which images are made, and that each row tells of its own picture."""
 
 import io
+import runpy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from whylens.classifiers import Head
+from whylens.classifiers import Head, load_classifier
 from whylens.classifiers.activation import SOFTMAX
 from whylens.diffusion import Conditioning, Inversion
 from whylens.errors import UsageError
@@ -226,6 +227,34 @@ def test_generated_rows_tell_of_their_own_pictures(run: Run, optimiser: Call) ->
         assert nearest_of(run, row["image"]) == [one["image_id"] for one in row["closest"]]
         gap = np.abs(pixels(row["image"]) - pixels(row["start_image"]))
         np.testing.assert_allclose(pixels(row["difference"]), (2.5 * gap).clip(0, 1), atol=0.02)
+
+
+def test_a_flow_s_images_are_guided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: Any
+) -> None:
+    """Nothing is replaced: a small Stable Diffusion 3, a classifier, and the stage's own worker."""
+    monkeypatch.setattr(generate, "work_through", in_process)
+    folder = Path(__file__).parents[2] / "diffusion" / "tiny_pipeline.py"
+    flow = runpy.run_path(str(folder))["save_pipeline"](tmp_path, "flow_clip")
+    run = Run.start(str(tmp_path / "run"), "investigate", {"classifier": "planted:biased"})
+    row = {"rank": 1, "class_index": 4, "class_name": "fish", "component": 0}
+    direction = load_classifier("planted:biased").head.weight[4].double().numpy()
+    guidance = {
+        "chain": {"steps": 2},
+        "optimiser": {"steps": 3, "learning_rate": 0.05},
+        "views": {"cutouts": 2},
+    }
+    spec = GenerateSpec.model_validate({"images": 2, "guidance": guidance})
+    generate.generate(
+        run, Lineage(run), spec, Models(str(flow), "planted:biased"), [row],
+        {(4, 0): (direction, 0.0)}, {(4, 0): "a photo of a fish"},
+    )  # fmt: skip
+    rows = run.table("generated").read().to_pylist()
+    assert [row["seed"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["failed"] is None
+        assert row["alpha"] > row["alpha_start"]
+        assert min(row["losses"]) < row["losses"][0]
 
 
 def test_a_stage_does_only_what_is_missing(run: Run, optimiser: Call) -> None:

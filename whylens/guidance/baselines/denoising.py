@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from whylens.diffusion.chain import Step, chain_step, schedule
+from whylens.diffusion.chain import chain_step
 from whylens.diffusion.conditioning import Embeddings
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import Step, schedule
 from whylens.guidance.baselines.settings import steps_left
 from whylens.guidance.objectives import Objective
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from whylens.classifiers import Classifier
-from whylens.diffusion.chain import Step, schedule
 from whylens.diffusion.conditioning import condition
 from whylens.diffusion.sampler import Sampler
+from whylens.diffusion.schedules import Step, schedule
 from whylens.guidance.objectives.classes import check_targets
 from whylens.guidance.settings import GuidanceSettings
 from whylens.guidance.views import ViewGenerator
@@ -85,12 +85,15 @@ def reference_loop(
     def step(z: Tensor, at: Step, text: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         pooled, null_pooled = conditioning.pooled, conditioning.null_pooled
         guided = chain.guidance_scale > 1
+        seen = sampler.seen(z, at.alpha_bar)
         if not guided:
-            with_text, without = sampler.predict(z, at.time, text, pooled), None
+            with_text, without = sampler.predict(seen, at.time, text, pooled), None
         else:
             if pooled is not None and null_pooled is not None:
                 pooled = torch.cat([pooled, null_pooled])
-            both = sampler.predict(torch.cat([z, z]), at.time, torch.cat([text, null]), pooled)
+            both = sampler.predict(
+                torch.cat([seen, seen]), at.time, torch.cat([text, null]), pooled
+            )
             with_text, without = both.chunk(2)
         return guided_ddim.reference(
             z,

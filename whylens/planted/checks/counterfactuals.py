@@ -231,7 +231,7 @@ def change(
     if method in ("svce", "dvce"):
         options["robust"] = robust
     began = time.perf_counter()
-    with counted(sampler.unet) as passes, counted(_first(classifier)) as looks:
+    with counted(sampler.denoiser) as passes, counted(_first(classifier)) as looks:
         solutions = _method(method)(*arguments, **options)
     seconds = time.perf_counter() - began
     made = torch.stack(
