@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
         *columns(pa.float64(), "variance_share", "logit_share"),
         # Over the exemplars whose masks are known.
         *columns(pa.float64(), "heat_on_object", "object_area"),
+        # Of the exemplars' heat maps; null where it is not asked for.
+        *columns(pa.float64(), "deletion", "insertion"),
         # p_k of the feature visualisation; null where there is none.
         ("npfv_p", pa.float64()),
         ("guess", pa.list_(pa.string())),
@@ -47,6 +49,11 @@ SCHEMA = pa.schema(
         ("mined_ids", pa.list_(pa.string())),
     ]
 )
+
+
+# Columns of exemplars of which a finding has the mean.
+MASKED, CURVES = ("heat_on_object", "object_area"), ("deletion", "insertion")
+MEANS = (*MASKED, *CURVES)
 
 
 class ExemplarSettings(StageSettings):
@@ -57,6 +64,12 @@ class ExemplarSettings(StageSettings):
         3, ge=0, description="Fill up to this many with the most suspicious components."
     )
     exemplars: int = Field(6, ge=1, description="Exemplars a finding.")
+    curves: int = Field(
+        0,
+        ge=0,
+        description="Steps of each exemplar's deletion and insertion curve, which tell whether its "
+        "heat lies on what the classifier goes by (20 are fine, at 42 looks an image); 0: none.",
+    )
     index: str = Field(
         "Flat",
         description="faiss index of the features, as a factory string, where no index job ran.",
@@ -83,7 +96,9 @@ def exemplars(
     rows = find(judged_rows(lineage), settings)
     units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
     own = of_stage(settings.placement, placement)
-    arguments = (run, lineage, settings.exemplars, settings.index, own.device)
+    arguments = (
+        run, lineage, settings.exemplars, settings.curves, settings.index, own.device
+    )  # fmt: skip
     work_through(run, TABLE, units, Exhibitor, arguments, own)
     if run.table(FINDINGS).done("all"):
         return
@@ -96,7 +111,7 @@ def exemplars(
         if truth is not None:
             feature = truth.get(row["class_name"], "")
             row["truth"] = feature if feature and feature in row["guess"][:1] else ""
-    shown = run.table(TABLE).read(["class_index", "component", "heat_on_object", "object_area"])
+    shown = run.table(TABLE).read(["class_index", "component", *MEANS])
     seen = run.table(VISUALISATIONS)
     npfvs = seen.read(["class_index", "component", "p"]).to_pylist() if seen.units() else []
     rows = ranked(rows, shown.to_pylist(), npfvs)
@@ -149,8 +164,11 @@ def ranked(
         key = found["class_index"], found["component"]
         mine = [e for e in exemplars if (e["class_index"], e["component"]) == key]
         known = [e for e in mine if e["heat_on_object"] is not None]
-        names = ("heat_on_object", "object_area")
-        means = {name: float(np.mean([e[name] for e in known])) for name in names if known}
+        means = {name: float(np.mean([e[name] for e in known])) for name in MASKED if known}
+        for name in CURVES:
+            areas = [e[name] for e in mine if e.get(name) is not None]
+            if areas:
+                means[name] = float(np.mean(areas))
         if key in p_npfv:
             means["npfv_p"] = p_npfv[key]
         rows.append({**found, **means})

@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
         *columns(pa.float32(), "alpha", "p_class"),
         # Shares of the positive heat, and of the pixels; null where no mask is known.
         *columns(pa.float32(), "heat_on_object", "object_area"),
+        # Areas under p_k as pixels are taken out and put in by falling heat; null: not asked for.
+        *columns(pa.float32(), "deletion", "insertion"),
         *columns(pa.binary(), "heatmap", "thumb"),
     ]
 )
@@ -49,11 +51,13 @@ class FindingUnit:
 class Exhibitor:
     """A worker: holds the index and the collections, shows one finding a call."""
 
-    def __init__(self, run: Run, lineage: Lineage, count: int, index: str, device: str) -> None:
+    def __init__(
+        self, run: Run, lineage: Lineage, count: int, curves: int, index: str, device: str
+    ) -> None:
         """Load the classifier, list the collections, open or build the index over features."""
         from whylens.classifiers import load_classifier
 
-        self.run, self.lineage, self.count = run, lineage, count
+        self.run, self.lineage, self.count, self.curves = run, lineage, count, curves
         self.classifier = kept(load_classifier, str(lineage.setting("classifier")), device)
         self.index = index_of(lineage, "main", self.classifier, index)
         seen = lineage.table(IMAGES).read(LABELS)
@@ -70,7 +74,7 @@ class Exhibitor:
         among = np.asarray([self.index.row_of(name) for name in of_class], np.int64)
         best = component_exemplars(self.index, found, component, self.count, among=among)
         mined = self._show(self.pool, unit.row["mined_ids"][: self.count], found, component)
-        shown = self._show(self.collection, best.ids, found, component)
+        shown = self._show(self.collection, best.ids, found, component, curves=self.curves)
         for table, rows in ((MINED, mined), (TABLE, shown)):
             self.run.table(table).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(shown)
@@ -81,9 +85,13 @@ class Exhibitor:
         ids: Sequence[str],
         found: ClassComponents,
         component: int,
+        *,
+        curves: int = 0,
     ) -> list[dict[str, Any]]:
+        """Rows of images [N]; with steps of `curves`, what deletion and insertion say, too."""
         import torch
 
+        from whylens.classifiers.curves import deletion, insertion
         from whylens.classifiers.heatmap import component_heatmap, overlay
 
         if not ids:
@@ -100,7 +108,12 @@ class Exhibitor:
         images = torch.stack([to_tensor(picture) for picture in pictures])
         images = images.to(self.classifier.device)
         direction = torch.from_numpy(found.directions[component]).float().to(images.device)
-        heats = component_heatmap(self.classifier, images, direction).float().cpu().numpy()
+        heat = component_heatmap(self.classifier, images, direction).float()
+        heats, areas = heat.cpu().numpy(), {}
+        if curves:
+            classes = torch.full((len(images),), k, device=images.device)
+            for name, area in (("deletion", deletion), ("insertion", insertion)):
+                areas[name] = area(self.classifier, images, heat, classes, curves).tolist()
         with torch.no_grad():
             features = self.classifier.features(images)
             p = self.classifier.activation(self.classifier.head(features))
@@ -117,6 +130,7 @@ class Exhibitor:
                 "alpha": alphas[place],
                 "p_class": float(p[place, k]),
                 **overlap(heats[place], masks[place]),
+                **{name: values[place] for name, values in areas.items()},
                 "heatmap": to_png(overlay(pictures[place], heats[place])),
                 "thumb": thumbnail(pictures[place], 224),
             }

@@ -33,6 +33,14 @@ EVIDENCE: dict[str, Callable[[str, float], str]] = {
     "heat_on_object": lambda name, value: (
         f"On {name} images that show it most, {percent(value)} of its heat lies on the object."
     ),
+    "deletion": lambda name, value: (
+        f"As the pixels that show it most are taken out first, the mean {name} probability on the "
+        f"way is {percent(value)} (deletion: low where the heat lies on what counts)."
+    ),
+    "insertion": lambda name, value: (
+        f"As they are put first into a blurred image, it is {percent(value)} (insertion: high "
+        "there)."
+    ),
 }
 
 

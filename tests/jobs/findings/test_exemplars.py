@@ -76,3 +76,14 @@ def test_masks_are_those_of_the_drawings_cut_as_the_picture():
         assert large.shape == (256, 256)
         assert (large[2::4, 2::4] == drawing.masks["object"]).mean() > 0.99
     assert 0 < known < 8
+
+
+def test_a_finding_has_the_mean_of_its_exemplars_curves():
+    shown = [
+        {**exemplar(0, None, None), "deletion": low, "insertion": high}
+        for low, high in ((0.1, 0.9), (0.3, 0.7))
+    ]
+    (row,) = ranked([finding(0, 0.8)], shown)
+    assert (row["deletion"], row["insertion"]) == pytest.approx((0.2, 0.8))
+    (row,) = ranked([finding(0, 0.8)], [exemplar(0, None, None)])
+    assert "deletion" not in row
