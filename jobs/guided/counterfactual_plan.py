@@ -29,6 +29,9 @@ class CounterfactualSpec(StageSettings):
     """Which images are changed, and how."""
 
     images: int = Field(12, ge=1, description="Change this many images, spread over the classes.")
+    each: int = Field(
+        1, ge=1, description="Counterfactuals of each image, every one of a seed of its own."
+    )
     classes: list[str] = Field([], description="Take images of these classes only; empty: of all.")
     # YAML reads true and 3 as no words.
     target: Annotated[
@@ -157,7 +160,9 @@ def plan(
             captions[image_id],
             names(captions[image_id], classifier.class_names[shown]),
         )
-        for place, (image_id, shown, source, target) in enumerate(turns[: spec.images])
+        for place, (image_id, shown, source, target) in enumerate(
+            turn for turn in turns[: spec.images] for _ in range(spec.each)
+        )
     ]
     return in_batches(changes, spec.batch, spec)
 

@@ -15,6 +15,7 @@ from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
+from whylens.jobs.measuring import pairs
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from whylens.images import ImageCollection
 
 COLUMNS = (
-    "image_id", "target_name", "source_class", "target_class", "flipped", "p_target_after",
-    "before", "after",
+    "image_id", "source_name", "target_name", "source_class", "target_class", "flipped",
+    "p_target_after", "before", "after",
 )  # fmt: skip
 
 
@@ -57,6 +58,11 @@ class EvaluateSpec(JobSpec):
     lpips: str | None = Field(
         None, description="LPIPS: its own file vgg.pth; that of the package lpips by default."
     )
+    inception: str | None = Field(
+        None,
+        description="FID: file of pytorch-fid's or torchvision's Inception v3, in whose features "
+        "Frechet distances are measured, too.",
+    )
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,13 @@ class EvaluateUnit:
 
 
 def run(spec: EvaluateSpec) -> Run:
-    """Measure each run's counterfactuals: tables `measured` and `evaluation`, and report.html.
+    """Measure each run's counterfactuals: tables `measured`, `evaluation`, `pairs`; report.html.
 
-    A part of counterfactuals is a unit, a row of `evaluation` is a run. Numbers are means over the
-    images that were made, of the pictures as they are stored; flip_rate is of all, failed ones
-    too. Where nobody knows the object's place, or LPIPS' weights are not named, its columns are
-    null. Frechet distance is that between the images before and after. A run of which a unit
-    failed has no row, since that would be one of other images.
+    A part of counterfactuals is a unit, a row of `evaluation` is a run, of `pairs` two classes of
+    one. Numbers are means over the images that were made, of the pictures as they are stored;
+    flip_rate is of all, failed ones too. Where nobody knows the object's place, or LPIPS' weights
+    are not named, its columns are null. Frechet distance is that between the images before and
+    after. A run of which a unit failed has no row, since that would be one of other images.
 
     Raises
     ------
@@ -96,6 +102,10 @@ def run(spec: EvaluateSpec) -> Run:
         from whylens.guidance.objectives import load_perceptual
 
         load_perceptual(spec.vgg, spec.lpips)
+    if spec.inception:
+        from whylens.guidance.inception import load_inception
+
+        load_inception(spec.inception)
     with JOB.working(spec) as out:
         took_part = {str(lineage.setting("classifier")) for lineage in lineages}
         for name in sorted(took_part & {spec.independent, *spec.judges}):
@@ -126,6 +136,10 @@ def run(spec: EvaluateSpec) -> Run:
                     )
                     continue
                 row = evaluated(lineages[place], spec.independent, spec.judges, measured, names)
+                told = pairs.by_pair(row, measured, names)
+                out.table(pairs.TABLE).write(
+                    f"{place:04d}", pa.Table.from_pylist(told, schema=pairs.SCHEMA)
+                )
                 out.table(TABLE).write(f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA))
         if measurable := out.table(TABLE).units():
             evaluation_report.write(out)
@@ -144,6 +158,7 @@ class Measurer:
     ) -> None:
         """Load what the spec names onto the device."""
         from whylens.classifiers import load_classifier
+        from whylens.guidance.inception import load_inception
         from whylens.guidance.objectives import load_perceptual
 
         self.run, self.lineages, self.margin = run, lineages, spec.margin
@@ -151,6 +166,7 @@ class Measurer:
         self.independent = load_classifier(spec.independent, self.device)
         self.judges = [load_classifier(name, self.device) for name in spec.judges]
         self.lpips = load_perceptual(spec.vgg, spec.lpips, self.device) if spec.vgg else None
+        self.inception = load_inception(spec.inception, self.device) if spec.inception else None
         self.collections: dict[str, ImageCollection] = {}
         self.explained: dict[str, Classifier] = {}
 
@@ -164,7 +180,7 @@ class Measurer:
         part = [
             {
                 "run": lineage.runs[0].folder,
-                "image_id": row["image_id"],
+                **{name: row[name] for name in ("image_id", "source_name", "target_name")},
                 "made": row["after"] is not None,
                 "flipped": bool(row["flipped"]),
                 "p_target": row["p_target_after"],
@@ -214,6 +230,11 @@ class Measurer:
             with torch.inference_mode():
                 pairs = zip(torch.split(before, 8), torch.split(after, 8), strict=True)
                 columns["lpips"] = torch.cat([self.lpips(*pair) for pair in pairs])
+        if self.inception is not None:
+            with torch.inference_mode():
+                for name, side in (("inception_before", before), ("inception_after", after)):
+                    parts = torch.split(side, measures.BATCH)
+                    columns[name] = torch.cat([self.inception(part) for part in parts])
         masks = self.masks(images, {row["image_id"] for row in made}, before.shape[-1])
         for place, row in enumerate(made):
             inside = outside = torch.tensor(torch.nan)
@@ -260,7 +281,7 @@ JOB = Job(
     help="Measures of counterfactuals, a row for each run.",
     spec=EvaluateSpec,
     run=run,
-    tables=(MEASURED, TABLE),
+    tables=(MEASURED, TABLE, pairs.TABLE),
     show="whylens.jobs.measuring.terminal:show_evaluation",
     page="whylens.jobs.measuring.evaluation_report:write",
 )

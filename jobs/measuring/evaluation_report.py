@@ -11,6 +11,7 @@ from typing import Any
 from whylens.errors import UsageError
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.measuring.evaluation import TABLE
+from whylens.jobs.measuring.pairs import TABLE as PAIRS
 from whylens.jobs.report.page import publish
 from whylens.runs import Run, Table
 from whylens.runs.lineage import Lineage
@@ -44,8 +45,21 @@ MEASURES = (
     Measure("cout", "COUT", "{:.2f}", "high"),
     Measure("frechet", "Frechet distance", "{:.2f}", "low"),
     Measure("sfid", "sFID (split halves)", "{:.2f}", "low"),
+    Measure("fid", "FID (Inception)", "{:.2f}", "low"),
+    Measure("inception_sfid", "sFID (Inception)", "{:.2f}", "low"),
+    Measure("diversity", "Diversity of an image's", "{:.3f}", "high"),
     Measure("seconds", "Seconds an image", "{:.1f}", "low"),
     Measure("memory_mb", "Memory an image, MB", "{:.0f}", "low"),
+)
+
+
+# What is printed of a pair of classes, and in which order (`pairs`).
+OF_PAIR = (
+    Measure("fid", "FID", "{:.1f}", "low"),
+    Measure("sfid", "sFID", "{:.1f}", "low"),
+    Measure("s3", "S3", "{:.4f}", "high"),
+    Measure("cout", "COUT", "{:.4f}", "high"),
+    Measure("flip_rate", "FR", "{:.1%}", "high"),
 )
 
 
@@ -82,6 +96,8 @@ def write(run: Run, now: datetime | None = None) -> str:
         rows=rows,
         labels=labels(rows),
         measures=lines(rows),
+        of_pair=[one.title for one in OF_PAIR],
+        pairs=pairs(run, rows),
         pictures=pictures,
         missing=missing,
     )
@@ -110,6 +126,31 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Cell]]]:
             if any(share is not None for share in shares):
                 found.append((title, cells(shares, "{:.0%}", better)))
     return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A block of the published tables: two classes, a line a run, and whose features count."""
+
+    name: str
+    features: str
+    lines: tuple[tuple[str, int, tuple[Cell, ...]], ...]
+
+
+def pairs(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[Pair]:
+    """The pairs of classes of which a run has images enough, those that most runs have first."""
+    found = run.table(PAIRS).read().to_pylist() if run.table(PAIRS).units() else []
+    names = dict(zip((row["run"] for row in rows), labels(rows), strict=True))
+    blocks = []
+    for pair in dict.fromkeys(one["pair"] for one in found):
+        own = [one for one in found if one["pair"] == pair and one["run"] in names]
+        by_measure = [cells([one[m.name] for one in own], m.form, m.better) for m in OF_PAIR]
+        table = [
+            (names[one["run"]], one["images"], line)
+            for one, line in zip(own, zip(*by_measure, strict=True), strict=True)
+        ]
+        blocks.append(Pair(pair, own[0]["features"].rpartition(":")[2], tuple(table)))
+    return sorted(blocks, key=lambda block: -len(block.lines))
 
 
 def cells(values: Sequence[float | None], form: str, better: str) -> list[Cell]:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whylens.jobs.measuring.evaluation_report import labels, lines
+from whylens.jobs.measuring.evaluation_report import OF_PAIR, labels, lines, pairs
 from whylens.jobs.measuring.figures import short_names
 from whylens.runs import Run
 
@@ -74,3 +74,12 @@ def show_evaluation(run: Run, console: Console) -> None:
     for title, line in lines(rows):
         table.add_row(escape(title), *(f"[bold]{c.text}[/]" if c.best else c.text for c in line))
     console.print(table)
+    for pair in pairs(run, rows):
+        title = f"{pair.name} (features of {pair.features})"
+        table = Table(title=escape(title), title_justify="left")
+        for name in ("", "Images", *(one.title for one in OF_PAIR)):
+            table.add_column(name, justify="right" if name else "left")
+        for label, images, own in pair.lines:
+            marked = (f"[bold]{cell.text}[/]" if cell.best else cell.text for cell in own)
+            table.add_row(escape(label), str(images), *marked)
+        console.print(table)

@@ -5,6 +5,7 @@ import torch
 
 from whylens.guidance.measures import (
     change_by_place,
+    diversity,
     feature_distance,
     features_of,
     frechet,
@@ -114,3 +115,11 @@ def test_the_transition_is_the_area_between_two_curves():
     assert float(found[1]) == pytest.approx(np.trapezoid(curve, share), abs=1e-6)
     same = transition(ByBrightPixels(), after, after, *classes, steps=4)
     assert float(same[0]) == pytest.approx(1.0)
+
+
+def test_diversity_is_the_mean_angle_between_pairs_of_one_image():
+    rows = [[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    # Of a: cosines 0, 1 and 0 of three pairs; of c: one of 45 degrees; b has no other.
+    found = diversity(rows, ["a", "a", "a", "c", "c", "b"])
+    assert found == pytest.approx(((1 + 0 + 1) / 3 + (1 - 0.5**0.5)) / 2)
+    assert diversity(rows[:2], ["a", "b"]) is None

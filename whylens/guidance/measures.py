@@ -3,6 +3,8 @@
 Images are [B, 3, H, W] in [0, 1]. Whatever judges them should not have taken part in making them.
 """
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from whylens.classifiers import Classifier
+from whylens.classifiers.curves import replaced
 
 BATCH = 64
 
@@ -75,6 +78,26 @@ def split_frechet(before: ArrayLike, after: ArrayLike, seed: int = 0) -> float:
     return (frechet(a[one], b[other]) + frechet(a[other], b[one])) / 2
 
 
+def diversity(features: ArrayLike, groups: Sequence[Hashable]) -> float | None:
+    """How far counterfactuals of one image are apart: mean pairwise 1 - cosine, in [0, 2].
+
+    Features [N, D], and which images [N] they were made of. The mean over pairs of one image, then
+    over images that have several; None where none has. (Jeanneret, Simon and Jurie, "DiME", 2022:
+    sigma_L, whose distance is LPIPS.)
+    """
+    rows = np.asarray(features, dtype=np.float64)
+    of_group: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        of_group.setdefault(group, []).append(row)
+    means = []
+    for places in of_group.values():
+        if len(places) > 1:
+            own = rows[places] / np.linalg.norm(rows[places], axis=1, keepdims=True)
+            pairs = np.triu_indices(len(places), 1)
+            means.append(1 - (own @ own.T)[pairs].mean())
+    return float(np.mean(means)) if means else None
+
+
 @torch.inference_mode()
 def transition(
     classifier: Classifier,
@@ -91,14 +114,8 @@ def transition(
     put in (Khorram and Fuxin, "Cycle-Consistent Counterfactuals", 2022). 1: the first few pixels
     decide.
     """
-    batch, _, height, width = before.shape
-    changed = (after - before).abs().sum(1).flatten(1)
-    # The place of each pixel in the order of falling change.
-    place = changed.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     curves = []
-    for step in range(steps + 1):
-        there = place < round(step * height * width / steps)
-        mixed = torch.where(there.view(batch, 1, height, width), after, before)
+    for mixed in replaced(before, after, (after - before).abs().sum(1), steps):
         p = torch.cat([classifier.probabilities(part) for part in torch.split(mixed, BATCH)])
         curves.append(p.gather(1, targets[:, None]) - p.gather(1, sources[:, None]))
     areas: Tensor = torch.trapezoid(torch.cat(curves, 1), dx=1 / steps, dim=1)

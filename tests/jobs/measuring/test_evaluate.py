@@ -29,6 +29,9 @@ from whylens.jobs.guided.models import Models
 from whylens.jobs.images import closest
 from whylens.jobs.measuring import evaluate, evaluation_report
 from whylens.jobs.measuring.evaluate import EvaluateSpec, EvaluateUnit, Measurer
+from whylens.jobs.measuring.evaluation import IMAGE, diversity
+from whylens.jobs.measuring.pairs import SCHEMA as PAIRS
+from whylens.jobs.measuring.pairs import by_pair
 from whylens.jobs.measuring.terminal import show_evaluation
 from whylens.jobs.report import page as report
 from whylens.jobs.report.page import ReportSpec
@@ -390,3 +393,94 @@ def test_a_robust_classifier_has_to_fit() -> None:
     with pytest.raises(UsageError, match="has other classes than planted:balanced"):
         load_baseline("svce", BaselineSettings(robust="planted:judge_background"), classifier)
     assert callable(load_baseline("svce", BaselineSettings(robust="planted:robust"), classifier))
+
+
+class MeanColour(torch.nn.Module):
+    """In Inception's place: three features."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+def test_inception_s_distances_are_those_of_its_features(
+    in_parts: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whylens.guidance.inception.load_inception", lambda *_: MeanColour())
+    spec = EvaluateSpec(
+        out=str(tmp_path / "out"), runs=[in_parts.folder], independent="planted:judge_object",
+        inception="inception.pth",
+    )  # fmt: skip
+    (row,) = evaluate.run(spec).table("evaluation").read().to_pylist()
+    table = in_parts.table("counterfactuals").read().to_pylist()
+    made = [one for one in table if one["after"] is not None]
+    before, after = (
+        [np.asarray(Image.open(io.BytesIO(one[side]))).mean((0, 1)) / 255 for one in made]
+        for side in ("before", "after")
+    )
+    assert row["fid"] == pytest.approx(measures.frechet(before, after), rel=1e-3)
+    assert row["inception_sfid"] is None  # of three images
+    assert row["diversity"] is None  # each of one image
+
+
+def test_an_image_s_counterfactuals_differ_in_their_seeds(tmp_path: Path) -> None:
+    classifier = load_classifier(CLASSIFIER)
+    rows = [{"id": name, "label": 0, "top5_classes": [0, 1]} for name in ("a", "b", "c")]
+    spec = CounterfactualSpec(images=2, each=3, batch=4, target=classifier.class_names[1])
+    tasks = [task for unit in plan(rows, classifier, spec) for task in unit.tasks]
+    assert [task.seed for task in tasks] == list(range(6))
+    first, second = tasks[0].image_id, tasks[3].image_id
+    assert [task.image_id for task in tasks] == [first] * 3 + [second] * 3
+
+
+def test_a_pair_s_figures_are_those_of_its_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 14, 3)).astype(np.float32)
+    ways = [("zebra", "sorrel")] * 4 + [("sorrel", "zebra")] * 5 + [("cougar", "cheetah")] * 5
+    images = [
+        {
+            "run": "r", "image_id": str(i // 2), "source_name": ways[i][0],
+            "target_name": ways[i][1], "made": i != 3, "flipped": i % 2 == 0,
+            "feature_distance": float(i), "cout": 0.1 * i,
+            **({} if i == 3 else {"features_before": features[0, i].tolist(),
+                                  "features_after": features[1, i].tolist()}),
+        }
+        for i in range(14)
+    ]  # fmt: skip
+    measured = Run.start(str(tmp_path / "run"), "evaluate", {}).table("measured")
+    for part, some in (("0", images[:6]), ("1", images[6:])):
+        measured.write(part, pa.Table.from_pylist(some, schema=IMAGE))
+    row = {"run": "r", "method": "uvce", "independent": "timm:x", "fid": None}
+    both, cats = by_pair(row, measured, ["0", "1"])
+    assert (both["pair"], both["images"], both["features"]) == ("sorrel - zebra", 9, "timm:x")
+    there = [i for i in range(9) if i != 3]
+    before, after = features[0, there], features[1, there]
+    assert both["fid"] == pytest.approx(measures.frechet(before, after))
+    assert both["sfid"] == pytest.approx(measures.split_frechet(before, after))
+    assert both["s3"] == pytest.approx(1 - np.mean(there))
+    assert both["cout"] == pytest.approx(0.1 * np.mean(there))
+    assert both["flip_rate"] == pytest.approx(5 / 9)
+    assert (cats["pair"], cats["images"]) == ("cheetah - cougar", 5)
+    # Images 0 and 1, 4 and 5 ... were made of one image, to one class.
+    of = [(str(i // 2), ways[i][1]) for i in range(14) if i != 3]
+    rows = [features[1, i] for i in range(14) if i != 3]
+    expected = measures.diversity(rows, of)
+    assert diversity(measured, ["0", "1"]) == pytest.approx(expected)
+
+
+def test_pairs_are_printed_as_blocks_of_runs(tmp_path: Path) -> None:
+    out = Run.start(str(tmp_path / "out"), "evaluate", {})
+    rows = [
+        {"run": name, "method": method, "attributes": None} | {"images": 9, "failed": 0}
+        for name, method in (("one", "uvce"), ("two", "ldce"))
+    ]
+    for place, row in enumerate(rows):
+        told = {**row, "pair": "sorrel - zebra", "features": "Inception v3", "fid": 10.0 + place,
+                "sfid": 20.0, "s3": 0.5, "cout": 0.25, "flip_rate": 0.9}  # fmt: skip
+        table = pa.Table.from_pylist([told], schema=PAIRS)
+        out.table("pairs").write(str(place), table)
+    (block,) = evaluation_report.pairs(out, rows)
+    assert (block.name, block.features) == ("sorrel - zebra", "Inception v3")
+    assert [(label, images) for label, images, _ in block.lines] == [("UVCE", 9), ("LDCE", 9)]
+    texts = [[cell.text for cell in line] for _, _, line in block.lines]
+    assert texts[0] == ["10.0", "20.0", "0.5000", "0.2500", "90.0%"]
+    assert [line[0].best for _, _, line in block.lines] == [True, False]
