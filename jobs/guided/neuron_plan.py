@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from whylens.classifiers import Classifier
 
 Kind = Literal["image", "up", "down"]
-
+# By which exemplars are the strongest images (`strengths`).
+By = Literal["activation", "relevance"]
 
 # Defaults of `changing`. On the planted world's neurons, moving latents leaves what a neuron sees
 # in a third of the images in which it is silent: a little noise silences it. Words and strong views
@@ -49,7 +50,14 @@ class NeuronSpec(StageSettings):
         "of the findings, or of the classes where there are no findings.",
     )
     most: int = Field(4, ge=1, description="Choose at most this many neurons.")
-    exemplars: int = Field(24, ge=1, description="Images that activate a neuron most, for words.")
+    exemplars: int = Field(
+        24, ge=1, description="Images in which a neuron is strongest, which give words."
+    )
+    exemplars_by: By = Field(
+        "activation",
+        description="Strongest by what: activation, the neuron's own; or relevance, what it adds "
+        "to the logit of the class that is said. Both are shown.",
+    )
     words: int = Field(4, ge=1, description="Words tried for a neuron.")
     samples: int = Field(3, ge=1, description="Plain images a word, to choose by.")
     images: int = Field(3, ge=0, description="Images optimised from a neuron's best word.")
@@ -198,17 +206,35 @@ def choose(
     return list(chosen.values())
 
 
+def strengths(neuron: Neuron, embedded: Embedded, weight: np.ndarray) -> dict[By, np.ndarray]:
+    """How strong a neuron is in each image, [N], by its activation and by its relevance.
+
+    Relevance is w_kn phi_n, k the class that is said of the image: what the neuron adds to that
+    logit, which is all of a linear head's layer-wise relevance (Achtibat et al. 2023, "From
+    attribution maps to human-understandable explanations through concept relevance propagation":
+    exemplars that activate a neuron most need not be those in which it counts). `weight` is the
+    head's [K, D].
+    """
+    activations = embedded.features[:, neuron.index]
+    return {
+        "activation": activations,
+        "relevance": weight[embedded.predicted, neuron.index] * activations,
+    }
+
+
 def suggested(
-    neuron: Neuron, embedded: Embedded, class_names: Sequence[str], spec: NeuronSpec
+    strength: np.ndarray, embedded: Embedded, class_names: Sequence[str], spec: NeuronSpec
 ) -> tuple[tuple[str, str], ...]:
-    """Words of a neuron's exemplars with their prompts: of captions, and the commonest classes."""
+    """Words of a neuron's exemplars with their prompts: of captions, and the commonest classes.
+
+    `strength` [N] is the neuron's in each image.
+    """
     from whylens.guidance.neurons import mixed_exemplars
     from whylens.neural_pca import typical_words
 
-    activations = embedded.features[:, neuron.index]
-    top = mixed_exemplars(activations, labels_used(embedded), spec.exemplars)
-    weights = np.zeros(len(activations))
-    weights[top] = np.maximum(activations[top], 0)
+    top = mixed_exemplars(strength, labels_used(embedded), spec.exemplars)
+    weights = np.zeros(len(strength))
+    weights[top] = np.maximum(strength[top], 0)
     counts = Counter(labels_used(embedded)[top].tolist())
     classes = [class_names[k] for k, _ in counts.most_common() if k >= 0]
     words = [word for word, _ in typical_words(embedded.texts, weights, top=spec.words)]

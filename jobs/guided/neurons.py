@@ -8,7 +8,7 @@ or falls: if a class is predicted only while what a neuron sees is there, that i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +23,29 @@ from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
+    By,
+    Neuron,
     NeuronSpec,
     NeuronTask,
     WordsUnit,
     check,
     choose,
     plan,
+    strengths,
     suggested,
 )
 from whylens.jobs.guided.prompts import prompt_for
 from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
-from whylens.jobs.images.embedded import COLUMNS, read_captions, read_embedded
+from whylens.jobs.images.embedded import (
+    COLUMNS,
+    Embedded,
+    labels_used,
+    read_captions,
+    read_embedded,
+    thumbnails_of,
+)
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.registry import Job
 from whylens.jobs.stage import Batch, work_through
@@ -46,7 +56,9 @@ if TYPE_CHECKING:
     from whylens.guidance.objectives import FeatureObjective
     from whylens.images import ImageRecord
 
-WORDS = "neuron_words"
+WORDS, EXEMPLARS = "neuron_words", "neuron_exemplars"
+# Exemplars that are shown, by activation and by relevance each.
+SHOWN = 6
 TABLE = "neurons"
 WORDS_SCHEMA = pa.schema(
     [
@@ -58,6 +70,17 @@ WORDS_SCHEMA = pa.schema(
         ("images", pa.list_(pa.binary())),
         ("activation", pa.float32()),
         ("chosen", pa.bool_()),
+    ]
+)
+EXEMPLARS_SCHEMA = pa.schema(
+    [
+        ("neuron", pa.int32()),
+        ("by", pa.string()),  # activation, or relevance
+        ("place", pa.int32()),
+        # The class is the one that is said, to whose logit the neuron adds its relevance.
+        *columns(pa.string(), "image_id", "class_name"),
+        *columns(pa.float32(), "activation", "relevance"),
+        ("thumb", pa.binary()),
     ]
 )
 SCHEMA = pa.schema(
@@ -87,7 +110,7 @@ class NeuronsJobSpec(GuidedSpec):
 
 
 def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> None:
-    """The stages neuron_words and neurons: what is missing of both tables."""
+    """The stages neuron_words and neurons: what is missing of their tables."""
     from whylens.classifiers import load_classifier
 
     table = lineage.table("images").read(COLUMNS)
@@ -95,15 +118,24 @@ def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> Non
     tags = [tag for tag in ("second", "main") if tag in set(table["collection"].to_pylist())]
     findings = lineage.table("findings").read().to_pylist() if lineage.has("findings") else []
     loaded = load_classifier(models.classifier)
+    weight = loaded.head.arrays()[0]
     chosen = choose(
         embedded,
         [read_embedded(table, tag) for tag in tags],
         findings,
-        loaded.head.arrays()[0],
+        weight,
         spec,
     )
+    strong = {n: strengths(n, embedded, weight) for n in chosen}
+    if not run.table(EXEMPLARS).done("all"):
+        rows = shown_exemplars(lineage, strong, embedded, loaded.class_names, spec.exemplars)
+        run.table(EXEMPLARS).write("all", pa.Table.from_pylist(rows, schema=EXEMPLARS_SCHEMA))
     words = [
-        WordsUnit(f"neuron-{n.index:06d}", n, suggested(n, embedded, loaded.class_names, spec))
+        WordsUnit(
+            f"neuron-{n.index:06d}",
+            n,
+            suggested(strong[n][spec.exemplars_by], embedded, loaded.class_names, spec),
+        )
         for n in chosen
     ]
     models = models.of_stage(spec.placement)
@@ -113,6 +145,34 @@ def neurons(run: Run, lineage: Lineage, spec: NeuronSpec, models: Models) -> Non
     best = {row["neuron"]: (row["word"], row["prompt"]) for row in rows if row["chosen"]}
     units = plan(chosen, best, embedded, spec)
     work_through(run, TABLE, units, Activator, (run, lineage, models, spec), models.placement)
+
+
+def shown_exemplars(
+    lineage: Lineage,
+    strong: Mapping[Neuron, Mapping[By, np.ndarray]],
+    embedded: Embedded,
+    class_names: Sequence[str],
+    count: int,
+) -> list[dict[str, Any]]:
+    """Rows of the table neuron_exemplars: the first of `count`, by the neurons' strengths."""
+    from whylens.guidance.neurons import mixed_exemplars
+
+    labels = labels_used(embedded)
+    rows = [
+        {
+            "neuron": neuron.index,
+            "by": by,
+            "place": place,
+            "image_id": embedded.ids[image],
+            "class_name": class_names[embedded.predicted[image]],
+            **{name: float(values[image]) for name, values in of.items()},
+        }
+        for neuron, of in strong.items()
+        for by, strength in of.items()
+        for place, image in enumerate(mixed_exemplars(strength, labels, count)[:SHOWN])
+    ]
+    thumbs = thumbnails_of(lineage, {row["image_id"] for row in rows})
+    return [{**row, "thumb": thumbs.get(row["image_id"])} for row in rows]
 
 
 class WordTrier(GuidedWorker[NeuronSpec]):
@@ -290,6 +350,6 @@ JOB = Job(
     help="What single features respond to, and images in which they rise or fall.",
     spec=NeuronsJobSpec,
     run=run,
-    tables=(WORDS, INVERSIONS, TABLE),
+    tables=(EXEMPLARS, WORDS, INVERSIONS, TABLE),
     part="whylens.jobs.report.parts.neurons:NEURONS",
 )

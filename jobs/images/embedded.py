@@ -91,6 +91,17 @@ def read_thumbnails(lineage: Lineage, wanted: Mapping[str, Collection[str]]) -> 
     return found
 
 
+def thumbnails_of(lineage: Lineage, wanted: Collection[str]) -> dict[str, bytes]:
+    """Thumbnails (WebP) by image id, of the ids that are wanted and have one."""
+    images, names = lineage.table(TABLE), pa.array(wanted, pa.string())
+    by_part = {}
+    for part in images.units():
+        ids = images.read_part(part, ["id"])["id"]
+        if found := ids.filter(pc.is_in(ids, value_set=names)).to_pylist():
+            by_part[part] = found
+    return read_thumbnails(lineage, by_part)
+
+
 def collections_of(table: pa.Table) -> Iterator[tuple[str, Embedded]]:
     """Each collection that a part of the table holds images of: its tag, and the images."""
     for tag in sorted(table["collection"].unique().to_pylist()):

@@ -12,6 +12,23 @@ from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount, percent
 from whylens.runs.lineage import Lineage
 
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class NeuronExemplar:
+    """A real image in which a neuron is strong, by its activation or by its relevance.
+
+    The class is the one that is said of it, to whose logit the neuron adds its relevance.
+    """
+
+    by: str
+    image_id: str
+    class_name: str
+    activation: float | None
+    relevance: float | None
+    thumb: bytes | None
+
 
 @dataclass(frozen=True)
 class NeuronWord:
@@ -52,6 +69,7 @@ class Neuron:
     deviation: float | None
     words: tuple[NeuronWord, ...]
     images: tuple[NeuronImage, ...]
+    exemplars: tuple[NeuronExemplar, ...] = ()
 
     @property
     def word(self) -> str | None:
@@ -70,17 +88,18 @@ class Neuron:
 
 def load_neurons(run: Lineage) -> tuple[Neuron, ...]:
     """The neurons, in the order of the findings that they carry, then by number."""
-    words, images = (
+    words, images, exemplars = (
         grouped(rows_of(run, name), lambda row: int(row["neuron"]))
-        for name in ("neuron_words", "neurons")
+        for name in ("neuron_words", "neurons", "neuron_exemplars")
     )
     found = (
-        _neuron(index, words.get(index, []), images.get(index, [])) for index in words | images
+        _neuron(index, *(of.get(index, []) for of in (words, images, exemplars)))
+        for index in words | images
     )
     return tuple(sorted(found, key=lambda one: (one.rank is None, one.rank or 0, one.index)))
 
 
-def _neuron(index: int, words: list[dict[str, Any]], images: list[dict[str, Any]]) -> Neuron:
+def _neuron(index: int, words: Rows, images: Rows, exemplars: Rows) -> Neuron:
     # Only rows of images have the scale.
     row = {**(images or [{}])[0], **(words or [{}])[0]}
     return value(
@@ -90,6 +109,7 @@ def _neuron(index: int, words: list[dict[str, Any]], images: list[dict[str, Any]
         class_name=str(row.get("class_name") or row.get("class_index")),
         words=tuple(value(NeuronWord, one) for one in words),
         images=tuple(value(NeuronImage, one, optimisation=optimisation_of(one)) for one in images),
+        exemplars=tuple(value(NeuronExemplar, one) for one in exemplars),
     )
 
 
@@ -144,7 +164,7 @@ def _headline(data: RunData) -> str:
 NEURONS = Part(
     name="neurons",
     title="Neurons",
-    tables=("neuron_words", "neurons"),
+    tables=("neuron_exemplars", "neuron_words", "neurons"),
     read=load_neurons,
     place=40,
     empty=lambda data: "No neurons: start `whylens neurons` with this run as its source.",

@@ -89,11 +89,40 @@ def test_given_masks_are_for_counterfactuals() -> None:
 
 def test_words_are_those_of_exemplars_and_their_classes() -> None:
     words = neuron_plan.suggested(
-        Neuron(2, 0, 1.0), MAIN, ("boat", "car"), NeuronSpec(exemplars=3, words=2)
+        MAIN.features[:, 2], MAIN, ("boat", "car"), NeuronSpec(exemplars=3, words=2)
     )
     assert words == (
         ("sea", "a photo of sea"), ("sea", "a photo of a sea"), ("boat", "a photo of a boat"),
     )  # fmt: skip
+
+
+def test_a_neuron_counts_where_the_class_that_is_said_weighs_it() -> None:
+    """WEIGHT has the feature 3 for class 1 alone."""
+    found = neuron_plan.strengths(Neuron(3, 1, 1.0), MAIN, WEIGHT)
+    assert found["activation"].tolist() == [0, 0, 2, 3, 0.5]
+    # Of image-4 the class 0 is said, which does not weigh it.
+    assert found["relevance"].tolist() == [0, 0, 2, 3, 0]
+
+
+def test_exemplars_are_told_by_activation_and_by_relevance(tmp_path: Path) -> None:
+    run = Run.start(str(tmp_path / "run"), "embed", {})
+    thumbs = [{"id": name, "thumb": name.encode()} for name in MAIN.ids[:4]]
+    for table in ("images", "thumbnails"):
+        run.table(table).write("0", pa.Table.from_pylist(thumbs))
+    neuron, names = Neuron(0, 1, 1.0), ("boat", "car")
+    strong = {neuron: neuron_plan.strengths(neuron, MAIN, WEIGHT)}
+    rows = neurons.shown_exemplars(Lineage(run), strong, MAIN, names, 24)
+    for by in ("activation", "relevance"):
+        # Feature 0 is in image-2 alone, which is called a car, as weighs it.
+        first, *others = [row["image_id"] for row in rows if row["by"] == by]
+        assert first == "image-2"
+        assert len(others) == 4
+    for row in rows:
+        place = MAIN.ids.index(row["image_id"])
+        assert row["activation"] == MAIN.features[place, 0]
+        assert row["relevance"] == WEIGHT[MAIN.predicted[place], 0] * row["activation"]
+        assert row["thumb"] == (row["image_id"].encode() if place < 4 else None)
+        assert row["class_name"] == names[MAIN.predicted[place]]
 
 
 def test_images_to_lower_activate_most_and_images_to_raise_least() -> None:

@@ -210,6 +210,13 @@ def neuron_part(folder: Path, *, failed: bool = False) -> None:
          "images": [picture] * 2, "activation": level, "chosen": chosen}
         for word, level, chosen in words
     ])  # fmt: skip
+    write_part(folder, "neuron_exemplars", [
+        {"neuron": 62, "by": by, "place": 0, "image_id": image_id, "class_name": name,
+         "activation": 2.5, "relevance": relevance, "thumb": picture}
+        for by, image_id, name, relevance in (
+            ("activation", "moon/1.png", "moon", -0.5), ("relevance", "fish/2.png", "fish", 1.25)
+        )
+    ])  # fmt: skip
     said = [("planted:biased", 0.9, 0.1), ("planted:balanced", 0.8, 0.7)]
     after = {} if failed else {
         "after": picture, "difference": picture, "activation_after": 0.25,
@@ -242,6 +249,10 @@ def test_a_neuron_is_shown_with_its_words_and_what_became_of_the_class(tmp_path:
     assert "Best image up to step 5" in shown
     assert "#neurons" in page.links
     assert shown.count("Plain image from “a photo of sea”") == 2
+    assert "Real images that activate it most: moon/1.png" in shown
+    assert "Real images in which it counts most: fish/2.png" in shown
+    assert "2.50 · moon" in text
+    assert "+1.25 · fish" in text
 
 
 @pytest.mark.slow
