@@ -1,4 +1,4 @@
-"""Bytes that are held for backward at Stable Diffusion's and SDXL's sizes, counted on meta tensors.
+"""Bytes held for backward at the sizes of Stable Diffusion, SDXL and SD 3, counted on meta tensors.
 
     python tests/benchmarks/held.py
     python tests/benchmarks/held.py --models sd14
@@ -6,8 +6,8 @@
 No GPU and no memory is needed: on meta tensors every operation has sizes and no numbers. Held is
 what autograd saves of a call, each storage once, without parameters and without the call's own
 input; attention is counted as a GPU's kernels hold it (flash, or memory-efficient where heads are
-too wide for that), not as a CPU's do. A U-Net call is of one sample, of which guidance takes two a
-problem.
+too wide for that), not as a CPU's do. A call of the U-Net, or of SD 3's transformer, is of one
+sample, of which guidance takes two a problem.
 
 The peak is of docs/stable-diffusion.yaml: its steps, predictions and cutouts, ResNet-50. It is the
 largest of two moments, with the networks' weights, and with what is made and dropped on the way:
@@ -32,7 +32,7 @@ from pathlib import Path
 import timm
 import torch
 import yaml
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
@@ -164,6 +164,23 @@ class Unet:
         return self.network(latents, time, text, added_cond_kwargs=added).sample
 
 
+class Transformer:
+    """Calls of Stable Diffusion 3's transformer by the number of samples: as `Unet`."""
+
+    def __init__(self, config):
+        self.network, self.config = frozen(SD3Transformer2DModel(**config)), config
+
+    def inputs(self, samples):
+        side, width = self.config["sample_size"], self.network.config.joint_attention_dim
+        # CLIP's 77 places, and the 256 of T5.
+        return leaf(samples, 16, side, side), leaf(samples, 77 + 256, width)
+
+    def __call__(self, latents, text):
+        width = self.network.config.pooled_projection_dim
+        pooled = torch.empty(len(latents), width, dtype=latents.dtype)
+        return self.network(latents, text, pooled, torch.empty(len(latents))).sample
+
+
 def decoder_call(network):
     return lambda latents: network.decode(latents).sample
 
@@ -175,16 +192,17 @@ def weights(*networks):
 def count(name):
     """What a U-Net call and the decoder hold, with our layers and with diffusers' own."""
     config = MODELS[name]
-    unet = Unet(config["unet"])
+    flow = "transformer" in config
+    unet = Transformer(config["transformer"]) if flow else Unet(config["unet"])
     found = {"unet_plain": held(unet.network, unet, unet.inputs(1))}
     freeze_layers(unet.network)
     found["unet"] = held(unet.network, unet, unet.inputs(1))
-    side = config["unet"]["sample_size"]
+    side, channels = unet.config["sample_size"], config["vae"]["latent_channels"]
     vae = frozen(AutoencoderKL(**config["vae"]), torch.float32)
-    inputs = [leaf(1, 4, side, side, dtype=torch.float32)]
+    inputs = [leaf(1, channels, side, side, dtype=torch.float32)]
     found["decoder_plain"] = held(vae, decoder_call(vae), inputs)
     freeze_layers(frozen(vae))
-    found["decoder"] = held_by_decoder(vae, [leaf(1, 4, side, side)])
+    found["decoder"] = held_by_decoder(vae, [leaf(1, channels, side, side)])
     return found, unet, vae
 
 
@@ -215,7 +233,8 @@ def peaks(unet, vae, held_by_sample):
 def main():
     """Count, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["sd14", "sdxl"], choices=["sd14", "sdxl"])
+    models = ["sd14", "sdxl", "sd3"]
+    parser.add_argument("--models", nargs="+", default=models, choices=models)
     result = {}
     with torch.device("meta"):
         for name in parser.parse_args().models:

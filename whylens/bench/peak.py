@@ -32,9 +32,13 @@ def unet_flops(sampler: Sampler, rows: int) -> float:
         bare = type(sampler.denoiser).from_config(sampler.denoiser.config).requires_grad_(False)
         latents = torch.randn(1, *sampler.latent_shape, requires_grad=True)
         embedding = torch.randn(text.shape, requires_grad=True)
-        if pooled is not None:
+        if pooled is not None and not sampler.flow:
             added = {"text_embeds": torch.randn(pooled.shape), "time_ids": torch.ones(1, 6)}
         with counter:
-            out = bare(latents, 1, embedding, added_cond_kwargs=added).sample
+            if sampler.flow:
+                assert pooled is not None
+                out = bare(latents, embedding, torch.randn(pooled.shape), torch.ones(1)).sample
+            else:
+                out = bare(latents, 1, embedding, added_cond_kwargs=added).sample
             out.sum().backward()  # of leaves the counter takes this alone
     return float(counter.get_total_flops()) * rows

@@ -60,6 +60,27 @@ SDXL: Config = {
     "text_encoder": CLIP_LARGE,
     "text_encoder_2": CLIP_BIG,
 }
+# Stable Diffusion 3 medium, without its third text encoder.
+SD3: Config = {
+    "transformer": {
+        "sample_size": 128,
+        "num_layers": 24,
+        "num_attention_heads": 24,
+        "caption_projection_dim": 1536,
+        "pos_embed_max_size": 192,
+    },
+    "vae": {
+        **AUTOENCODER,
+        "latent_channels": 16,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "sample_size": 1024,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+    "text_encoder": CLIP_LARGE,
+    "text_encoder_2": CLIP_BIG,
+}
 # Stable Diffusion's blocks at 64 px: whether a path runs is tried on it.
 TINY: Config = {
     "unet": {
@@ -80,7 +101,7 @@ TINY: Config = {
         "projection_dim": 64,
     },
 }
-MODELS = {"sd14": SD14, "sdxl": SDXL, "tiny": TINY}
+MODELS = {"sd14": SD14, "sdxl": SDXL, "sd3": SD3, "tiny": TINY}
 # Tokens of a prompt, as CLIP's text encoders take them.
 LENGTH = 77
 
@@ -97,7 +118,7 @@ def random_pipeline(model: str, dtype: torch.dtype, device: str | torch.device) 
     Parameters
     ----------
     model
-        sd14 (Stable Diffusion 1.4), sdxl, or tiny.
+        sd14 (Stable Diffusion 1.4), sdxl, sd3 (Stable Diffusion 3 medium), or tiny.
     dtype
         Of all parts.
 
@@ -116,19 +137,30 @@ def random_pipeline(model: str, dtype: torch.dtype, device: str | torch.device) 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.device(device):
         torch.manual_seed(0)
+        flow = "transformer" in config
+        projected = transformers.CLIPTextModelWithProjection
+        first = projected if flow else transformers.CLIPTextModel
         parts: Config = {
-            "unet": diffusers.UNet2DConditionModel(**config["unet"]),
             "vae": diffusers.AutoencoderKL(**config["vae"]),
-            "text_encoder": transformers.CLIPTextModel(
-                _text_config(tokenizer, config["text_encoder"])
-            ),
+            "text_encoder": first(_text_config(tokenizer, config["text_encoder"])),
         }
+        if flow:
+            parts["transformer"] = diffusers.SD3Transformer2DModel(**config["transformer"])
+        else:
+            parts["unet"] = diffusers.UNet2DConditionModel(**config["unet"])
         if large := "text_encoder_2" in config:
-            parts["text_encoder_2"] = transformers.CLIPTextModelWithProjection(
-                _text_config(tokenizer, config["text_encoder_2"])
-            )
+            parts["text_encoder_2"] = projected(_text_config(tokenizer, config["text_encoder_2"]))
     # diffusers' own `to` warns of parts that were to stay float32; none is.
     parts = {name: torch.nn.Module.to(part, dtype) for name, part in parts.items()}
+    if flow:
+        return diffusers.StableDiffusion3Pipeline(
+            **parts,
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer,
+            tokenizer_3=None,
+            text_encoder_3=None,
+        )
     if large:
         scheduler = diffusers.EulerDiscreteScheduler(
             **BETAS, timestep_spacing="leading", steps_offset=1

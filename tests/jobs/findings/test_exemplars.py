@@ -1,13 +1,24 @@
 """The order of findings, and how a heat map's overlap with the object is measured."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from whylens.classifiers import load_classifier
+from whylens.classifiers.heatmap import component_heatmap
 from whylens.images.planted import PlantedCollection
-from whylens.images.tensors import square_mask
+from whylens.images.tensors import square_mask, to_tensor
 from whylens.jobs.findings.exemplars import ranked
-from whylens.jobs.findings.exhibitor import overlap
+from whylens.jobs.findings.exhibitor import Exhibitor, overlap
+from whylens.neural_pca import class_components
 from whylens.planted.drawing.world import draw, sample_scene
+from whylens.runs import Run
+from whylens.runs.lineage import Lineage
+
+made = runpy.run_path(str(Path(__file__).parents[1] / "embedded_run.py"))
 
 
 def finding(component, suspicion):
@@ -87,3 +98,32 @@ def test_a_finding_has_the_mean_of_its_exemplars_curves():
     assert (row["deletion"], row["insertion"]) == pytest.approx((0.2, 0.8))
     (row,) = ranked([finding(0, 0.8)], [exemplar(0, None, None)])
     assert "deletion" not in row
+
+
+def test_an_exemplar_s_curves_are_of_its_class_and_its_heat(tmp_path):
+    classifier = load_classifier(made["CLASSIFIER"])
+    settings = {"classifier": made["CLASSIFIER"], "images": "planted:clear?count=3&seed=3"}
+    run = Run.start(str(tmp_path / "run"), "embed", settings)
+    features, labels = made["features_of"](classifier)
+    made["write_images"](run, classifier, "main", features, labels)
+    weight = classifier.head.weight.detach().double().numpy()
+    found = class_components(1, weight[1], 0.5, features[labels == 1].astype(np.float32), 6)
+    worker = Exhibitor(run, Lineage(run), 3, 4, "Flat", "cpu")
+    ids = [record.id for record in worker.collection.records]
+    rows = worker._show(worker.collection, ids, found, 2, curves=4)
+    seen = classifier.eval_transform.at(160)
+    records = worker.collection.records.with_ids(ids)
+    images = torch.stack([to_tensor(seen(worker.collection.load(records[one]))) for one in ids])
+    heat = component_heatmap(classifier, images, torch.from_numpy(found.directions[2]).float())
+    for row, image, own in zip(rows, images, heat.flatten(1), strict=True):
+        hottest = np.argsort(-own.numpy(), kind="stable")
+        curve = []
+        for quarter in range(5):
+            grey = image.flatten(1).clone()
+            grey[:, hottest[: quarter * len(hottest) // 4]] = 0.5
+            with torch.no_grad():
+                p = classifier.probabilities(grey.view(1, *image.shape))[0, 1]
+            curve.append(float(p))
+        assert row["deletion"] == pytest.approx(np.trapezoid(curve, dx=1 / 4), abs=1e-5)
+        assert 0 <= row["insertion"] <= 1
+    assert "deletion" not in worker._show(worker.collection, ids[:1], found, 2)[0]
