@@ -8,6 +8,9 @@ import torch
 
 from whylens.diffusion import load_sampler
 from whylens.errors import UsageError
+from whylens.guidance.baselines import DvceSettings, LdceSettings
+from whylens.guidance.baselines.dvce import diffusion_counterfactual
+from whylens.guidance.baselines.ldce import latent_counterfactual
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.spec import read_yaml
@@ -63,4 +66,29 @@ def test_what_needs_cross_attention_is_refused(flow, smooth_classifier, editing)
     with pytest.raises(UsageError, match=r"mask = none or given.*thresholds = \[\]"):
         counterfactual(
             flow, smooth_images(), BEFORE, AFTER, TARGETS, smooth_classifier, settings_of(**editing)
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (latent_counterfactual, LdceSettings(steps=4, start=0.5)),
+        (diffusion_counterfactual, DvceSettings(steps=4, start=0.5)),
+    ],
+)
+def test_earlier_methods_go_along_a_flow(flow, smooth_classifier, method, settings):
+    images = smooth_images()
+    first, *_, last = method(flow, images, BEFORE, AFTER, TARGETS, smooth_classifier, settings)
+    torch.testing.assert_close(first.images, images)
+    assert last.images.isfinite().all()
+    assert (last.images - images).abs().max() > 0.01
+
+
+def test_ldce_needs_something_of_the_image_to_begin_with(flow, smooth_classifier):
+    settings = LdceSettings(steps=4, start=1.0)
+    with pytest.raises(UsageError, match=r"at noise alone.*lower baseline\.ldce\.start"):
+        next(
+            latent_counterfactual(
+                flow, smooth_images(), BEFORE, AFTER, TARGETS, smooth_classifier, settings
+            )
         )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from whylens.diffusion.conditioning import Embeddings, condition
 from whylens.diffusion.sampler import Sampler
+from whylens.errors import UsageError
 from whylens.guidance.baselines.denoising import (
     Noise,
     StepImage,
@@ -53,11 +54,16 @@ def latent_counterfactual(
     ValueError
         If prompts, targets or seeds are not as many as the images.
     UsageError
-        If the classifier lacks a target.
+        If the classifier lacks a target, or the chain would begin at noise alone.
     """
     seeds = check_batch(images, prompts_before, prompts_after, targets, seeds)
     wanted, near = TargetClass(classifier, targets), PixelDistance(images, power=1)
     times = later_steps(sampler, settings.steps, settings.start)
+    if times[0].alpha_bar == 0:
+        raise UsageError(
+            f"ldce: at start = {settings.start:g} the sampler {sampler.name!r} is at noise alone, "
+            "which shows nothing of the image: lower baseline.ldce.start"
+        )
     with torch.no_grad():
         latents = sampler.encode(images)
         conditioning = condition(sampler, list(prompts_after))
