@@ -122,6 +122,10 @@ def search(
     component: Annotated[int | None, typer.Option(help="Images that activate it most.")] = None,
     neuron: Annotated[int | None, typer.Option(help="Images that activate it most.")] = None,
     like: Annotated[str | None, typer.Option(help="Id of an image: its neighbours.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="What shows it, of all that the names job named: its run is asked."),
+    ] = None,
     of_class: Annotated[
         bool, typer.Option("--of-class", help="Neighbours in the class's alphas, not in phi.")
     ] = False,
@@ -135,10 +139,15 @@ def search(
     count: Annotated[int, typer.Option(min=1, help="How many images.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, no table.")] = False,
 ) -> None:
-    """Images that activate a component or a neuron most, or lie near an image.
+    """Images that activate a component or a neuron most, lie near an image, or show a text.
 
-    Three questions: --class X --component L, --neuron N, or --like IMAGE_ID.
+    Four questions: --class X --component L, --neuron N, --like IMAGE_ID, or --text WORDS.
     """
+    if text is not None:
+        if any(one is not None for one in (class_, component, neuron, like)):
+            raise UsageError("--text asks by itself: leave --class, --component and the like out")
+        _search_text(run, text, count, as_json)
+        return
     module = importlib.import_module("whylens.jobs.people.search")
     question = module.Question(
         class_name=class_, component=component, neuron=neuron, like=like, of_class=of_class,
@@ -153,6 +162,20 @@ def search(
         from whylens.jobs.people.terminal import show_images
 
         show_images(answer)
+
+
+def _search_text(run: str, text: str, count: int, as_json: bool) -> None:
+    answer = importlib.import_module("whylens.jobs.slices.by_text").find(run, text, count)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(answer.record()))
+    else:
+        from rich.console import Console
+
+        from whylens.jobs.slices.terminal import show_found
+
+        show_found(answer, Console())
 
 
 @app.command()

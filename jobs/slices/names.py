@@ -1,8 +1,10 @@
-"""The names job: what components, systematic errors and slices show, in words of a vocabulary.
+"""The names job: what components, neurons, errors and slices show, in words of a vocabulary.
 
 A CLIP model embeds their images and each word; `whylens.neural_pca.naming` ranks the words. All are
 named beside other images of their collection, a component by the images that were mined for it: its
-exemplars are of the class, most of whose other images may show the same.
+exemplars are of the class, most of whose other images may show the same; a neuron by the images
+that activate it most. What the model made of all of them is kept, so that any text can be asked
+for later (`jobs.slices.by_text`).
 """
 
 from __future__ import annotations
@@ -24,30 +26,41 @@ from whylens.errors import UsageError
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import mined_collection
+from whylens.jobs.images.index import index_of
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
 from whylens.jobs.slices.shown import collection_of, seen_by
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
 from whylens.jobs.words import plain_name
-from whylens.neural_pca.naming import names
+from whylens.neural_pca import neuron_exemplars
+from whylens.neural_pca.naming import names, shared
+from whylens.neural_pca.naming import unit as normalised
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 from whylens.settings import Settings
 
 if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
     from whylens.classifiers.zero_shot import ZeroShotClassifier
 
-TABLE = "names"
+TABLE, PICTURES = "names", "pictures"
 SCHEMA = pa.schema(
     [
         *columns(pa.string(), "kind", "class_name"),
         *columns(pa.int32(), "class_index", "number", "images"),
         ("words", pa.list_(pa.string())),
         ("scores", pa.list_(pa.float64())),
+        # What its images share, and what the texts of the vocabulary do: [D] each.
+        *columns(pa.list_(pa.float32()), "direction", "common"),
     ]
 )
-COMPONENT, ERROR, SLICE = "component", "systematic error", "slice"
+# Every image that a thing is named by.
+PICTURES_SCHEMA = pa.schema(
+    [*columns(pa.string(), "collection", "image_id"), ("embedding", pa.list_(pa.float32()))]
+)
+COMPONENT, NEURON, ERROR, SLICE = "component", "neuron", "systematic error", "slice"
+OF_CLASS = ("class_index", "class_name")
 # Captions in which a word is read, at most.
 CONTEXTS = 32
 
@@ -90,8 +103,8 @@ class Thing:
     image_ids: tuple[str, ...]
 
 
-def things(lineage: Lineage, count: int) -> list[Thing]:
-    """All that a run and its sources hold images of: components, systematic errors, slices."""
+def things(lineage: Lineage, count: int, classifier: Classifier) -> list[Thing]:
+    """All that a run and its sources hold images of: components, neurons, errors, slices."""
     found, pool = [], mined_collection(lineage)
     ranks = {(r["class_index"], r["component"]): r for r in lineage.rows("findings")}
     mined = lineage.rows("mined", ("class_index", "component", "place", "image_id"))
@@ -99,6 +112,12 @@ def things(lineage: Lineage, count: int) -> list[Thing]:
         ids = [row["image_id"] for row in sorted(rows, key=lambda row: row["place"])]
         name = ranks.get(key, {}).get("class_name", str(key[0]))
         found.append(Thing(COMPONENT, key[0], name, key[1], pool, tuple(ids[:count])))
+    told = {row["neuron"]: row for row in lineage.rows("neuron_words", ("neuron", *OF_CLASS))}
+    index = index_of(lineage, "main", classifier) if told else None
+    for neuron, row in sorted(told.items()):
+        assert index is not None
+        most = tuple(neuron_exemplars(index, neuron, count).ids)
+        found.append(Thing(NEURON, row["class_index"], row["class_name"], neuron, "main", most))
     confirmed = [row for row in lineage.rows("confirmed") if row["error"] is not None]
     for key, rows in grouped(confirmed, lambda r: (r["class_index"], r["error"])).items():
         ids = [row["image_id"] for row in sorted(rows, key=lambda row: -row["p"])]
@@ -106,7 +125,7 @@ def things(lineage: Lineage, count: int) -> list[Thing]:
         found.append(Thing(ERROR, key[0], name, key[1], pool, tuple(ids[:count])))
     tag = next((r["spec"]["errors"]["collection"] for r in lineage.records
                 if r["job"] == "errors"), "main")  # fmt: skip
-    for row in lineage.rows("slices", ("class_index", "class_name", "slice", "image_ids")):
+    for row in lineage.rows("slices", (*OF_CLASS, "slice", "image_ids")):
         found.append(
             Thing(SLICE, row["class_index"], row["class_name"], row["slice"], tag,
                   tuple(row["image_ids"][:count]))
@@ -179,13 +198,13 @@ def name_all(
     """
     from whylens.classifiers import load_classifier
 
-    tasks = things(lineage, settings.images)
+    classifier = load_classifier(str(lineage.setting("classifier")))
+    tasks = things(lineage, settings.images, classifier)
     if not tasks:
         raise UsageError(
-            "nothing to name: the run holds no mined images, systematic errors or slices (jobs "
-            "exemplars, confirm, errors)"
+            "nothing to name: the run holds no mined images, neurons, systematic errors or slices "
+            "(jobs exemplars, neurons, confirm, errors)"
         )
-    classifier = load_classifier(str(lineage.setting("classifier")))
     words = vocabulary(lineage, settings, classifier.class_names)
     arguments = (run, lineage, model, settings, words, placement.device)
     work_through(run, TABLE, in_batches(tasks, 8, settings), Namer, arguments, placement)
@@ -212,6 +231,7 @@ class Namer:
                 for texts in words.values()
             ]
         )
+        self.common = normalised(self.texts).mean(0)
         self.collections = {
             tag: collection_of(lineage, tag)
             for tag in ("main", "second")
@@ -226,10 +246,14 @@ class Namer:
 
     def __call__(self, unit: Batch[Thing]) -> int:
         """Name the unit's things, write their words; how many."""
-        rows = []
+        rows, pictures = [], []
         for thing in unit.tasks:
             shown = self._embedded(thing.collection, thing.image_ids)
             others = self._others(thing.collection)
+            pictures += [
+                {"collection": thing.collection, "image_id": name, "embedding": row}
+                for name, row in zip(thing.image_ids, shown, strict=True)
+            ]
             said = names(shown, others, self.texts, self.words, top=self.settings.top)
             rows.append(
                 {
@@ -240,8 +264,13 @@ class Namer:
                     "images": len(shown),
                     "words": [word for word, _ in said],
                     "scores": [score for _, score in said],
+                    "direction": shared(shown, others),
+                    "common": self.common,
                 }
             )
+        # Names last: they say that the unit is done.
+        table = pa.Table.from_pylist(pictures, schema=PICTURES_SCHEMA)
+        self.run.table(PICTURES).write(unit.name, table)
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
@@ -271,7 +300,7 @@ JOB = Job(
     help="What is found, in words of a vocabulary.",
     spec=NamesSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(PICTURES, TABLE),
     show="whylens.jobs.slices.terminal:show_names",
     part="whylens.jobs.report.parts.names:NAMES",
 )

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from whylens.jobs.slices.by_text import Answer
 from whylens.jobs.words import amount, plain_name
 from whylens.runs import Run
 
@@ -101,3 +102,22 @@ def show_names(run: Run, console: Console) -> None:
             escape(", ".join(said)),
         )
     console.print(table)
+
+
+def show_found(answer: Answer, console: Console) -> None:
+    """What a text finds, and the images that show it."""
+    table = table_of(
+        f"What shows {escape(answer.text)}", ("class", "what", "is named"), ("cosine",)
+    )
+    for one in answer.things:
+        table.add_row(
+            escape(plain_name(one.class_name)),
+            f"{one.kind} {one.number}",
+            escape(", ".join(one.words)),
+            f"{one.score:.2f}",
+        )
+    console.print(table)
+    images = table_of("Images, of those by which things were named", ("image",), ("cosine",))
+    for picture in answer.images:
+        images.add_row(escape(picture.id), f"{picture.score:.2f}")
+    console.print(images)

@@ -39,14 +39,33 @@ def names(
     UsageError
         If there are no images on one side, or fewer than two words.
     """
-    if len(shown) == 0 or len(others) == 0:
-        raise UsageError("a name needs images that show something, and others beside them")
     if len(words) < 2:
         raise UsageError("a vocabulary has at least two words")
-    direction = unit(shown).mean(0) - unit(others).mean(0)
-    own = unit(texts)
-    scores = unit(own - own.mean(0)) @ unit(direction[None])[0]
+    scores = alike(texts, unit(texts).mean(0), shared(shown, others)[None])[:, 0]
     return [(words[row], float(scores[row])) for row in np.argsort(-scores, kind="stable")[:top]]
+
+
+def shared(shown: Rows, others: Rows) -> Array:
+    """What images [N, D] share beyond others [M, D]: a direction [D] of length 1.
+
+    Raises
+    ------
+    UsageError
+        If there are no images on one side.
+    """
+    if len(shown) == 0 or len(others) == 0:
+        raise UsageError("a name needs images that show something, and others beside them")
+    direction: Array = unit((unit(shown).mean(0) - unit(others).mean(0))[None])[0]
+    return direction
+
+
+def alike(texts: Rows, common: Array, directions: Rows) -> Array:
+    """Cosines [T, N] of texts [T, D] with directions [N, D].
+
+    `common` [D], the mean of a vocabulary's texts of length 1, is taken from each text first.
+    """
+    scores: Array = unit(unit(texts) - common) @ np.asarray(directions, np.float64).T
+    return scores
 
 
 def unit(rows: Rows) -> Array:
