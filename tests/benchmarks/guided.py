@@ -7,7 +7,8 @@ On the planted sampler, T = 10, 4 cutouts, in batches of 8; the loop (whylens.gu
 reference) takes one problem after the other. Both have the same problems, settings and plain Adam,
 and take turns, a batch each; on a CPU the time is that of the process's one thread, so that others'
 work on the machine counts less. The views are at the same places, but the loop's crops end at
-pixels' borders and its noise is another, so each problem goes a way of its own. Prints, as its last line, JSON:
+pixels' borders and its noise is another, so each problem goes a way of its own. Prints, as its
+last line, JSON:
 
 speedup      seconds of the loop / seconds of whylens, for all problems
 loss_ratio   mean of the final losses of whylens / that of the loop; a final loss is that of a
