@@ -60,6 +60,23 @@ def test_the_operations_are_whole_graphs_with_the_same_results():
         torch.testing.assert_close(value, true, rtol=1e-5, atol=1e-5 * size)
 
 
+class ByName(nn.Module):
+    """A block that is called by its inputs' names, as those of Stable Diffusion 3 are."""
+
+    def forward(self, states, other=None):
+        return states * 2
+
+
+def test_inputs_may_be_given_by_name():
+    block, backend = ByName(), Counting()
+    CompiledBlocks([block], backend=backend).announce(1)
+    x = torch.randn(2, 3, requires_grad=True)
+    torch.testing.assert_close(block(states=x, other=None), 2 * x)
+    torch.testing.assert_close(block(states=x.detach()), 2 * x)
+    # The second is not differentiated.
+    assert (backend.graphs, backend.runs) == (1, 1)
+
+
 def test_calls_that_are_differentiated_are_compiled_once_for_all_blocks_alike():
     network, backend = layers(), Counting()
     compiled = CompiledBlocks(network, backend=backend)

@@ -98,7 +98,8 @@ class CompiledBlocks:
 
     def _takes(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> bool:
         """Whether a call runs compiled."""
-        first = inputs[0]
+        # Blocks of a transformer that attends to text beside the image are given theirs by name.
+        first = next(iter((*inputs, *options.values())), None)
         if (
             not self._on
             or _plain.get()

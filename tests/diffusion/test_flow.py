@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from whylens.compiled import CompiledBlocks
 from whylens.diffusion import (
     Sampler,
     check_sampler,
@@ -264,8 +265,30 @@ def test_half_precision_is_of_the_networks_only(one_of):
     assert 0 < difference.max() < 0.1
 
 
-def test_a_transformer_s_blocks_are_known(one_of):
-    assert len(blocks(one_of("flow").sampler.denoiser)) == 2
+def test_a_transformer_s_blocks_run_compiled(one_of):
+    plain, runs = one_of("flow").sampler, []
+    sampler = load_sampler(f"{plain.name}?kernels=on&channels_last=on")
+
+    def counting(graph, inputs):
+        def run(*given):
+            runs.append(graph)
+            return graph.forward(*given)
+
+        return run
+
+    assert len(blocks(sampler.denoiser)) == 2
+    sampler.compiled.append(CompiledBlocks(blocks(sampler.denoiser), backend=counting))
+    found = []
+    for one in (sampler, plain):
+        latents = one.initial_latents([0, 1]).requires_grad_()
+        end = result(
+            denoise(one, latents, condition(one, PROMPTS), steps=2, guidance_scale=3.0, segment=1)
+        )
+        found.append((end, *torch.autograd.grad(end.square().sum(), latents)))
+    for value, true in zip(*found, strict=True):
+        torch.testing.assert_close(value, true, rtol=1e-3, atol=1e-4)
+    # Both steps, and the first once more for backward.
+    assert len(runs) == 3 * 2
 
 
 @pytest.mark.parametrize(
