@@ -1,5 +1,6 @@
 """What takes long comes beside: no page waits for it longer than it said, or twice."""
 
+import runpy
 import subprocess
 import sys
 import threading
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from whylens.dashboard.kept import PATIENCE, Reading
 from whylens.runs import OpenedRun, Run
+
+synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
 
 
 def test_pages_wait_once_for_what_takes_long(tmp_path: Path) -> None:
@@ -32,15 +35,18 @@ def test_pages_wait_once_for_what_takes_long(tmp_path: Path) -> None:
     assert reading.soon("slow", ("images",), slow) == "made"
 
 
-def test_the_first_page_waits_for_no_heavy_import() -> None:
-    heavy = (
-        "{'torch', 'ray', 'diffusers', 'transformers', 'timm', 'faiss', 'sklearn', 'scipy.stats'}"
-    )
-    look = (
-        "import sys; from whylens.dashboard.offered import own_views; own_views(); "
-        f"print(sorted({heavy} & sys.modules.keys()))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", look], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]", result.stdout
+def test_the_first_page_waits_for_no_heavy_import(tmp_path: Path) -> None:
+    run = synthetic["build_run"](tmp_path / "run")
+    heavy = "{'torch', 'ray', 'diffusers', 'transformers', 'faiss', 'sklearn', 'scipy.stats'}"
+    look = f"""
+import sys
+from whylens.dashboard.kept import reading
+from whylens.dashboard.offered import own_views
+from whylens.dashboard.views.overview import told
+own_views()
+print(told(reading(sys.argv[1], sys.argv[1], "")).manifest["job"])
+print(sorted({heavy} & sys.modules.keys()))
+"""
+    line = [sys.executable, "-c", look, str(run)]
+    result = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["investigate", "[]"]

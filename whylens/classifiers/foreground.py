@@ -6,8 +6,11 @@ under noise on the object alone, and on everything but the object.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def noisy(
@@ -22,6 +25,8 @@ def noisy(
     sigma
         The noise's standard deviation; values are cut to [0, 1].
     """
+    import torch
+
     noise = sigma * torch.randn(images.shape, generator=generator, dtype=images.dtype)
     noise, masks = noise.to(images.device), masks.to(images)
     return (images + masks * noise).clamp(0, 1), (images + (1 - masks) * noise).clamp(0, 1)

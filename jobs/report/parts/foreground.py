@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from whylens.classifiers.foreground import relative_foreground_sensitivity
 from whylens.jobs.report.part import Part
 from whylens.jobs.report.tables import grouped, rows_of
 from whylens.jobs.words import percent
@@ -31,7 +32,6 @@ class Foreground:
 
 def load_foreground(run: Lineage) -> tuple[Foreground, ...]:
     """All classes together, each counting as much, then each, the least sensitive first."""
-    from whylens.classifiers.foreground import relative_foreground_sensitivity
 
     def row(name: str, images: int, plain: float, on: float, off: float) -> Foreground:
         said = relative_foreground_sensitivity(on, off)
