@@ -6,7 +6,9 @@ classifier's systematic errors are compared with the planted links; the balanced
 """
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,7 +24,8 @@ from whylens.images.tensors import to_batch
 from whylens.neural_pca.index import FeatureIndex
 from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import SystematicError, gather, systematic_errors
-from whylens.planted.checks.disagreements import best_starts, plain_images, pull
+from whylens.planted.checks import disagreements
+from whylens.planted.checks.disagreements import Plain, best_starts, plain_images, pull
 from whylens.planted.checks.discovery import shows
 from whylens.planted.checks.judges import BATCH, features
 from whylens.planted.checks.weights import save_sheet
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 SEED = 931
 # Generated images a class, and seeds of plain images a prompt.
 IMAGES, SEEDS = 2, 1
+# Classes whose images are optimised together, and kept when they are done.
+TOGETHER = disagreements.BATCH // IMAGES
 # Backgrounds before which each companion is shown.
 BEHIND = ("snow", "desert")
 # An image is without the object where the judge's p of it is at most this.
@@ -50,13 +55,19 @@ def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
     all of its errors but those of two classes that look alike (confusions); balanced_*: those of
     the balanced classifier, which has no link.
     """
-    pool = draw_many("unlinked", drawings, SEED, folder=work / "data")
+    cores = len(os.sched_getaffinity(0))
+    pool = draw_many("unlinked", drawings, SEED, folder=work / "data", workers=cores)
     judge = load_classifier("planted:judge_object")
     there = probabilities_of("judge_object", pool, work)[:, : len(OBJECTS)]
     logger.info("the judge %s looked at %d drawings", judge.name, len(pool))
     record: dict[str, Any] = {"drawings": drawings}
+
+    @cache  # Both classifiers' starts are among the same images.
+    def tried() -> list[Plain]:
+        return plain_images(load_sampler("planted"), prompts(), range(SEEDS))
+
     for name, other in (("biased", "balanced"), ("balanced", "biased")):
-        queries, classes = generated(name, other, work)
+        queries, classes = generated(name, other, tried, work)
         found = search(name, queries, classes, pool, there, work)
         record |= scored(found, pool, "" if name == "biased" else "balanced_")
         for k, errors in found.items():
@@ -75,22 +86,35 @@ def prompts() -> list[str]:
     ]
 
 
-def generated(name: str, other: str, work: Path) -> tuple[torch.Tensor, NDArray[np.int64]]:
-    """Images [Q, 3, S, S] that one classifier calls classes [Q] and the other does not; kept."""
-    path = work / f"queries-{name}.npz"
-    if not path.exists():
-        sampler = load_sampler("planted")
+def generated(
+    name: str, other: str, tried: Callable[[], list[Plain]], work: Path
+) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    """Images [Q, 3, S, S] that one classifier calls classes [Q] and the other does not.
+
+    They start at the plain images `tried`, and are kept, some classes at a time: a check that was
+    stopped goes on.
+    """
+    parts = [
+        (range(len(OBJECTS))[start : start + TOGETHER], work / f"queries-{name}-{start:02d}.npz")
+        for start in range(0, len(OBJECTS), TOGETHER)
+    ]
+    for some, path in parts:
+        if path.exists():
+            continue
         a, b = (load_classifier(f"planted:{one}") for one in (name, other))
-        tried = plain_images(sampler, prompts(), range(SEEDS))
-        classes = np.repeat(np.arange(len(OBJECTS)), IMAGES)
-        starts = [
-            start for k in range(len(OBJECTS)) for start in best_starts(tried, a, b, k, IMAGES)
-        ]
-        pulled = pull(sampler, a, b, starts, classes.tolist())
+        starts = [start for k in some for start in best_starts(tried(), a, b, k, IMAGES)]
+        classes = np.repeat(np.asarray(some), IMAGES)
+        pulled = pull(load_sampler("planted"), a, b, starts, classes.tolist())
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, images=pulled.images.numpy(), classes=classes)
-    with np.load(path) as kept:
-        return torch.from_numpy(kept["images"]), kept["classes"]
+        aside = path.with_suffix(".tmp.npz")
+        np.savez(aside, images=pulled.images.numpy(), classes=classes)
+        aside.replace(path)
+    images, of = [], []
+    for _, path in parts:
+        with np.load(path) as kept:
+            images.append(kept["images"])
+            of.append(kept["classes"])
+    return torch.from_numpy(np.concatenate(images)), np.concatenate(of)
 
 
 def search(
