@@ -90,7 +90,7 @@ $(READY): pyproject.toml requirements.lock
 
 RESOLVE = $(BIN)/uv pip compile --quiet --upgrade --python-version 3.11 --no-header --no-annotate \
 	--python-platform x86_64-unknown-linux-gnu --no-emit-index-url --extra bundled --extra dev \
-	--extra s3 --extra gcs --extra azure
+	--extra s3 --extra gcs --extra azure --extra map
 lock:
 	@[ -x $(BIN)/uv ] || { echo "make lock needs .venv with uv: run make check first"; exit 1; }
 	@{ $(RESOLVE) --extra cpu pyproject.toml && $(RESOLVE) --extra gpu pyproject.toml; } \

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whylens.runs import Run
 
 # Help shows what is in no room first, then the rooms as images go through them.
-ROOMS = ("", "images", "findings", "guided", "measuring", "slices")
+ROOMS = ("", "images", "findings", "guided", "measuring", "slices", "people")
 VALUE = re.compile(r"^JOB = (Job\((?:.*\)$|.*?^\)))", re.MULTILINE | re.DOTALL)
 
 

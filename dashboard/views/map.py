@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
+from whylens.dashboard.groups import Group, by_class, by_mistake, by_suspicion, by_verdict
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import component
 from whylens.dashboard.view import View, literal
 from whylens.dashboard.views.drawing import show, strip
 from whylens.jobs.people.evidence import thumbs
-from whylens.jobs.people.map import Places, map_of_components, map_of_images
+from whylens.jobs.people.map import TABLE as MAP
+from whylens.jobs.people.map import Places, component_points, image_points
 from whylens.jobs.report.page import html
-from whylens.jobs.report.parts.finding import Finding, Verdict, verdict
+from whylens.jobs.report.parts.finding import Finding
 from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.jobs.words import amount, percent
 
 IMAGES, COMPONENTS = "images", "components"
-# Of Okabe and Ito, told apart with every kind of colour vision; shapes differ, too.
-WRONG, RIGHT, OTHER = "#d55e00", "#0072b2", "#999999"
+# Pictures of a gallery of images.
 SHOWN = 24
 
 
@@ -50,25 +51,23 @@ def draw(reading: Reading) -> None:
 
 
 def _images(reading: Reading) -> None:
-    found = reading.kept("map of images", ("images",), lambda: map_of_images(reading.run))
-    names = found.names
-    chosen = st.multiselect("Classes", sorted(names.values()), key="of", bind="query-params")
-    kept = [i for i, k in enumerate(found.classes.tolist()) if not chosen or names.get(k) in chosen]
+    found = reading.kept("map of images", (MAP, "images"), lambda: image_points(reading.run))
+    names = [found.names.get(k, str(k)) for k in found.classes.tolist()]
+    left, right = st.columns([3, 1])
+    chosen = left.multiselect("Classes", sorted(set(names)), key="of", bind="query-params")
+    kept = [i for i, name in enumerate(names) if not chosen or name in chosen]
     wrong = found.classes != found.predicted
-    groups = {
-        f"rightly classified ({sum(not wrong[i] for i in kept):,})": (
-            [i for i in kept if not wrong[i]], RIGHT, "circle"),
-        f"taken for another class ({sum(wrong[i] for i in kept):,})": (
-            [i for i in kept if wrong[i]], WRONG, "x"),
-    }  # fmt: skip
+    colour = _colour(right, ("mistake", "class"), "image_colour")
+    groups = by_mistake(wrong, kept) if colour == "mistake" else by_class(names, kept)
     words = [
-        f"{names.get(k, k)}" + (f", called {names.get(p, p)}" if k != p else "")
-        for k, p in zip(found.classes.tolist(), found.predicted.tolist(), strict=True)
+        name + (f", called {found.names.get(p, p)}" if is_wrong else "")
+        for name, p, is_wrong in zip(names, found.predicted.tolist(), wrong, strict=True)
     ]
     seen = f"{len(found.ids):,} of {amount(found.total, 'image')}"
     rows = _chart(found.map, groups, words, f"The features of {seen}")
     if not rows:
-        st.caption("Draw a line round points to see their images (lasso or box, top right).")
+        st.caption(f"{seen}. Draw a line round points to see them (lasso or box, top right).")
+        _how(reading, found.map)
         return
     st.write(
         f"{amount(len(rows), 'image')}, of which "
@@ -81,35 +80,50 @@ def _images(reading: Reading) -> None:
 
 def _components(reading: Reading) -> None:
     every = reading.judged()
-    keys = list(every)
     found = reading.kept(
         "map of components",
-        ("components", "verdicts", "findings"),
-        lambda: map_of_components(reading.run, keys),
+        (MAP, "components", "verdicts", "findings"),
+        lambda: component_points(reading.run, list(every)),
     )
-    looks = {
-        Verdict.RELIES: (WRONG, "diamond"),
-        Verdict.PULLS: ("#e69f00", "square"),
-        Verdict.WEAK: (OTHER, "circle"),
-        Verdict.UNCHECKED: ("#56b4e9", "cross"),
-    }
+    placed = [every[key] for key in found.keys]
+    colour = _colour(st, ("verdict", "suspicion", "class"), "component_colour")
     groups = {
-        f"{kind.value} ({len(rows):,})": (rows, *looks[kind])
-        for kind in (Verdict.WEAK, Verdict.UNCHECKED, Verdict.PULLS, Verdict.RELIES)
-        if (rows := [i for i, key in enumerate(keys) if verdict(every[key]) is kind])
-    }
+        "verdict": lambda: by_verdict(placed),
+        "suspicion": lambda: by_suspicion(placed),
+        "class": lambda: by_class([one.class_name for one in placed], range(len(placed))),
+    }[colour]()
     words = [
         f"{one.class_name}, component {one.component}"
         + (f": {', '.join(one.guess[:2])}" if one.guess else "")
-        for one in every.values()
+        for one in placed
     ]
-    rows = _chart(found, groups, words, f"The directions of {amount(len(keys), 'component')}")
+    rows = _chart(found.map, groups, words, f"The directions of {amount(len(placed), 'component')}")
     if not rows:
         st.caption("Draw a line round points to see the components (lasso or box, top right).")
+        _how(reading, found.map)
         return
-    chosen = sorted((every[keys[i]] for i in rows), key=lambda one: -(one.suspicion or 0.0))
+    chosen = sorted((placed[i] for i in rows), key=lambda one: -(one.suspicion or 0.0))
     st.write(amount(len(chosen), "component"))
     _gallery(reading, chosen[:12])
+
+
+def _colour(where: Any, by: Sequence[str], key: str) -> str:
+    """What points are told apart by."""
+    chosen = where.segmented_control(
+        "Colour by", by, default=by[0], required=True, key=key, bind="query-params"
+    )
+    return str(chosen or by[0])
+
+
+def _how(reading: Reading, found: Places) -> None:
+    """How the map came about, and how to have another."""
+    if not found.share:
+        st.caption("UMAP: what is alike lies together; how far apart the rest lies means little.")
+    elif not reading.run.has(MAP):
+        st.caption(
+            "Principal components. A UMAP, or more images, are a job: whylens map --source "
+            f"{literal(reading.run.folder)} --out MAP --set map.method=umap; then open its run."
+        )
 
 
 def _gallery(reading: Reading, chosen: Sequence[Finding]) -> None:
@@ -123,7 +137,7 @@ def _gallery(reading: Reading, chosen: Sequence[Finding]) -> None:
 
 def _chart(
     found: Places,
-    groups: dict[str, tuple[list[int], str, str]],
+    groups: Sequence[Group],
     words: Sequence[str],
     title: str,
 ) -> list[int]:
@@ -131,28 +145,30 @@ def _chart(
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for name, (rows, colour, shape) in groups.items():
+    for group in groups:
         figure.add_trace(
             go.Scattergl(
-                x=found.places[rows, 0],
-                y=found.places[rows, 1],
+                x=found.places[group.rows, 0],
+                y=found.places[group.rows, 1],
                 mode="markers",
-                name=name,
-                text=[words[i] for i in rows],
-                customdata=rows,
+                name=_plain(group.title),
+                text=[_plain(words[i]) for i in group.rows],
+                customdata=group.rows,
                 hovertemplate="%{text}<extra></extra>",
-                marker={"color": colour, "symbol": shape, "size": 7, "opacity": 0.7},
+                marker={"color": group.colour, "symbol": group.shape, "size": 7, "opacity": 0.7},
             )
         )
-    first, second = (f"{place} principal component ({percent(float(share))} of the variance)"
-                     for place, share in zip(("1st", "2nd"), found.share, strict=True))  # fmt: skip
+    axes = [
+        f"{place} principal component ({percent(share)} of the variance)"
+        for place, share in zip(("1st", "2nd"), found.share, strict=False)
+    ] or ["", ""]
     figure.update_layout(
         height=560,
         margin={"l": 0, "r": 0, "t": 30, "b": 0},
         legend={"orientation": "h", "y": -0.12},
         dragmode="lasso",
-        xaxis_title=first,
-        yaxis_title=second,
+        xaxis_title=axes[0],
+        yaxis_title=axes[1],
     )
     chosen: Any = st.plotly_chart(
         figure,
@@ -160,9 +176,14 @@ def _chart(
         on_select="rerun",
         selection_mode=("lasso", "box"),
         config={"displaylogo": False, "displayModeBar": True},
-        alt=f"{title} in two dimensions: {', '.join(groups)}",
+        alt=f"{title} in two dimensions: {', '.join(group.title for group in groups)}",
     )
     return [_row(point) for point in chosen.selection.points]
+
+
+def _plain(text: str) -> str:
+    """Text that plotly shows as it is: it takes some HTML, links too."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _row(point: dict[str, Any]) -> int:

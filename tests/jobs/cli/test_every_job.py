@@ -47,6 +47,7 @@ ASKED = {
     "errors": ["--source <components>", "errors={collection: second, least: 2}"],
     "names": ["--source <exemplars> --model planted:clip", "names={images: 2, others: 4}"],
     "foreground": [f"{BIASED} --images planted:linked?count=8&seed=7", "foreground={trials: 1}"],
+    "map": ["--source <components>"],
     "score": [f"{SCORED} --spurious planted:spurious?count=60"],
     "investigate": [
         f"--images {IMAGES} --second {SECOND} {BIASED} --against planted:balanced", *SETS
