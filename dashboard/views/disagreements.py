@@ -6,7 +6,7 @@ import streamlit as st
 
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.saving import save_csv
-from whylens.dashboard.view import View
+from whylens.dashboard.view import View, bound
 from whylens.dashboard.views.drawing import cards
 from whylens.jobs.report.exported import plain_rows
 from whylens.jobs.report.parts.disagreements import DISAGREEMENTS
@@ -20,7 +20,8 @@ def draw(reading: Reading) -> None:
         return
     st.subheader(DISAGREEMENTS.title, anchor=False)
     st.write(DISAGREEMENTS.sentence(rows))
-    classes = st.multiselect("Classes", list(dict.fromkeys(row.class_name for row in rows)))
+    names = list(dict.fromkeys(row.class_name for row in rows))
+    classes = st.multiselect("Classes", names, **bound("of"))
     shown = [row for row in rows if not classes or row.class_name in classes]
     save_csv(DISAGREEMENTS.name, lambda: plain_rows(shown))
     cards(DISAGREEMENTS, shown)

@@ -11,7 +11,7 @@ import streamlit as st
 from whylens.dashboard.groups import Group, by_class, by_mistake, by_suspicion, by_verdict
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.looking import component
-from whylens.dashboard.view import View, literal
+from whylens.dashboard.view import View, bound, literal
 from whylens.dashboard.views.drawing import show, strip
 from whylens.jobs.people.evidence import thumbs
 from whylens.jobs.people.map import TABLE as MAP
@@ -41,9 +41,7 @@ def draw(reading: Reading) -> None:
     if not offered:
         st.info("Nothing to draw yet: no images were embedded.")
         return
-    what = st.segmented_control(
-        "Of", offered, default=offered[0], required=True, key="map_of", bind="query-params"
-    )
+    what = st.segmented_control("Of", offered, default=offered[0], required=True, **bound("map_of"))
     if what == COMPONENTS:
         _components(reading)
     else:
@@ -54,7 +52,7 @@ def _images(reading: Reading) -> None:
     found = reading.kept("map of images", (MAP, "images"), lambda: image_points(reading.run))
     names = [found.names.get(k, str(k)) for k in found.classes.tolist()]
     left, right = st.columns([3, 1])
-    chosen = left.multiselect("Classes", sorted(set(names)), key="of", bind="query-params")
+    chosen = left.multiselect("Classes", sorted(set(names)), **bound("of"))
     kept = [i for i, name in enumerate(names) if not chosen or name in chosen]
     wrong = found.classes != found.predicted
     colour = _colour(right, ("mistake", "class"), "image_colour")
@@ -109,9 +107,7 @@ def _components(reading: Reading) -> None:
 
 def _colour(where: Any, by: Sequence[str], key: str) -> str:
     """What points are told apart by."""
-    chosen = where.segmented_control(
-        "Colour by", by, default=by[0], required=True, key=key, bind="query-params"
-    )
+    chosen = where.segmented_control("Colour by", by, default=by[0], required=True, **bound(key))
     return str(chosen or by[0])
 
 

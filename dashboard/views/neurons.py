@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from whylens.dashboard.kept import Reading
-from whylens.dashboard.view import View
+from whylens.dashboard.view import View, follow, lead
 from whylens.dashboard.views.drawing import show
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.neurons import NEURONS, Neuron
@@ -17,9 +17,16 @@ def draw(reading: Reading) -> None:
         st.info(NEURONS.empty(reading.data()))
         return
     st.subheader(NEURONS.title, anchor=False)
-    neuron = st.selectbox("Neuron", reading[NEURONS], format_func=neuron_title)
-    if neuron is not None:
-        show(html(NEURONS, "article", neuron))
+    neurons = {str(neuron.index): neuron for neuron in reading[NEURONS]}
+    first = next(iter(neurons))
+    chosen = st.selectbox(
+        "Neuron",
+        list(neurons),
+        format_func=lambda index: neuron_title(neurons[index]),
+        key=follow("neuron", neurons, first),
+    )
+    lead("neuron", chosen, first)
+    show(html(NEURONS, "article", neurons[chosen]))
 
 
 def neuron_title(neuron: Neuron) -> str:

@@ -91,6 +91,23 @@ def test_a_neuron_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert 'id="neuron-7"' not in shown(app)
 
 
+def test_an_address_holds_filter_and_page_of_a_grid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = synthetic["build_run"](tmp_path)
+    fish, *_, heart = synthetic["disagreement_rows"]()
+    rows = [{**one, "prompt": f"number {i}"} for i in range(15) for one in (fish, heart)]
+    synthetic["write_part"](folder, "disagreements", rows)
+    monkeypatch.setattr(sys, "argv", ["app.py", str(folder)])
+    app = AppTest.from_file(str(whylens.dashboard.app.__file__), default_timeout=60)
+    app.query_params.update({"of": "heart", "page": "2"})
+    go(settled(app.run()), "Disagreements")
+    assert app.multiselect[0].value == ["heart"]
+    assert app.number_input[0].value == 2
+    assert [n for n in range(15) if f"number {n}”" in shown(app)] == [12, 13, 14]
+    assert "fish?" not in shown(app)
+
+
 def test_a_job_that_measures_shows_its_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
