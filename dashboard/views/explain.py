@@ -8,6 +8,7 @@ import numpy as np
 import streamlit as st
 
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.loading import allowed
 from whylens.dashboard.looking import alphas
 from whylens.dashboard.view import View, bound, literal, panel
 from whylens.dashboard.views.drawing import show, strip
@@ -45,7 +46,11 @@ def draw(reading: Reading) -> None:
         with panel():
             _uploaded(reading, str(name), given.getvalue(), given.name)
         return
-    if run.has("images") and (one := _picked(reading)) is not None and _allowed(str(name)):
+    if (
+        run.has("images")
+        and (one := _picked(reading)) is not None
+        and allowed(str(name), "classifier")
+    ):
         with panel():
             pixels = decode(one.thumb or b"")
             _decision(reading, str(name), pixels, one.image_id, one.features)
@@ -61,25 +66,8 @@ def _uploaded(reading: Reading, name: str, content: bytes, called: str) -> None:
     except RejectedImageError as error:
         st.error(literal(f"{called} can't be used: {error}"))
         return
-    if _allowed(name):
+    if allowed(name, "classifier"):
         _decision(reading, name, pixels, called, None)
-
-
-def _allowed(name: str) -> bool:
-    """Whether the viewer let the classifier be loaded.
-
-    That may read files and fetch weights, and the name is what a run's record says: nothing is
-    loaded because somebody opened a page.
-    """
-    if st.session_state.get("loaded classifier") == name:
-        return True
-    st.write(f"This loads the run's classifier, {literal(name)}, on this server.")
-    st.button("Load the classifier", type="primary", on_click=_allow, args=(name,))
-    return False
-
-
-def _allow(name: str) -> None:
-    st.session_state["loaded classifier"] = name
 
 
 @st.cache_resource(show_spinner="Loading the classifier", max_entries=2)

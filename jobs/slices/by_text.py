@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from whylens.jobs.slices.names import PICTURES, TABLE, loaded
 from whylens.neural_pca.naming import alike, unit
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
+
+if TYPE_CHECKING:
+    from whylens.classifiers.zero_shot import ZeroShotClassifier
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Answer:
 
 
 def find(folder: str, text: str, count: int = 10) -> Answer:
-    """Look for a text among what the names job named, and the images by which it did.
+    """As `search`, of a run's folder.
 
     Raises
     ------
@@ -59,15 +63,34 @@ def find(folder: str, text: str, count: int = 10) -> Answer:
     if not text.strip():
         raise UsageError("--text is empty: say what to look for")
     lineage = Lineage(Run.open(folder))
-    record = next((one for one in lineage.records if one["job"] == TABLE), None)
-    if record is None or not lineage.has(TABLE) or not lineage.has(PICTURES):
+    if (name := model_of(lineage)) is None:
         raise UsageError(
             f"nothing in {folder} was named: run whylens names --source {folder} --model MODEL, "
             "and search its run"
         )
-    name, templates = record["spec"]["model"], record["spec"]["names"]["templates"]
-    read = [one.replace("{word}", text) for one in templates]
-    said = loaded(name).embed_texts(read).float().mean(0).cpu().numpy()[None]
+    return search(lineage, loaded(name), text, count)
+
+
+def model_of(lineage: Lineage) -> str | None:
+    """The model by which a run, or the nearest of its sources, named things; None: nothing was."""
+    record = _record(lineage)
+    if record is None or not (lineage.has(TABLE) and lineage.has(PICTURES)):
+        return None
+    return str(record["spec"]["model"])
+
+
+def search(lineage: Lineage, model: ZeroShotClassifier, text: str, count: int) -> Answer:
+    """Look for a text among what the names job named, and the images by which it did.
+
+    `model` is the one that `model_of` names.
+    """
+    record = _record(lineage)
+    assert record is not None  # or there would be no model
+    import torch
+
+    read = [one.replace("{word}", text) for one in record["spec"]["names"]["templates"]]
+    with torch.inference_mode():
+        said = model.embed_texts(read).float().mean(0).cpu().numpy()[None]
     rows = lineage.rows(TABLE)
     common = np.asarray(rows[0]["common"], np.float64)
     scores = alike(said, common, np.asarray([row["direction"] for row in rows]))[0]
@@ -77,10 +100,14 @@ def find(folder: str, text: str, count: int = 10) -> Answer:
     ]
     return Answer(
         text,
-        name,
+        str(record["spec"]["model"]),
         tuple(sorted(things, key=lambda one: -one.score)[:count]),
         tuple(_pictures(lineage, said, common, count)),
     )
+
+
+def _record(lineage: Lineage) -> Mapping[str, Any] | None:
+    return next((one for one in lineage.records if one["job"] == TABLE), None)
 
 
 def _pictures(lineage: Lineage, said: np.ndarray, common: np.ndarray, count: int) -> list[Picture]:

@@ -6,11 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import whylens.dashboard.app
+from whylens.classifiers import load_classifier
 from whylens.dashboard.kept import BELIEVED
 from whylens.dashboard.launch import command
 from whylens.dashboard.view import literal
@@ -218,6 +220,39 @@ def test_a_job_is_watched_by_its_log_and_by_links(
     time.sleep(BELIEVED)
     settled(app.run())
     assert not app.get("link_button")
+
+
+@pytest.mark.slow
+def test_names_are_searched_by_text(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """The model is loaded when a button says so, and finds the one whose images share the text."""
+    clip = load_classifier("planted:clip")
+    words = ("sea", "night")
+    texts = clip.embed_texts([f"a photo of {word}" for word in words]).numpy()
+    spec = {"source": str(folder), "model": "planted:clip"}
+    run = Run.start(str(tmp_path / "names"), "names", {
+        **spec, "names": {"templates": ["a photo of {word}"]}
+    })  # fmt: skip
+    row = {"class_index": 3, "class_name": "fish", "kind": "component", "images": 8}
+    run.table("pictures").write("all", pa.Table.from_pylist([
+        {"collection": "main", "image_id": word, "embedding": text}
+        for word, text in zip(words, texts, strict=True)
+    ]))  # fmt: skip
+    run.table("names").write("all", pa.Table.from_pylist([
+        {**row, "number": place, "words": [word], "scores": [0.9], "common": texts.mean(0),
+         "direction": text - texts.mean(0)}
+        for place, (word, text) in enumerate(zip(words, texts, strict=True))
+    ]))  # fmt: skip
+    app = opened(monkeypatch, Path(run.folder))
+    go(app, "Names")
+    assert "night (0.90)" in shown(app)
+    settled(app.text_input[0].set_value("night").run())
+    assert not app.dataframe
+    (load,) = [button for button in app.button if button.label == "Load the CLIP model"]
+    settled(load.click().run())
+    assert app.dataframe[0].value["What"].tolist() == ["component 1", "component 0"]
+    assert "image night" in shown(app)
 
 
 def save(app: AppTest) -> None:
