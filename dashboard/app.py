@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     for section in SECTIONS:
         if found := [pages[view.name] for view in offered if view.section == section]:
             named[section] = found
-    st.navigation(named).run()
+    st.navigation(named, expanded=True).run()
 
 
 def chosen(root: Root) -> Reading:
