@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
@@ -66,19 +67,59 @@ BatchSize = Annotated[
 
 
 def in_batches(
-    tasks: Sequence[Task], size: int | Literal["auto"], spec: BaseModel
+    tasks: Sequence[Task], size: int | Literal["auto"], spec: BaseModel, *made_from: Any
 ) -> list[Batch[Task]]:
-    """Cut tasks into batches, each with a name that tells this spec from any other's.
+    """Cut tasks into batches, each with a name that tells it from those of any other spec, of other
+    tasks, and from what was made from something else.
 
-    So a run that is gone on with does what is missing, and the same stage with other settings adds
-    to what is there.
+    So a run that is gone on with does what is missing, what was made of tasks that have changed
+    since does not pass for done, and the same stage with other settings adds to what is there.
     """
     size = AUTO_BATCH if size == "auto" else size
-    mark = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    cut = [tuple(tasks[start : start + size]) for start in range(0, len(tasks), size)]
     return [
-        Batch(f"{mark}-{start // size:05d}", tuple(tasks[start : start + size]))
-        for start in range(0, len(tasks), size)
+        Batch(f"{mark(spec)}-{place:05d}-{mark(some, *made_from)}", some)
+        for place, some in enumerate(cut)
     ]
+
+
+def mark(*told: Any) -> str:
+    """Eight hexadecimal digits that tell values apart: tasks, settings, what a unit is made from.
+
+    Settings that are their defaults do not count, so that a later version may have more of them.
+    """
+    return hashlib.sha256(json.dumps(told, default=_plain).encode()).hexdigest()[:8]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(value, np.ndarray):
+        value = value.tobytes()
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return value.item() if isinstance(value, np.generic) else vars(value)
+
+
+def drop_others(
+    run: Run, units: Sequence[Named], *tables: str, spec: BaseModel | None = None
+) -> None:
+    """Remove what tables hold of units that are none of these: made from what has changed since.
+
+    A stage whose units follow from results begins with it: where some of those were missing, and
+    tolerated, the run has held since what it would not have made of all. Where a spec is given,
+    batches of others stay.
+    """
+    wanted = {piece.name for unit in units for piece in (unit, *_pieces(unit))}
+    for table in map(run.table, tables):
+        stale = [name for name in table.units() if name not in wanted]
+        if spec is not None:
+            stale = [name for name in stale if mark(spec) in name.split("-")]
+        if stale:
+            logger.info("%s: %s of earlier results removed", table.name, amount(len(stale), "part"))
+        for name in stale:
+            table.remove(name)
 
 
 def work_through(

@@ -16,7 +16,7 @@ from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
-from whylens.jobs.findings.finder import ComponentFinder, groups_of, unit_name
+from whylens.jobs.findings.finder import ComponentFinder, GroupUnit, groups_of, unit_name
 from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import TABLE
 from whylens.jobs.findings.verdicts import TABLE as VERDICTS
@@ -25,7 +25,7 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.images.embedded import no_images
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import drop_others, work_through
 from whylens.jobs.words import listed
 from whylens.neural_pca.ranking import DEFAULT, Asked
 from whylens.runs import Run
@@ -96,6 +96,11 @@ def components(
     spans = census.spans_of(images.units())
     require_made_by(images, spans[0].parts[0], name, head)
     placement = of_stage(settings.placement, placement).without_gpus
+    if set(run.table(census.TABLE).units()) != {span.name for span in spans}:
+        # Before any class all images are counted; where some are not, they have come since (they
+        # had failed), and every class is judged beside them.
+        drop_others(run, [], TABLE)
+        drop_others(run, spans, census.TABLE)
     work_through(run, census.TABLE, spans, census.Counter, (run, lineage, name), placement)
     table = run.table(census.TABLE)
     if not all(table.done(span.name) for span in spans):
@@ -126,6 +131,7 @@ def components(
             f"no class has {settings.min_images} images: give more images, or lower "
             "components.min_images"
         )
+    drop_others(run, [GroupUnit(unit_name(k), (k,)) for k in enough], TABLE)
     done = set(run.table(TABLE).units())
     missing = [k for k in enough if unit_name(k) not in done]
     top, mined = settings.top, settings.mined

@@ -14,13 +14,15 @@ from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
+from whylens.jobs.findings.finder import unit_name
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
 from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
+from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import drop_others, mark, work_through
 from whylens.jobs.truth import planted_truth
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
@@ -94,14 +96,13 @@ def exemplars(
 ) -> None:
     """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
     rows = find(judged_rows(lineage), settings)
-    units = [FindingUnit(f"finding-{place:05d}", row) for place, row in enumerate(rows, 1)]
+    units = units_of(rows, lineage.parts(IMAGES))
+    drop_others(run, units, TABLE, MINED)
     own = of_stage(settings.placement, placement)
     arguments = (
         run, lineage, settings.exemplars, settings.curves, settings.index, own.device
     )  # fmt: skip
     work_through(run, TABLE, units, Exhibitor, arguments, own)
-    if run.table(FINDINGS).done("all"):
-        return
     classifier = str(lineage.setting("classifier"))
     if visualised:
         found = directions(lineage, rows)
@@ -115,7 +116,19 @@ def exemplars(
     seen = run.table(VISUALISATIONS)
     npfvs = seen.read(["class_index", "component", "p"]).to_pylist() if seen.units() else []
     rows = ranked(rows, shown.to_pylist(), npfvs)
-    run.table(FINDINGS).write("all", pa.Table.from_pylist(rows, schema=SCHEMA))
+    run.table(FINDINGS).keep("all", pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def units_of(rows: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> list[FindingUnit]:
+    """A unit for each finding, named by its component and by the parts of the images that it is
+    of: what is shown of a finding does not depend on its rank."""
+    made_from = mark(parts)
+    return [
+        FindingUnit(
+            f"{unit_name(row['class_index'])}-component-{row['component']:05d}-{made_from}", row
+        )
+        for row in rows
+    ]
 
 
 def find(components: list[dict[str, Any]], settings: ExemplarSettings) -> list[dict[str, Any]]:

@@ -36,9 +36,7 @@ def write_verdicts(run: Run, false_discoveries: float) -> None:
         },
         schema=SCHEMA,
     )
-    table = run.table(TABLE)
-    if not (table.done("all") and table.read().equals(written)):
-        table.write("all", written)
+    run.table(TABLE).keep("all", written)
 
 
 def judged_rows(lineage: Lineage, names: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, drop_others, in_batches, work_through
 from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def visualisations(
     tasks = [VisualisationTask(*key, *directions[key]) for key in keys]
     placement = of_stage(spec.placement, placement)
     arguments = (run, spec, classifier, placement.device)
-    work_through(run, TABLE, in_batches(tasks, spec.batch, spec), Visualiser, arguments, placement)
+    units = in_batches(tasks, spec.batch, spec)
+    drop_others(run, units, TABLE, spec=spec)
+    work_through(run, TABLE, units, Visualiser, arguments, placement)
 
 
 class Visualiser:

@@ -27,7 +27,7 @@ from whylens.jobs.guided.spec import Against, GuidedSpec
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import Batch, work_through
+from whylens.jobs.stage import Batch, drop_others, work_through
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
@@ -117,6 +117,7 @@ def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models
     units, models = planned(lineage, models.classifier, spec), models.of_stage(spec.placement)
     if told := unnamed([change for unit in units for change in unit.tasks], spec):
         run.warn(told)
+    drop_others(run, units, TABLE, spec=spec)
     work_through(run, TABLE, units, Changer, (run, lineage, models, spec), models.placement)
 
 

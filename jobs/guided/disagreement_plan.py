@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.guidance.settings import DisagreementForm, GuidanceSettings
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided.prompts import PLAIN_TEMPLATE, PromptTemplate, prompt_for
 from whylens.jobs.spec import StageSettings
-from whylens.jobs.stage import Batch, BatchSize, in_batches
+from whylens.jobs.stage import Batch, BatchSize, in_batches, mark
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
@@ -136,17 +136,8 @@ def scouting(
     units = []
     for name in shared:
         prompt = starting.get(name, prompt_for(spec.prompt_template, name))
-        ((unit, _),) = in_batches([name], 1, _Scouted(name=name, prompt=prompt, spec=spec))
-        units.append(ScoutUnit(unit, name, (prompt,)))
+        units.append(ScoutUnit(f"{mark(spec)}-{mark(name, prompt)}", name, (prompt,)))
     return units
-
-
-class _Scouted(BaseModel):
-    """What tells a scouting unit from any other: so that a run goes on with the same settings."""
-
-    name: str
-    prompt: str
-    spec: DisagreementSpec
 
 
 def plan(
@@ -164,8 +155,8 @@ def plan(
     pairs = [(a, b) for a, b in itertools.permutations(names, 2)]
     if spec.pairs == "first":
         pairs = [(a, b) for a, b in pairs if a == names[0]]
-    grouped: list[tuple[str, str, list[DisagreementTask]]] = []
-    for a, b in pairs:
+    units: list[Batch[DisagreementTask]] = []
+    for pair, (a, b) in enumerate(pairs):
         scored = []
         for name, images in plain.items():
             class_a, class_b = (same_class(name, classifiers[one]) for one in (a, b))
@@ -184,19 +175,7 @@ def plan(
             for _, name, class_a, class_b, starts in scored[: spec.most_classes]
             for place, start in enumerate(starts)
         ]
-        grouped.append((a, b, tasks))
-    units = []
-    for place, (a, b, tasks) in enumerate(grouped):
-        mark = _Pair(a=a, b=b, spec=spec)
         units += [
-            Batch(f"{place:03d}-{name}", some) for name, some in in_batches(tasks, spec.batch, mark)
+            Batch(f"{pair:03d}-{name}", some) for name, some in in_batches(tasks, spec.batch, spec)
         ]
     return units
-
-
-class _Pair(BaseModel):
-    """What tells a pair's units from any other's."""
-
-    a: str
-    b: str
-    spec: DisagreementSpec

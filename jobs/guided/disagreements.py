@@ -28,7 +28,7 @@ from whylens.jobs.guided.starts import TABLE as STARTS
 from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.registry import Job
-from whylens.jobs.stage import Batch, work_through
+from whylens.jobs.stage import Batch, drop_others, work_through
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
@@ -85,8 +85,10 @@ def disagreements(
     scouts = scouting(findings, prompts, classifiers, spec)
     models = models.of_stage(spec.placement)
     arguments = (run, lineage, models, spec)
+    drop_others(run, scouts, SCOUTED, spec=spec)
     work_through(run, SCOUTED, scouts, Scout, arguments, models.placement)
     units = plan(scouted(run, [unit.name for unit in scouts]), classifiers, spec)
+    drop_others(run, units, TABLE, spec=spec)
     work_through(run, TABLE, units, Divider, arguments, models.placement)
 
 

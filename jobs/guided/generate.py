@@ -22,7 +22,7 @@ from whylens.jobs.guided.starts import starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import StageSettings
-from whylens.jobs.stage import Batch, BatchSize, in_batches, work_through
+from whylens.jobs.stage import Batch, BatchSize, drop_others, in_batches, work_through
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
@@ -86,13 +86,15 @@ def plan(
 ) -> list[Batch[GenerateTask]]:
     """The units for the best-ranked findings.
 
-    `directions` gives direction [D] and offset, `prompts` the start, by class index and component.
-    Image i of every finding starts from the same seed, so that findings of a class can be compared.
+    `directions` gives direction [D] and offset, `prompts` the start, by class index and component;
+    a finding whose prompts could not be tried has no image. Image i of every finding starts from
+    the same seed, so that findings of a class can be compared.
     """
     best = sorted(findings, key=lambda row: row["rank"])[: spec.findings]
     tasks = []
     for row in best:
-        key = (row["class_index"], row["component"])
+        if (key := (row["class_index"], row["component"])) not in prompts:
+            continue
         direction, offset = directions[key]
         tasks += [
             GenerateTask(
@@ -114,6 +116,7 @@ def generate(
 ) -> None:
     """The stage: what is missing of the table generated, for rows of the table findings."""
     units, models = plan(findings, directions, prompts, spec), models.of_stage(spec.placement)
+    drop_others(run, units, TABLE, spec=spec)
     work_through(run, TABLE, units, Generator, (run, lineage, models, spec), models.placement)
 
 

@@ -24,7 +24,7 @@ from whylens.jobs.guided.prompts import (
 from whylens.jobs.guided.worker import GuidedWorker
 from whylens.jobs.images.embedded import read_captions
 from whylens.jobs.spec import StageSettings
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import drop_others, mark, work_through
 from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def plan(
         k, component = row["class_index"], row["component"]
         prompts = prompts_of(row, settings.feature_templates, settings.prompt_template)
         prompts += telling_captions(row, captions)[: settings.captions]
-        name = f"class-{k:06d}-component-{component:05d}"
-        distinct = tuple(dict.fromkeys(prompts))
-        units.append(StartUnit(name, k, component, distinct, *directions[k, component]))
+        distinct, arrow = tuple(dict.fromkeys(prompts)), directions[k, component]
+        name = f"class-{k:06d}-component-{component:05d}-{mark(distinct, *arrow)}"
+        units.append(StartUnit(name, k, component, distinct, *arrow))
     return units
 
 
@@ -124,6 +124,7 @@ def starts(
         return {}
     mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
     units = plan(findings, directions, read_captions(lineage, mined), settings)
+    drop_others(run, units, TABLE)
     alone = replace(models.of_stage(settings.placement), against=())
     arguments = (run, lineage, alone, settings, chain)
     work_through(run, TABLE, units, Chooser, arguments, models.placement)

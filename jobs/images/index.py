@@ -22,7 +22,7 @@ from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_em
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import drop_others, work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
     Searchable,
@@ -51,6 +51,8 @@ SCHEMA = pa.schema(
         ("rows", pa.int64()),
         *columns(pa.string(), "factory", "search_parameters"),
         *columns(pa.float64(), "recall", "size_mb"),
+        # Of the images' table.
+        ("parts", pa.list_(pa.string())),
     ]
 )
 
@@ -106,7 +108,10 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resour
 
     classifier = load_classifier(str(lineage.setting("classifier")))
     units = shards(lineage, settings.shard)
+    if _outgrown(run, units):
+        run.storage.remove(f"{TRAINED}.json")
     if not run.storage.exists(f"{TRAINED}.json"):
+        drop_others(run, [], TABLE)
         _train(run, lineage, classifier, settings, units)
     own = of_stage(settings.placement, placement)
     work_through(run, TABLE, units, Indexer, (run, lineage, settings), own)
@@ -150,6 +155,14 @@ def shards(lineage: Lineage, size: int) -> list[ShardUnit]:
         for tag, members in groups.items()
         for number, parts in enumerate(members)
     ]
+
+
+def _outgrown(run: Run, units: Sequence[ShardUnit]) -> bool:
+    """Whether images have come since the shards were built, where some had failed."""
+    parts = {unit.name: list(unit.parts) for unit in units}
+    table = run.table(TABLE)
+    rows = table.read().to_pylist() if table.units() else []
+    return any(parts.get(row["shard"]) != row.get("parts", parts.get(row["shard"])) for row in rows)
 
 
 def _train(
@@ -243,6 +256,7 @@ class Indexer:
             "search_parameters": filled.search_parameters,
             "recall": recall,
             "size_mb": len(content) / 1e6,
+            "parts": list(unit.parts),
         }
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist([row], schema=SCHEMA))
         return len(embedded.ids)

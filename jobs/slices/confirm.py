@@ -30,7 +30,7 @@ from whylens.jobs.images.embedded import mined_collection
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, seen_by, told
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, drop_others, in_batches, work_through
 from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import (
     Gathered,
@@ -178,7 +178,9 @@ def confirm(
     tasks = [ClassTask(k, tuple(pictures[k])) for k in wanted]
     placement = of_stage(settings.placement, placement)
     arguments = (run, lineage, settings, placement.device)
-    work_through(run, SEARCHED, in_batches(tasks, 1, settings), Confirmer, arguments, placement)
+    units = in_batches(tasks, 1, settings, lineage.parts(IMAGES))
+    drop_others(run, units, *SCHEMAS, spec=settings)
+    work_through(run, SEARCHED, units, Confirmer, arguments, placement)
 
 
 class Confirmer:

@@ -27,7 +27,7 @@ from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, told
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, drop_others, in_batches, work_through
 from whylens.neural_pca.slices import leading_components, slices
 from whylens.neural_pca.systematic import SystematicError
 from whylens.runs import Run
@@ -48,6 +48,7 @@ SCHEMAS = {
     MISTAKES: pa.schema([*KEY, *columns(pa.int32(), "others", "mistaken", "in_slices")]),
 }  # fmt: skip
 # What is read of counterfactuals.
+CHANGES = "counterfactuals"
 CHANGED = ("image_id", "target_class", "flipped", "p_target_after", "before", "after")
 # Components and true classes that are named, and counterfactuals that are kept, at most.
 NAMED, KEPT = 3, 4
@@ -108,7 +109,10 @@ def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Resou
     tasks = [CalledTask(k) for k in wanted]
     arguments = (run, lineage, settings)
     placement = placement.without_gpus
-    work_through(run, MISTAKES, in_batches(tasks, 1, settings), Slicer, arguments, placement)
+    made_from = [lineage.parts(name) for name in (IMAGES, COMPONENTS, CHANGES)]
+    units = in_batches(tasks, 1, settings, made_from)
+    drop_others(run, units, *SCHEMAS, spec=settings)
+    work_through(run, MISTAKES, units, Slicer, arguments, placement)
 
 
 class Slicer:
@@ -125,7 +129,7 @@ class Slicer:
         )
         self.features = self.index.features(np.arange(len(self.labels)))
         self.p = Head.of(self.classifier).probabilities(self.features)
-        self.changed = lineage.rows("counterfactuals", CHANGED)
+        self.changed = lineage.rows(CHANGES, CHANGED)
 
     def __call__(self, unit: Batch[CalledTask]) -> int:
         """Slice the mistakes of the unit's class, write them; how many slices."""

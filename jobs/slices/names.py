@@ -31,7 +31,7 @@ from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
 from whylens.jobs.slices.shown import collection_of, seen_by
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stage import Batch, in_batches, work_through
+from whylens.jobs.stage import Batch, drop_others, in_batches, work_through
 from whylens.jobs.words import plain_name
 from whylens.neural_pca import neuron_exemplars
 from whylens.neural_pca.naming import names, shared
@@ -207,7 +207,9 @@ def name_all(
         )
     words = vocabulary(lineage, settings, classifier.class_names)
     arguments = (run, lineage, model, settings, words, placement.device)
-    work_through(run, TABLE, in_batches(tasks, 8, settings), Namer, arguments, placement)
+    units = in_batches(tasks, 8, settings, words)
+    drop_others(run, units, TABLE, spec=settings)
+    work_through(run, TABLE, units, Namer, arguments, placement)
 
 
 class Namer:

@@ -46,6 +46,10 @@ class Lineage:
         """Whether any run has a part of the table."""
         return any(self.of(run, name).units() for run in self.runs)
 
+    def parts(self, name: str) -> list[str]:
+        """Names of the parts of the nearest table of that name; none where no run has it."""
+        return self.table(name).units() if self.has(name) else []
+
     def setting(self, name: str) -> Any:
         """The nearest run's setting of that name; None where no run has it."""
         for record in self.records:

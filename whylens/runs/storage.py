@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from whylens.errors import UsageError, WhylensError
@@ -128,6 +129,12 @@ class Storage:
         except OSError as error:
             raise _explain(error, self.url) from error
         return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that isn't there is removed already."""
+        system, root = filesystem(self._place)
+        with suppress(FileNotFoundError):
+            self.patiently(lambda: system.rm_file(f"{root}/{name}"))
 
     def _write(self, name: str, content: bytes) -> None:
         system, root = filesystem(self._place)

@@ -50,6 +50,15 @@ class Table:
         )
         self._storage.write(self._part(unit), buffer.getvalue())
 
+    def keep(self, unit: str, rows: pa.Table) -> None:
+        """Write a unit's part where it is not there yet, or holds other rows."""
+        if not (self.done(unit) and self.read_part(unit).equals(rows)):
+            self.write(unit, rows)
+
+    def remove(self, unit: str) -> None:
+        """Remove a unit's part."""
+        self._storage.remove(self._part(unit))
+
     def schema(self) -> pa.Schema:
         """The columns of the first part; of none where there is none.
 

@@ -168,9 +168,13 @@ def findings_of(run: Run) -> list[dict[str, Any]]:
     return run.table("findings").read().to_pylist()
 
 
-DIRECTIONS = {(0, 4): (np.array([1.0, 2.0, 3.0]), 0.5), (1, 0): (np.array([-1.0, 0.0, 1.0]), 0.0)}
+DIRECTIONS = {
+    (0, 4): (np.array([1.0, 2.0, 3.0]), 0.5),
+    (1, 0): (np.array([-1.0, 0.0, 1.0]), 0.0),
+    (2, 0): (np.array([0.0, 1.0, 0.0]), 0.0),
+}
 
-PROMPTS = {(0, 4): "a photo of water", (1, 0): "a photo of a cup"}
+PROMPTS = {(0, 4): "a photo of water", (1, 0): "a photo of a cup", (2, 0): "a photo of a ring"}
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -267,6 +271,28 @@ def test_a_stage_does_only_what_is_missing(run: Run, optimiser: Call) -> None:
     assert len(generated(run, spec)) == 4
     assert optimiser.prompts == ["a photo of a cup"] * 2
     assert len(generated(run, GenerateSpec(images=2, batch=2, seed=5))) == 8
+
+
+def test_images_of_findings_that_are_none_any_more_go(run: Run, optimiser: Call) -> None:
+    spec, (heart, fish) = GenerateSpec(images=2, batch=2), findings_of(run)
+    generated(run, spec)
+    first, _ = run.table("generated").units()
+    # A class that had failed is completed: its finding comes before the heart's.
+    ring = {"rank": 2, "class_index": 2, "class_name": "ring", "component": 0}
+    now = [{**heart, "rank": 3}, fish, ring]
+    run.table("findings").write("0", pa.Table.from_pylist(now))
+    optimiser.prompts.clear()
+    rows = generated(run, spec)
+    assert [row["class_index"] for row in rows] == [0, 0, 2, 2, 1, 1]
+    assert [row["rank"] for row in rows] == [1, 1, 2, 2, 3, 3]
+    assert run.table("generated").units()[0] == first
+    assert optimiser.prompts == ["a photo of a ring"] * 2 + ["a photo of a cup"] * 2
+
+
+def test_a_finding_without_a_prompt_has_no_image(run: Run, optimiser: Call) -> None:
+    prompts = {(1, 0): "a photo of a cup"}
+    (unit,) = generate.plan(findings_of(run), DIRECTIONS, prompts, GenerateSpec(images=1))
+    assert [task.class_index for task in unit.tasks] == [1]
 
 
 def test_a_failed_image_is_a_row_with_a_reason(run: Run, optimiser: Call) -> None:

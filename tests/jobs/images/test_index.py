@@ -101,6 +101,22 @@ def test_an_index_that_is_a_stage_is_taken_while_its_run_goes_on(source, classif
     np.testing.assert_array_equal(rows, np.argsort(-(found.directions @ features.T), 1)[:, :5])
 
 
+def test_images_that_come_later_are_trained_on_and_searched_too(source, tmp_path, classifier):
+    run, _, _, found = source
+    part = Path(run.folder, "tables/images/main-000050.parquet")
+    part.rename(tmp_path / part.name)
+    index(run, Lineage(run), IndexSettings(shard=120), Resources())
+    (tmp_path / part.name).rename(part)
+    index(run, Lineage(run), IndexSettings(shard=120), Resources())
+    whole = built(run, tmp_path, shard=120)
+    assert run.table(TABLE).read().equals(whole.table(TABLE).read())
+    seen, expected = (
+        open_index(Lineage(one), "main", classifier).search(found.directions, 5)
+        for one in (run, whole)
+    )
+    np.testing.assert_array_equal(seen, expected)
+
+
 def test_an_index_of_another_classifier_is_refused(source, tmp_path, classifier):
     run, *_ = source
     index_run = built(run, tmp_path)
