@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Description
 
 
 def check_names(
@@ -16,11 +16,11 @@ def check_names(
     classes: Sequence[str] = (),
     sampler: str | None = None,
     words: bool = False,
-) -> list[Classifier]:
-    """Look for what a spec names; None is for what it leaves out. The classifiers, loaded.
+) -> list[Description]:
+    """Look for what a spec names; None is for what it leaves out. The classifiers, described.
 
-    A sampler's networks, which are gigabytes, are left to the workers. `words`: the sampler is to
-    tell where it looks for a word, which not every one can.
+    Networks are left to the workers: no machine but theirs may hold them, or have their weights.
+    `words`: the sampler is to tell where it looks for a word, which not every one can.
 
     Raises
     ------
@@ -28,16 +28,16 @@ def check_names(
         For an unknown classifier, collection or sampler, a sampler that can't tell what it is to,
         or a class that the first classifier lacks.
     """
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
     from whylens.images import open_collection
 
-    loaded = [load_classifier(name) for name in classifiers if name]
+    described = [describe(name) for name in classifiers if name]
     for uri in filter(None, collections):
         open_collection(uri)
     for name in classes:
-        loaded[0].class_index(name)
+        described[0].class_index(name)
     if sampler is not None:
         from whylens.diffusion import check_sampler
 
         check_sampler(sampler, words=words)
-    return loaded
+    return described

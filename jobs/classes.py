@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from whylens.errors import UsageError
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Classes
 
 
-def same_class(name: str, classifier: Classifier) -> int | None:
+def same_class(name: str, classifier: Classes) -> int | None:
     """The classifier's index of a class that another one names; None: it has no such class.
 
     The whole name is tried first, then each synonym.

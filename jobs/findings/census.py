@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from whylens.errors import WhylensError
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.head import Head
+from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import packed
 from whylens.jobs.images.embedded import (
     COLUMNS,
@@ -69,11 +69,12 @@ class Counter:
     """A worker: takes the census of a span of parts."""
 
     def __init__(self, run: Run, lineage: Lineage, classifier: str) -> None:
-        """Read the classifier's head."""
+        """Read the classifier's head; refuse images that another one embedded."""
         from whylens.classifiers import load_classifier
 
         self.run, self.head = run, Head.of(load_classifier(classifier))
         self.images, self.pool = lineage.table(IMAGES), mined_collection(lineage)
+        require_made_by(self.images, self.images.units()[0], classifier, self.head)
 
     def __call__(self, unit: SpanUnit) -> int:
         """Write the census of the parts, and which classes each holds; how many images."""

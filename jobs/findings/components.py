@@ -17,7 +17,6 @@ from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, GroupUnit, groups_of, unit_name
-from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import TABLE
 from whylens.jobs.findings.verdicts import TABLE as VERDICTS
 from whylens.jobs.findings.verdicts import write_verdicts
@@ -86,15 +85,13 @@ def components(
     WhylensError
         If no class has enough images.
     """
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
 
     name = str(lineage.setting("classifier"))
-    classifier = load_classifier(name)
+    classifier = describe(name)
     wanted = [classifier.class_index(c) for c in settings.classes]
     images = lineage.table(IMAGES)
-    head = Head.of(classifier)
     spans = census.spans_of(images.units())
-    require_made_by(images, spans[0].parts[0], name, head)
     placement = of_stage(settings.placement, placement).without_gpus
     if set(run.table(census.TABLE).units()) != {span.name for span in spans}:
         # Before any class all images are counted; where some are not, they have come since (they
@@ -135,7 +132,8 @@ def components(
     done = set(run.table(TABLE).units())
     missing = [k for k in enough if unit_name(k) not in done]
     top, mined = settings.top, settings.mined
-    groups = groups_of(missing, counts, head.size, top, mined, placement.workers[1])
+    size = images.read_part(spans[0].parts[0], ["features"])["features"].type.list_size
+    groups = groups_of(missing, counts, size, top, mined, placement.workers[1])
     arguments = (run, lineage, name, top, mined, Asked(settings.times, settings.part), spans)
     work_through(run, TABLE, groups, ComponentFinder, arguments, placement)
     write_verdicts(run, settings.false_discoveries)

@@ -19,7 +19,7 @@ from whylens.jobs.stage import Batch, BatchSize, in_batches
 from whylens.jobs.words import plain_name
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Classes
 
 # Of `guidance`, where it differs from what images from noise need.
 OWN_DEFAULTS: dict[str, Any] = {"optimiser": {"stop_below": 0.3}}
@@ -106,7 +106,7 @@ class Change:
 
 
 def plan(
-    images: Iterable[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+    images: Iterable[Mapping[str, Any]], classifier: Classes, spec: CounterfactualSpec
 ) -> list[Batch[Change]]:
     """The units: images that the target is for, the classes in turn, in an order of the seed.
 
@@ -176,7 +176,7 @@ def check_listed(images: Iterable[Mapping[str, Any]], spec: CounterfactualSpec) 
 
 
 def check_prompts(
-    images: Iterable[Mapping[str, Any]], classifier: Classifier, spec: CounterfactualSpec
+    images: Iterable[Mapping[str, Any]], classifier: Classes, spec: CounterfactualSpec
 ) -> None:
     """Refuse a user's prompt whose image isn't there, or that doesn't name the image's class.
 

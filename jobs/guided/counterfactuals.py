@@ -19,11 +19,12 @@ from whylens.jobs.guided.counterfactual_plan import Change, CounterfactualSpec, 
 from whylens.jobs.guided.inversions import TABLE as INVERSIONS
 from whylens.jobs.guided.inversions import Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
-from whylens.jobs.guided.methods import baseline_steps, load_baseline
+from whylens.jobs.guided.methods import baseline_steps, check_baseline, load_baseline
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import prompt_pair
 from whylens.jobs.guided.real_images import RealImages
 from whylens.jobs.guided.spec import Against, GuidedSpec
+from whylens.jobs.guided.targets import NEAR
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made, Picture
 from whylens.jobs.images.pictures import mask_png
 from whylens.jobs.registry import Job
@@ -34,6 +35,7 @@ from whylens.runs.lineage import Lineage
 if TYPE_CHECKING:
     import torch
 
+    from whylens.classifiers import Classes
     from whylens.guidance.segment import Segmenter
 
 TABLE = "counterfactuals"
@@ -79,37 +81,39 @@ class CounterfactualsJobSpec(GuidedSpec):
 
 def planned(lineage: Lineage, classifier: str, spec: CounterfactualSpec) -> list[Batch[Change]]:
     """The units for the main collection of the nearest table of images; raises as `plan`."""
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe, load_classifier
 
     table = lineage.table("images").read(["id", "label", "top5_classes", "collection", "caption"])
     main = table.filter(pc.equal(table["collection"], "main"))
-    loaded = load_classifier(classifier)
+    # Nearness goes by the head's rows, all else by classes.
+    known: Classes = load_classifier(classifier) if spec.target == NEAR else describe(classifier)
     check_folder(spec.masks, spec.guidance.editing.mask)
     # What these refuse, before any work.
     if spec.method != "uvce":
-        load_baseline(spec.method, spec.baseline, loaded)
-    load_segmenter(spec)
-    return plan(Rows(main), loaded, spec)
+        check_baseline(spec.method, spec.baseline, known)
+    check_segmenter(spec)
+    return plan(Rows(main), known, spec)
 
 
-def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter | None:
-    """The spec's segmenter, None where it names none.
+def check_segmenter(spec: CounterfactualSpec) -> None:
+    """Refuse a segmenter that is none, or that has no mask to refine: UsageError."""
+    from whylens.guidance.segment import kind_of
 
-    Raises
-    ------
-    UsageError
-        If there is none of that name, or no mask for it to refine.
-    """
     if spec.segmenter is None:
-        return None
+        return
     if spec.guidance.editing.mask != "attention" or spec.method != "uvce":
         raise UsageError(
             f"the segmenter {spec.segmenter!r} has no mask to refine: it takes "
             "guidance.editing.mask = attention and method = uvce, or leave it out"
         )
+    kind_of(spec.segmenter)
+
+
+def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter | None:
+    """The spec's segmenter, None where it names none."""
     from whylens.guidance.segment import Segmenter
 
-    return Segmenter(spec.segmenter, device)
+    return None if spec.segmenter is None else Segmenter(spec.segmenter, device)
 
 
 def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models: Models) -> None:

@@ -21,7 +21,7 @@ from whylens.jobs.spec import StageSettings
 from whylens.jobs.stage import Batch, BatchSize, in_batches, mark
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Classes
 
 
 class DisagreementSpec(StageSettings):
@@ -96,7 +96,7 @@ class Plain:
 def scouting(
     findings: Sequence[Mapping[str, Any]],
     prompts: Mapping[tuple[int, int], str],
-    classifiers: Mapping[str, Classifier],
+    classifiers: Mapping[str, Classes],
     spec: DisagreementSpec,
 ) -> list[ScoutUnit]:
     """One unit a class: those asked for, else those of the findings by rank, else all.
@@ -142,7 +142,7 @@ def scouting(
 
 def plan(
     plain: Mapping[str, Sequence[Plain]],
-    classifiers: Mapping[str, Classifier],
+    classifiers: Mapping[str, Classes],
     spec: DisagreementSpec,
 ) -> list[Batch[DisagreementTask]]:
     """The units: for each pair of classifiers the classes on which plain images part them most.

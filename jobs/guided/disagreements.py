@@ -79,9 +79,9 @@ def disagreements(
     prompts: Mapping[tuple[int, int], str],
 ) -> None:
     """The stages scouted and disagreements: what is missing of both tables."""
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
 
-    classifiers = {name: load_classifier(name) for name in models.classifiers}
+    classifiers = {name: describe(name) for name in models.classifiers}
     scouts = scouting(findings, prompts, classifiers, spec)
     models = models.of_stage(spec.placement)
     arguments = (run, lineage, models, spec)
@@ -183,10 +183,10 @@ def run(spec: DisagreementsJobSpec) -> Run:
     """Make images on which the classifiers that a spec names disagree."""
     models = Models(spec.sampler, spec.classifier, spec.against)
     named = models.classifiers
-    loaded = check_names(
+    described = check_names(
         classifiers=named, sampler=spec.sampler, classes=spec.disagreements.classes
     )
-    scouting([], {}, dict(zip(named, loaded, strict=True)), spec.disagreements)
+    scouting([], {}, dict(zip(named, described, strict=True)), spec.disagreements)
     if spec.source:
         explained = Lineage(Run.open(spec.source)).setting("classifier")
         if explained != spec.classifier:

@@ -18,7 +18,7 @@ from whylens.guidance.baselines.settings import (
 from whylens.settings import Settings
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Classes
     from whylens.guidance.optimiser import State
 
 MethodName = Literal["uvce", "svce", "dvce", "ldce"]
@@ -38,30 +38,38 @@ class BaselineSettings(Settings):
     ldce: LdceSettings = LdceSettings()
 
 
+def check_baseline(method: MethodName, settings: BaselineSettings, classifier: Classes) -> None:
+    """Refuse a robust classifier that the method does not take, or of other classes: UsageError."""
+    from whylens.classifiers import describe
+
+    if settings.robust is None:
+        return
+    if method not in ROBUST_METHODS:
+        raise UsageError(f"the method {method} takes no robust classifier: leave it out")
+    if describe(settings.robust).class_names != classifier.class_names:
+        raise UsageError(
+            f"the robust classifier {settings.robust} has other classes than "
+            f"{classifier.name}: name one that has the same"
+        )
+
+
 def load_baseline(
-    method: MethodName, settings: BaselineSettings, classifier: Classifier, device: str = "cpu"
+    method: MethodName, settings: BaselineSettings, classifier: Classes, device: str = "cpu"
 ) -> Callable[..., Iterator[State]]:
     """The baseline, called without its settings.
 
     Raises
     ------
     UsageError
-        If the method takes no robust classifier, or the one that is named has other classes.
+        As `check_baseline`.
     """
     from whylens.classifiers import load_classifier
     from whylens.guidance import baselines
 
+    check_baseline(method, settings, classifier)
     options: dict[str, Any] = {"settings": getattr(settings, method)}
     if settings.robust is not None:
-        if method not in ROBUST_METHODS:
-            raise UsageError(f"the method {method} takes no robust classifier: leave it out")
-        robust = load_classifier(settings.robust, device)
-        if robust.class_names != classifier.class_names:
-            raise UsageError(
-                f"the robust classifier {settings.robust} has other classes than "
-                f"{classifier.name}: name one that has the same"
-            )
-        options["robust"] = robust
+        options["robust"] = load_classifier(settings.robust, device)
     methods: dict[str, Callable[..., Iterator[State]]] = {
         "svce": baselines.pixel_counterfactual,
         "dvce": baselines.diffusion_counterfactual,

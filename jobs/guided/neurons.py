@@ -338,8 +338,10 @@ def run(spec: NeuronsJobSpec) -> Run:
     """Show what neurons of a run's classifier respond to."""
     lineage = Lineage(Run.open(spec.source))
     models = Models(spec.sampler, str(lineage.setting("classifier")), spec.against)
-    (explained, *_) = check_names(classifiers=models.classifiers, sampler=spec.sampler)
-    check(spec.neurons, explained)
+    from whylens.classifiers import load_classifier
+
+    check_names(classifiers=models.classifiers, sampler=spec.sampler)
+    check(spec.neurons, load_classifier(models.classifier))
     with JOB.working(spec) as run, session() as ray:
         neurons(run, Lineage(run), spec.neurons, models.on(ray, spec.placement))
     return run

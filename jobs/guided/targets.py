@@ -6,14 +6,14 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from whylens.errors import UsageError
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Classes, Classifier
 
 RUNNER_UP, TRUE, NEAR, CLUSTER = "runner-up", "true", "near", "cluster"
 RANDOM, LISTED = "random", "listed"
@@ -36,12 +36,15 @@ class Targets:
         self,
         target: str,
         tree: str | None,
-        classifier: Classifier,
+        classifier: Classes,
         *,
         listed: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
-        """Raise UsageError for an unknown class, or a tree or list that can't be read or used."""
+        """Raise UsageError for an unknown class, or a tree or list that can't be read or used.
+
+        For near it has to be a classifier with its head, for others its classes will do.
+        """
         self.rule, self.seed, self.count = target, seed, len(classifier.class_names)
         self.fixed = None if target in RULES else classifier.class_index(target)
         if tree is not None and target not in (NEAR, CLUSTER):
@@ -54,7 +57,7 @@ class Targets:
         self.near: Mapping[int, int] = {}
         self.branches: Mapping[int, tuple[str, ...]] = {}
         if target == NEAR:
-            alike = likeness(classifier.head.arrays()[0])
+            alike = likeness(cast("Classifier", classifier).head.arrays()[0])
             self.near = nearest(alike if tree is None else alike + depths(tree, classifier))
         if target == CLUSTER:
             if tree is None:
@@ -113,7 +116,7 @@ def nearest(alike: np.ndarray) -> dict[int, int]:
     return {k: int(j) for k, j in enumerate(best) if np.isfinite(alike[k, j])}
 
 
-def branches_of(tree: str, classifier: Classifier) -> dict[int, tuple[str, ...]]:
+def branches_of(tree: str, classifier: Classes) -> dict[int, tuple[str, ...]]:
     """The branches that lead to each class in a tree.
 
     `tree` is a JSON file: objects and lists are branches, strings are classes, as in
@@ -133,7 +136,7 @@ def branches_of(tree: str, classifier: Classifier) -> dict[int, tuple[str, ...]]
     return branches
 
 
-def depths(tree: str, classifier: Classifier) -> np.ndarray:
+def depths(tree: str, classifier: Classes) -> np.ndarray:
     """Three times the depth of two classes' last common branch: [K, K], so that it comes first.
 
     Classes that the tree leaves out are near to none. Raises as `branches_of`.
@@ -156,7 +159,7 @@ def _walk(
     branch: tuple[str, ...],
     branches: dict[int, tuple[str, ...]],
     tree: str,
-    classifier: Classifier,
+    classifier: Classes,
 ) -> None:
     if isinstance(node, str):
         try:

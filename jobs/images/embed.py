@@ -28,7 +28,7 @@ from whylens.jobs.stage import do_missing, note_arithmetic
 from whylens.runs import Run
 
 if TYPE_CHECKING:
-    from whylens.classifiers import Classifier
+    from whylens.classifiers import Description
 
 # Ray Data takes 7 to 30 seconds to start, in which the pool does some thousand images.
 STREAM_FROM = 20_000
@@ -66,11 +66,11 @@ def embed(run: Run, spec: Any, placement: Resources) -> None:
     workers on all cores; a smaller one is done by the session's pool before Ray Data would have
     started. Both make the same parts.
     """
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
     from whylens.cluster.pool import WorkerPool
     from whylens.cluster.stream import Both, Stream
 
-    classifier = load_classifier(spec.classifier)
+    classifier = describe(spec.classifier)
     if remark := classifier.activation.remark:
         run.warn(f"{classifier.name} {remark}")
     decoded = partial(decode, transform=classifier.eval_transform)
@@ -97,7 +97,7 @@ def embed(run: Run, spec: Any, placement: Resources) -> None:
 
 
 def _classes(
-    run: Run, collection: ImageCollection, classifier: Classifier, tag: str
+    run: Run, collection: ImageCollection, classifier: Description, tag: str
 ) -> dict[str, int]:
     """The collection's class names that the classifier knows; a warning for the others."""
     names = collection.records.class_names()

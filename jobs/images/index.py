@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,7 +21,7 @@ from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_em
 from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
-from whylens.jobs.stage import drop_others, work_through
+from whylens.jobs.stage import drop_others, mark, work_through
 from whylens.neural_pca import FeatureIndex, ShardedIndex, class_components
 from whylens.neural_pca.index import (
     Searchable,
@@ -38,9 +37,7 @@ from whylens.runs.lineage import Lineage
 if TYPE_CHECKING:
     from whylens.classifiers import Classifier
 
-logger = logging.getLogger(__name__)
-
-TABLE = "index"
+TABLE, TRAINING = "index", "index_training"
 TRAINED = "index/trained"
 QUERIES = "index/queries.npy"
 # What an approximate index is calibrated on: components of classes, and how many of each.
@@ -51,8 +48,6 @@ SCHEMA = pa.schema(
         ("rows", pa.int64()),
         *columns(pa.string(), "factory", "search_parameters"),
         *columns(pa.float64(), "recall", "size_mb"),
-        # Of the images' table.
-        ("parts", pa.list_(pa.string())),
     ]
 )
 
@@ -94,8 +89,18 @@ class ShardUnit:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TrainingUnit:
+    """Parts of a collection, some of which are trained on; the name tells what shards there are."""
+
+    name: str
+    collection: str
+    parts: tuple[str, ...]
+
+
 def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resources) -> None:
-    """Train once on a sample, then build the shards; one unit a shard.
+    """Train once on a sample, then build the shards; one unit a shard. Trained anew, and built
+    anew, where images have come since.
 
     Raises
     ------
@@ -104,17 +109,16 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resour
     WhylensError
         If a shard could not be built.
     """
-    from whylens.classifiers import load_classifier
-
-    classifier = load_classifier(str(lineage.setting("classifier")))
     units = shards(lineage, settings.shard)
-    if _outgrown(run, units):
-        run.storage.remove(f"{TRAINED}.json")
-    if not run.storage.exists(f"{TRAINED}.json"):
-        drop_others(run, [], TABLE)
-        _train(run, lineage, classifier, settings, units)
     own = of_stage(settings.placement, placement)
-    work_through(run, TABLE, units, Indexer, (run, lineage, settings), own)
+    main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
+    parts = tuple(part for unit in units if unit.collection == main for part in unit.parts)
+    training = TrainingUnit(mark([unit.parts for unit in units]), main, parts)
+    if not run.table(TRAINING).done(training.name):
+        drop_others(run, [], TABLE, TRAINING)
+    work_through(run, TRAINING, [training], Trainer, (run, lineage, settings), own)
+    if run.table(TRAINING).done(training.name):
+        work_through(run, TABLE, units, Indexer, (run, lineage, settings), own)
     rows = run.table(TABLE).read().to_pylist() if run.table(TABLE).units() else []
     if len(rows) < len(units):
         raise WhylensError(
@@ -157,37 +161,35 @@ def shards(lineage: Lineage, size: int) -> list[ShardUnit]:
     ]
 
 
-def _outgrown(run: Run, units: Sequence[ShardUnit]) -> bool:
-    """Whether images have come since the shards were built, where some had failed."""
-    parts = {unit.name: list(unit.parts) for unit in units}
-    table = run.table(TABLE)
-    rows = table.read().to_pylist() if table.units() else []
-    return any(parts.get(row["shard"]) != row.get("parts", parts.get(row["shard"])) for row in rows)
+class Trainer:
+    """A worker: trains the index on a sample."""
 
+    def __init__(self, run: Run, lineage: Lineage, settings: IndexSettings) -> None:
+        """Load the classifier, of whose components it is asked how well it finds exemplars."""
+        from whylens.classifiers import load_classifier
 
-def _train(
-    run: Run,
-    lineage: Lineage,
-    classifier: Classifier,
-    settings: IndexSettings,
-    units: Sequence[ShardUnit],
-) -> None:
-    """Write the empty trained index, and components of the sample to calibrate it on."""
-    main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
-    parts = [part for unit in units if unit.collection == main for part in unit.parts]
-    sample = _sample(lineage, main, parts, settings.sample)
-    queries = sample_queries(sample, classifier)
-    trained = FeatureIndex.train(
-        sample.features, sample.ids, fingerprint=classifier.fingerprint, factory=settings.factory
-    )
-    logger.info("the index %s is trained on %d images", settings.factory, len(sample.ids))
-    content, record = pack_index(trained)
-    buffer = BytesIO()
-    np.save(buffer, queries, allow_pickle=False)
-    run.storage.write(QUERIES, buffer.getvalue())
-    run.storage.write(f"{TRAINED}.faiss", content)
-    # The last one tells that all are there.
-    run.storage.write(f"{TRAINED}.json", record)
+        self.run, self.lineage, self.settings = run, lineage, settings
+        self.classifier = load_classifier(str(lineage.setting("classifier")))
+
+    def __call__(self, unit: TrainingUnit) -> int:
+        """Write the empty trained index, and what shards are asked; how many images it learned."""
+        sample = _sample(self.lineage, unit.collection, unit.parts, self.settings.sample)
+        queries = sample_queries(sample, self.classifier)
+        trained = FeatureIndex.train(
+            sample.features,
+            sample.ids,
+            fingerprint=self.classifier.fingerprint,
+            factory=self.settings.factory,
+        )
+        content, record = pack_index(trained)
+        buffer = BytesIO()
+        np.save(buffer, queries, allow_pickle=False)
+        self.run.storage.write(QUERIES, buffer.getvalue())
+        self.run.storage.write(f"{TRAINED}.faiss", content)
+        self.run.storage.write(f"{TRAINED}.json", record)
+        row = {"collection": unit.collection, "images": len(sample.ids)}
+        self.run.table(TRAINING).write(unit.name, pa.Table.from_pylist([row]))
+        return len(sample.ids)
 
 
 def _sample(lineage: Lineage, tag: str, parts: Sequence[str], count: int) -> Embedded:
@@ -256,7 +258,6 @@ class Indexer:
             "search_parameters": filled.search_parameters,
             "recall": recall,
             "size_mb": len(content) / 1e6,
-            "parts": list(unit.parts),
         }
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist([row], schema=SCHEMA))
         return len(embedded.ids)
@@ -320,5 +321,5 @@ JOB = Job(
     help="A faiss index of features, to search.",
     spec=IndexSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(TRAINING, TABLE),
 )

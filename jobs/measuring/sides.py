@@ -43,18 +43,17 @@ class Side:
 
 
 def contend(names: Sequence[str]) -> tuple[tuple[str, ...], list[Contender]]:
-    """The classes that the run is about, and each classifier's columns; loads them one by one."""
-    from whylens.classifiers import load_classifier
+    """The classes that the run is about, and each classifier's columns."""
+    from whylens.classifiers import describe
     from whylens.classifiers.label_sets import head_columns, label_space
 
     space: tuple[str, ...] = ()
     contenders = []
     for name in names:
-        classifier = load_classifier(name)
+        classifier = describe(name)
         space = space or label_space(classifier.class_names)
         columns = head_columns(space, classifier.class_names)
-        base, remark = getattr(classifier, "base", None), classifier.activation.remark
-        contenders.append(Contender(name, columns, base, remark))
+        contenders.append(Contender(name, columns, classifier.base, classifier.activation.remark))
     return space, contenders
 
 

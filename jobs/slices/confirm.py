@@ -149,9 +149,9 @@ def confirm(
     UsageError
         If nothing was generated for the classifier's classes, or for one that is named.
     """
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
 
-    classifier = load_classifier(str(lineage.setting("classifier")))
+    classifier = describe(str(lineage.setting("classifier")))
     wanted = [classifier.class_index(c) for c in settings.classes] or sorted(pictures)
     if lacking := [classifier.class_names[k] for k in wanted if k not in pictures]:
         raise UsageError(f"no image was generated for {', '.join(lacking)}: leave the class out")
@@ -161,7 +161,7 @@ def confirm(
             "name its run as --source or --queries"
         )
     if settings.judge is not None:
-        judge, names = load_classifier(settings.judge), classifier.class_names
+        judge, names = describe(settings.judge), classifier.class_names
         if unknown := [names[k] for k in wanted if same_class(names[k], judge) is None]:
             raise UsageError(
                 f"the judge {judge.name} does not know {', '.join(unknown[:5])}: name another, or "

@@ -90,9 +90,9 @@ def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Resou
     UsageError
         If no image has a label, or a class is unknown.
     """
-    from whylens.classifiers import load_classifier
+    from whylens.classifiers import describe
 
-    classifier = load_classifier(str(lineage.setting("classifier")))
+    classifier = describe(str(lineage.setting("classifier")))
     seen = lineage.table(IMAGES).read(["label", "top5_classes", "collection"])
     seen = seen.filter(pc.equal(seen["collection"], settings.collection))
     labels = seen["label"].to_numpy()

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from whylens.classifiers import Classifier, load_classifier
+from whylens.classifiers import Classifier, describe, load_classifier
+from whylens.classifiers.activation import SIGMOID
 
 # Of each family: mean and standard deviation that its networks were trained with, interpolation.
 INPUTS: dict[str, tuple[Any, Any, Image.Resampling]] = {
@@ -179,3 +180,30 @@ def test_a_change_anywhere_in_the_network_changes_the_fingerprint(
         fresh.get_parameter(name).data.view(-1)[0] += 1e-3
         seen.add(fresh.fingerprint)
     assert len(seen) == 4
+
+
+def test_it_is_described_without_its_network_as_it_is_loaded(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("copy_", "normal_", "uniform_"):  # what fills weights is called on shapes alone
+        fill = getattr(Tensor, method)
+
+        def on_shapes(tensor: Tensor, *arguments: Any, fill: Any = fill, **more: Any) -> Tensor:
+            assert tensor.is_meta or tensor.numel() < 10_000
+            filled: Tensor = fill(tensor, *arguments, **more)
+            return filled
+
+        monkeypatch.setattr(Tensor, method, on_shapes)
+    found = describe(classifier.name)
+    assert found.name == classifier.name
+    assert found.class_names == classifier.class_names
+    assert found.eval_transform == classifier.eval_transform
+    assert found.activation is classifier.activation
+    last = len(found.class_names) - 1
+    assert found.class_index(found.class_names[-1]) == classifier.class_index(last) == last
+    assert (
+        describe(
+            f"{classifier.name}{'&' if '?' in classifier.name else '?'}probabilities=sigmoid"
+        ).activation
+        is SIGMOID
+    )

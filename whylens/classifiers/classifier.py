@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.classifiers.activation import SOFTMAX, Activation
+from whylens.classifiers.description import Classes
 from whylens.classifiers.structure import VisionTransformer
-from whylens.errors import UsageError
 from whylens.images.eval_transform import EvalTransform
-from whylens.images.matching import fold, near_hint, synonyms
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Head:
         return weight, bias
 
 
-class Classifier(nn.Module, ABC):
+class Classifier(Classes, nn.Module, ABC):
     """A frozen image classifier with a linear head.
 
     Photographs come to it through `eval_transform`, which is its library's own, with Pillow and a
@@ -136,33 +135,6 @@ class Classifier(nn.Module, ABC):
             digest.update(str(tuple(tensor.shape)).encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    def class_index(self, name: str | int) -> int:
-        """The index of a class by name, by one of its synonyms, or by index.
-
-        Raises
-        ------
-        UsageError
-            If the classifier has no such class; near names are listed.
-        """
-        if isinstance(name, int):
-            return self._numbered(name)
-        wanted, known = fold(name), self._synonyms
-        if wanted in known:
-            return known[wanted]
-        if name.isdecimal():
-            return self._numbered(int(name))
-        raise UsageError(f"{self.name} has no class {name!r}{near_hint(wanted, known)}")
-
-    @cached_property
-    def _synonyms(self) -> dict[str, int]:
-        return synonyms(self.class_names)
-
-    def _numbered(self, index: int) -> int:
-        last = len(self.class_names) - 1
-        if not 0 <= index <= last:
-            raise UsageError(f"{self.name} has the classes 0 to {last}, not {index}")
-        return index
 
 
 def resize(images: Tensor, size: int, mode: str = "bilinear") -> Tensor:

@@ -9,19 +9,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from whylens.classifiers.classifier import Classifier, Head, resize
-from whylens.classifiers.zero_shot import wrap_clip
+from whylens.classifiers.description import Description
+from whylens.classifiers.zero_shot import eval_transform, prepared, wrap_clip
 from whylens.errors import UsageError
+from whylens.images.eval_transform import EvalTransform
 from whylens.planted.networks import WEIGHTS
 from whylens.planted.networks.cnn import PlantedCNN, build
 
 FOLDER = WEIGHTS / "classifiers"
+# Of a PlantedCNN's images, in pixels.
+SIDE = 64
 
 
 class PlantedClassifier(Classifier):
     """A PlantedCNN of 64 x 64 images."""
 
     def __init__(self, name: str, network: PlantedCNN, class_names: tuple[str, ...]) -> None:
-        super().__init__(name, class_names, 64)
+        super().__init__(name, class_names, SIDE)
         self.network = network
 
     @property
@@ -40,11 +44,26 @@ class PlantedClassifier(Classifier):
 
 def load_planted(name: str, short: str) -> Classifier:
     """planted:<short>, a folder of config.json and weights."""
+    return load_folder(name, _folder(short))
+
+
+def describe_planted(name: str, short: str) -> Description:
+    """By its configuration alone."""
+    folder = _folder(short)
+    config = json.loads((folder / "config.json").read_text())
+    transform = EvalTransform(SIDE, SIDE, "square")
+    if config["kind"] == "clip":
+        clip = json.loads((folder / "open_clip_config.json").read_text())
+        transform = eval_transform(prepared(clip["model_cfg"], clip["preprocess_cfg"]), name)
+    return Description(name, tuple(config["class_names"]), transform)
+
+
+def _folder(short: str) -> Path:
     folder = FOLDER / short
     if not short or not (folder / "config.json").is_file():
         there = sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
         raise UsageError(f"no planted classifier {short!r}; there are: {', '.join(there)}")
-    return load_folder(name, folder)
+    return folder
 
 
 def load_folder(name: str, folder: Path) -> Classifier:

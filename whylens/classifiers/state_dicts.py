@@ -2,7 +2,10 @@
 
 import pickle
 import re
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,9 @@ def read_state(path: str, name: str) -> dict[str, Tensor]:
 
             state: Any = load_file(file)
         else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            # Mapped where it can be: read when it is copied, and once for all workers of a machine.
+            mapped = zipfile.is_zipfile(file)
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         raise UsageError(
             f"{name}: {file} can't be read as safetensors or as a weights-only torch file "
@@ -40,6 +45,14 @@ def read_state(path: str, name: str) -> dict[str, Tensor]:
         ) from error
     tensors = _tensors(state, file, name)
     return {k.removeprefix("module.").removeprefix("model."): v for k, v in tensors.items()}
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Networks that are made inside have names and shapes, and no memory: none can be called."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter.*no-op")
+        yield
 
 
 def read_robustness(path: str, name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

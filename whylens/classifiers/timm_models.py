@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.description import Description
 from whylens.classifiers.modules import class_names_for
-from whylens.classifiers.state_dicts import fit_state, read_names, read_state
+from whylens.classifiers.state_dicts import fit_state, read_names, read_state, without_memory
 from whylens.classifiers.structure import VisionTransformer, timm_last_map, timm_transformer
 from whylens.errors import UsageError
 from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform, Fit, require_square
@@ -83,12 +84,7 @@ class TimmClassifier(Classifier):
 def load_timm(name: str, architecture: str, options: Mapping[str, str]) -> TimmClassifier:
     """timm:<architecture>[?size=test], with timm's own weights, from the cache or the Hub."""
     timm = importlib.import_module("timm")
-    _check_architecture(architecture)
-    base, _, tag = architecture.partition(".")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
-    if not tags or (tag and tag not in tags):
-        there = f"it has the weights {', '.join(tags)}" if tags else f"{base} has none"
-        raise UsageError(f"timm:{architecture}: no such pretrained weights; {there}")
+    _check_published(architecture)
     try:
         model = timm.create_model(architecture, pretrained=True)
     except Exception as error:
@@ -97,6 +93,25 @@ def load_timm(name: str, architecture: str, options: Mapping[str, str]) -> TimmC
             f"({type(error).__name__}). Fetch them once with a connection, or use checkpoint:PATH"
         ) from error
     return wrap(name, model, None, options.get("size", TRAINED))
+
+
+def describe_timm(name: str, architecture: str, options: Mapping[str, str]) -> Description:
+    """By the architecture, and how the published weights' images are prepared."""
+    _check_published(architecture)
+    with without_memory():
+        model = importlib.import_module("timm").create_model(architecture, pretrained=False)
+        found = wrap(name, model, None, options.get("size", TRAINED))
+    return Description(name, found.class_names, found.eval_transform)
+
+
+def _check_published(architecture: str) -> None:
+    timm = importlib.import_module("timm")
+    _check_architecture(architecture)
+    base, _, tag = architecture.partition(".")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
+    if not tags or (tag and tag not in tags):
+        there = f"it has the weights {', '.join(tags)}" if tags else f"{base} has none"
+        raise UsageError(f"timm:{architecture}: no such pretrained weights; {there}")
 
 
 def random_model(name: str, architecture: str) -> TimmClassifier:

@@ -1,17 +1,19 @@
 """Classifiers of torchvision's architectures: its weights, files, `robustness` checkpoints."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from whylens.classifiers.description import Description
 from whylens.classifiers.modules import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ModuleClassifier,
+    class_names_for,
     from_module,
     head_of,
 )
@@ -30,12 +32,7 @@ def load_torchvision(name: str, architecture: str, options: Mapping[str, str]) -
     models = _architectures(architecture)
     published = models.get_model_weights(architecture)
     tags = [weights.name for weights in published]
-    if "weights" not in options:
-        raise UsageError(
-            f"{name}: say which weights: torchvision:{architecture}?weights=<{', '.join(tags)}, "
-            "DEFAULT, or a file>"
-        )
-    given = options["weights"]
+    given = _weights(name, architecture, options, tags)
     if given in (*tags, "DEFAULT") and not Path(given).is_file():
         weights = published[given]
         try:
@@ -54,6 +51,30 @@ def load_torchvision(name: str, architecture: str, options: Mapping[str, str]) -
         weights = next(iter(published))
         model = _with_state(name, architecture, read_state(given, name))
     return _wrap(name, model, options, _preset(weights.transforms()))
+
+
+def describe_published(
+    name: str, architecture: str, options: Mapping[str, str]
+) -> Description | None:
+    """By what torchvision says of its own weights; None where a file is named."""
+    published = _architectures(architecture).get_model_weights(architecture)
+    tags = [weights.name for weights in published]
+    given = _weights(name, architecture, options, tags)
+    if given not in (*tags, "DEFAULT") or Path(given).is_file():
+        return None
+    names = read_names(options["classes"], name) if "classes" in options else None
+    count = len(published[given].meta["categories"])
+    seen = _preset(published[given].transforms())
+    return Description(name, class_names_for(count, names, name), seen.eval_transform)
+
+
+def _weights(name: str, architecture: str, options: Mapping[str, str], tags: Sequence[str]) -> str:
+    if "weights" not in options:
+        raise UsageError(
+            f"{name}: say which weights: torchvision:{architecture}?weights=<{', '.join(tags)}, "
+            "DEFAULT, or a file>"
+        )
+    return options["weights"]
 
 
 def load_robustness(name: str, path: str, options: Mapping[str, str]) -> ModuleClassifier:

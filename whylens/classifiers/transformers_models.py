@@ -1,7 +1,8 @@
 """Classifiers of transformers, with their own image processor's transform."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from whylens.classifiers.activation import SIGMOID, SOFTMAX
+from whylens.classifiers.activation import SIGMOID, SOFTMAX, Activation
 from whylens.classifiers.classifier import normalise
-from whylens.classifiers.modules import ModuleClassifier, from_module, head_of
+from whylens.classifiers.description import Description
+from whylens.classifiers.modules import ModuleClassifier, class_names_for, from_module, head_of
 from whylens.classifiers.state_dicts import read_names
 from whylens.errors import UsageError
 from whylens.images.eval_transform import INTERPOLATIONS, EvalTransform
@@ -40,8 +42,45 @@ def load_transformers(name: str, path: str, options: Mapping[str, str]) -> Modul
     Class names are the model's own `id2label`, or ImageNet's where those say nothing.
     """
     transformers = importlib.import_module("transformers")
+    kind = transformers.AutoModelForImageClassification
+    network, seen = _read(name, path, kind.from_pretrained)
+    module = _Logits(network.float().eval())
+    return from_module(
+        module,
+        head_of(module, seen.transform.size, name),
+        class_names=_names(network.config, name, options),
+        size=seen.transform.size,
+        mean=seen.mean,
+        std=seen.std,
+        eval_transform=seen.transform,
+        name=name,
+        activation=_activation(network.config),
+    )
+
+
+def describe_transformers(name: str, path: str, options: Mapping[str, str]) -> Description:
+    """By the model's configuration, and its image processor."""
+    transformers = importlib.import_module("transformers")
+    config, seen = _read(name, path, transformers.AutoConfig.from_pretrained)
+    given = _names(config, name, options)
+    names = class_names_for(config.num_labels, given, name)
+    return Description(name, names, seen.transform, _activation(config))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How images come to a network: cut, and normalised."""
+
+    transform: EvalTransform
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def _read(name: str, path: str, from_pretrained: Callable[[str], Any]) -> tuple[Any, _Seen]:
+    """What is made of a folder or Hub name, and how images come to it."""
+    transformers = importlib.import_module("transformers")
     try:
-        network = transformers.AutoModelForImageClassification.from_pretrained(path)
+        found = from_pretrained(path)
         processor = transformers.AutoImageProcessor.from_pretrained(path)
     except Exception as error:
         where = (
@@ -55,21 +94,11 @@ def load_transformers(name: str, path: str, options: Mapping[str, str]) -> Modul
     if not getattr(processor, "do_normalize", True):
         mean, std = (0.0,) * 3, (1.0,) * 3
     require_same(processor, transform, mean, std, name)
-    module = _Logits(network.float().eval())
-    multi_label = network.config.problem_type == "multi_label_classification"
-    return from_module(
-        module,
-        head_of(module, transform.size, name),
-        class_names=read_names(options["classes"], name)
-        if "classes" in options
-        else _names(network),
-        size=transform.size,
-        mean=mean,
-        std=std,
-        eval_transform=transform,
-        name=name,
-        activation=SIGMOID if multi_label else SOFTMAX,
-    )
+    return found, _Seen(transform, mean, std)
+
+
+def _activation(config: Any) -> Activation:
+    return SIGMOID if config.problem_type == "multi_label_classification" else SOFTMAX
 
 
 def eval_transform(processor: Any, name: str) -> EvalTransform:
@@ -134,8 +163,11 @@ def require_same(
             )
 
 
-def _names(network: Any) -> list[str] | None:
-    labels = network.config.id2label
+def _names(config: Any, name: str, options: Mapping[str, str]) -> Sequence[str] | None:
+    """The class names that are given, or that a model's configuration has."""
+    if "classes" in options:
+        return read_names(options["classes"], name)
+    labels = config.id2label
     names = [str(labels[index]) for index in range(len(labels))]
     nameless = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     return None if nameless else names

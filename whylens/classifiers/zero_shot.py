@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from whylens.classifiers.classifier import Classifier, Head, normalise, resize
+from whylens.classifiers.description import Description
 from whylens.classifiers.state_dicts import read_names
 from whylens.classifiers.structure import VisionTransformer, clip_last_map, clip_transformer
 from whylens.classifiers.text_heads import kept_text_head, text_head
@@ -97,14 +99,7 @@ def load_open_clip(
 ) -> ZeroShotClassifier:
     """open_clip:<model>/<pretrained>[?classes=<file>]; ImageNet's classes by default."""
     open_clip = importlib.import_module("open_clip")
-    architecture, _, pretrained = path.partition("/")
-    known = open_clip.list_models()
-    if architecture not in known:
-        hint = near_hint(architecture, known)
-        raise UsageError(f"open_clip has no model {architecture!r}{hint}")
-    if not pretrained:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "a file"
-        raise UsageError(f"{name}: say which weights: open_clip:{architecture}/<one of: {tags}>")
+    architecture, pretrained = _which(name, path)
     try:
         model = open_clip.create_model(architecture, pretrained=pretrained)
     except Exception as error:
@@ -121,13 +116,50 @@ def load_open_clip(
             f"{name}: the tokenizer of {architecture} is not on this machine and could not be "
             f"fetched ({type(error).__name__})"
         ) from error
-    names, words = imagenet_names(), imagenet_words()
-    if "classes" in options:
-        names = read_names(options["classes"], name)
-        words = first_synonyms(names)
+    names = _class_names(name, options)
+    words = first_synonyms(names) if "classes" in options else imagenet_words()
     templates = imagenet_templates()
     weight = kept_text_head(model.eval().to(device), tokenizer, words, templates)
     return wrap_clip(name, model, tokenizer, names, templates, weight=weight)
+
+
+def describe_open_clip(name: str, path: str, options: Mapping[str, str]) -> Description:
+    """By open_clip's configurations of the model and of its weights."""
+    open_clip = importlib.import_module("open_clip")
+    architecture, pretrained = _which(name, path)
+    published = open_clip.get_pretrained_cfg(architecture, pretrained) or {}
+    if not published and not Path(pretrained).is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
+        raise UsageError(f"{name}: no such weights, and no such file; there are: {tags}")
+    config = prepared(open_clip.get_model_config(architecture), published)
+    return Description(name, _class_names(name, options), eval_transform(config, name))
+
+
+def prepared(model: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
+    """How images come to an open_clip model, by the configurations of the model and its weights."""
+    transform = importlib.import_module("open_clip.transform")
+    config = asdict(transform.PreprocessCfg()) | {"size": model["vision_cfg"]["image_size"]}
+    said = {key: value for key, value in weights.items() if value is not None}
+    return {key: said.get(key, value) if key != "size" else value for key, value in config.items()}
+
+
+def _which(name: str, path: str) -> tuple[str, str]:
+    """The architecture, and the tag or file of its weights."""
+    open_clip = importlib.import_module("open_clip")
+    architecture, _, pretrained = path.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        hint = near_hint(architecture, known)
+        raise UsageError(f"open_clip has no model {architecture!r}{hint}")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not pretrained:
+        there = ", ".join(tags) or "a file"
+        raise UsageError(f"{name}: say which weights: open_clip:{architecture}/<one of: {there}>")
+    return architecture, pretrained
+
+
+def _class_names(name: str, options: Mapping[str, str]) -> tuple[str, ...]:
+    return read_names(options["classes"], name) if "classes" in options else imagenet_names()
 
 
 def wrap_clip(

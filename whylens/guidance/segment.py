@@ -4,6 +4,8 @@ The mask of cross-attention says where the object is, coarsely; the model draws 
 (DiG-IN, section 5: "optionally refined by SAM".)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,34 @@ from whylens.errors import UsageError
 KINDS = {"sam": "SamModel", "sam_hq": "SamHQModel"}
 # A refined mask that overlaps the coarse one less than this is of something else.
 SAME_OBJECT = 0.3
+
+
+def kind_of(name: str) -> str:
+    """The class of transformers that a segmenter is, by its configuration.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model, or it is of another kind.
+    """
+    import transformers
+
+    with _explained(name):
+        kind = transformers.AutoConfig.from_pretrained(name).model_type
+        if kind not in KINDS:
+            raise ValueError(f"it is of the type {kind}")
+    return KINDS[kind]
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"the segmenter {name!r} can't be loaded: name a SAM or SAM-HQ model of the Hub, or a "
+            f"folder that holds one ({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 class Segmenter:
@@ -29,17 +59,10 @@ class Segmenter:
         """Load the model onto the device."""
         import transformers
 
-        try:
-            kind = transformers.AutoConfig.from_pretrained(name).model_type
-            if kind not in KINDS:
-                raise ValueError(f"it is of the type {kind}")
+        kind = kind_of(name)
+        with _explained(name):
             self._prepare: Any = transformers.SamImageProcessor.from_pretrained(name)
-            self._model: Any = getattr(transformers, KINDS[kind]).from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"the segmenter {name!r} can't be loaded: name a SAM or SAM-HQ model of the Hub, "
-                f"or a folder that holds one ({str(error).strip().splitlines()[0]})"
-            ) from error
+            self._model: Any = getattr(transformers, kind).from_pretrained(name)
         self._model = self._model.to(device).eval()
         self.name = name
 

@@ -124,6 +124,7 @@ def optimiser(monkeypatch: pytest.MonkeyPatch) -> Call:
 
     loaded = {"a": MeanColour(), "b": MeanColour(("ring", "heart", "other", "sea fish"))}
     monkeypatch.setattr("whylens.classifiers.load_classifier", lambda name, *_: loaded[name])
+    monkeypatch.setattr("whylens.classifiers.describe", loaded.get)
     monkeypatch.setattr("whylens.diffusion.load_sampler", lambda *_: sampler)
     monkeypatch.setattr("whylens.diffusion.sample", sample)
     monkeypatch.setattr("whylens.guidance.memory.invert_images", invert_images)
