@@ -19,7 +19,7 @@ from whylens.jobs.measuring import pairs
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
-from whylens.jobs.stage import work_through
+from whylens.jobs.stage import drop_others, work_through
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
@@ -111,10 +111,18 @@ def run(spec: EvaluateSpec) -> Run:
         for name in sorted(took_part & {spec.independent, *spec.judges}):
             out.warn(f"{name} took part in making the images that it is to measure")
         done = set(out.table(TABLE).units())
-        todo = {
+        measured = out.table(MEASURED)
+        every = {
             place: [EvaluateUnit(f"{place:04d}-{part}", place, part) for part in parts[place]]
             for place in range(len(lineages))
-            if f"{place:04d}" not in done
+        }
+        drop_others(out, [unit for of_run in every.values() for unit in of_run], MEASURED)
+        before = set(measured.units())
+        # A run that has more counterfactuals by now gets another row.
+        todo = {
+            place: of_run
+            for place, of_run in every.items()
+            if f"{place:04d}" not in done or not before.issuperset(unit.name for unit in of_run)
         }
         unfinished = None  # A run that can't be measured does not lose the others' figures.
         try:
@@ -126,7 +134,6 @@ def run(spec: EvaluateSpec) -> Run:
         except UnfinishedError as error:
             unfinished = error
         with out.stage(TABLE):
-            measured = out.table(MEASURED)
             there = set(measured.units())
             for place, of_run in todo.items():
                 names = [unit.name for unit in of_run]

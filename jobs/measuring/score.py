@@ -19,8 +19,9 @@ from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.spurious import open_spurious
 from whylens.jobs.images.embedding import REJECTED, write_rejected
+from whylens.jobs.images.listed import LISTINGS, as_begun
 from whylens.jobs.measuring.published import shown_as_published
-from whylens.jobs.measuring.sides import Contender, Side, contend, make_sides
+from whylens.jobs.measuring.sides import SIDES, Contender, Side, contend, make_sides
 from whylens.jobs.measuring.tables import LEADERBOARD, PREDICTION, PREDICTIONS, SCORES, tabulate
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
@@ -95,8 +96,12 @@ def run(spec: ScoreSpec) -> Run:
     collection = open_collection(spec.images)
     spurious = open_spurious(spec.spurious, spec.spurious_column)
     space, contenders = contend(spec.classifiers)
-    sides, remarks = make_sides(collection, spurious, space, contenders)
+    make_sides(collection, spurious, space, contenders)
     with JOB.working(spec) as run:
+        validation, wrong = SIDES
+        collection = as_begun(run, validation, collection)
+        spurious = spurious.only(as_begun(run, wrong, spurious.images))
+        sides, remarks = make_sides(collection, spurious, space, contenders)
         for remark in remarks:
             run.warn(remark)
         for side, listed in zip(sides, (collection, spurious.images), strict=True):
@@ -236,7 +241,7 @@ JOB = Job(
     help="How much classifiers rely on known spurious features.",
     spec=ScoreSpec,
     run=run,
-    tables=(REJECTED, PREDICTIONS, SCORES, LEADERBOARD),
+    tables=(LISTINGS, REJECTED, PREDICTIONS, SCORES, LEADERBOARD),
     show="whylens.jobs.measuring.terminal:show_leaderboard",
     page="whylens.jobs.measuring.score_report:write",
 )

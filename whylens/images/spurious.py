@@ -6,8 +6,11 @@ planted world's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
+
+import pyarrow.compute as pc
 
 from whylens.errors import UsageError
 from whylens.images.collection import ImageCollection
@@ -29,6 +32,12 @@ class SpuriousCollection:
     classes: tuple[int | str, ...]
     components: tuple[int | None, ...]
     published: bool = False
+
+    def only(self, images: ImageCollection) -> SpuriousCollection:
+        """Of some of its images, in their order here."""
+        kept = pc.is_in(self.images.records.ids(), value_set=images.records.ids()).to_pylist()
+        classes, components = compress(self.classes, kept), compress(self.components, kept)
+        return replace(self, images=images, classes=tuple(classes), components=tuple(components))
 
 
 def open_spurious(uri: str, column: str = "spurious_for") -> SpuriousCollection:

@@ -293,6 +293,25 @@ def test_what_was_killed_goes_on_where_it_was(
     assert rows == evaluate.run(whole).table("evaluation").read()
 
 
+def test_counterfactuals_that_came_since_are_measured_too(
+    in_parts: Run, worked: list[str], tmp_path: Path
+) -> None:
+    grown = Path(shutil.copytree(in_parts.folder, tmp_path / "grown"))
+    *_, last = sorted((grown / "tables" / "counterfactuals").iterdir())
+    last.rename(tmp_path / last.name)
+    spec = EvaluateSpec(
+        out=str(tmp_path / "out"), runs=[str(grown)], independent="planted:judge_object"
+    )
+    fewer = evaluate.run(spec).table("evaluation").read().to_pylist()
+    (tmp_path / last.name).rename(last)
+    worked.clear()
+    (row,) = evaluate.run(spec).table("evaluation").read().to_pylist()
+    assert worked == [f"0000-{last.stem}"]
+    whole = spec.model_copy(update={"out": str(tmp_path / "whole")})
+    assert [row] == evaluate.run(whole).table("evaluation").read().to_pylist()
+    assert row["images"] > fewer[0]["images"]
+
+
 def test_a_run_of_which_a_part_fails_is_left_out_until_it_does_not(
     runs: list[Run], worked: list[str], tmp_path: Path
 ) -> None:

@@ -186,6 +186,22 @@ def test_the_published_layout_is_scored_and_a_broken_file_is_named_once(
     assert all(int(r["id"].split("_")[2]) == r["class_index"] for r in spurious)
 
 
+def test_images_that_came_since_shift_no_slice(
+    tmp_path: Path, jpegs: Path, worked: list[str]
+) -> None:
+    asked = {"images": "planted:unlinked?count=20", "spurious": str(jpegs), "unit": 5}
+    wanted = score.run(ScoreSpec(out=str(tmp_path / "run"), classifiers=[BIASED], **asked))
+    before = wanted.table("predictions").read()
+    (tmp_path / "run/tables/predictions/000-spurious-000002.parquet").unlink()
+    folder = next(jpegs.iterdir())
+    shutil.copy(next(folder.iterdir()), folder / "000.jpg")
+    worked.clear()
+    run = score.run(ScoreSpec(**wanted.record()["spec"]))
+    assert worked == ["000-spurious-000002"]
+    assert run.table("predictions").read() == before
+    assert any("1 image came to" in told and "000.jpg" in told for told in run.record()["warnings"])
+
+
 def test_a_head_of_21843_classes_keeps_them_all_in_p_but_calls_only_the_thousand() -> None:
     names = tuple(ImageNetInfo("imagenet-21k-goog").label_descriptions())
     columns = head_columns(label_space(names), names)
