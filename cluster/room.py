@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from whylens.cluster.node_types import node_types
 from whylens.cluster.placement import Resources
 from whylens.cluster.session import booked, on_cluster, start
 from whylens.errors import UsageError
@@ -28,7 +29,7 @@ def settled(ray: Any, placement: Kind) -> Kind:
     one when the cluster has grown; else none."""
     if placement.num_gpus != "auto":
         return placement
-    nodes = [*_nodes(ray), *(resources for resources, _ in node_types())]
+    nodes = [*_nodes(ray), *(kind.resources for kind in node_types())]
     has_gpus = any(resources.get("GPU", 0) >= 1 for resources in nodes)
     return placement.model_copy(update={"num_gpus": 1.0 if has_gpus else 0.0})
 
@@ -82,41 +83,21 @@ def told(placement: Resources) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def node_types() -> list[tuple[Amounts, float]]:
-    """Resources of the kinds of nodes that an autoscaler may start, and how many of each at most.
-
-    None where no autoscaler has told the cluster's configuration.
-    """
-    import ray
-
-    if not on_cluster() or not ray.is_initialized():
-        return []
-    # What Ray's own libraries ask; there is no public way in 2.60.
-    config = ray._private.state.state.get_cluster_config()
-    if config is None:
-        return []
-    return [
-        (dict(group.resources), group.max_count if group.max_count >= 0 else float("inf"))
-        for group in config.node_group_configs
-    ]
-
-
 def _refuse_where_never(ray: Any, placement: Resources, there: int) -> None:
     """UsageError where no nodes that the cluster may have give room for the fewest workers."""
     fewest, until = placement.workers[0], time.monotonic() + SECONDS_TO_WAIT
     while not (types := node_types()) and on_cluster() and time.monotonic() < until:
         time.sleep(0.5)
     possible = sum(
-        count * each
-        for resources, count in types
-        if (each := _room_on(resources, placement.booked))
+        kind.most * each for kind in types if (each := _room_on(kind.resources, placement.booked))
     )
     if max(there, possible) >= fewest:
         return
     grown = f", and with all nodes that it may start for {possible:g}" if types else ""
+    kinds = f"; node types: {'; '.join(map(str, types))}" if types else ""
     raise UsageError(
         f"the cluster has room for {there} workers of {told(placement)}{grown}, but {fewest} are "
-        f"asked for"
+        f"asked for{kinds}"
     )
 
 

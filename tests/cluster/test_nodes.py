@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ from whylens.classifiers import load_classifier
 from whylens.cluster.classifiers import connected, serve
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
-from whylens.cluster.session import session
+from whylens.cluster.room import of_stage, sizes
+from whylens.cluster.session import session, start
 from whylens.cluster.stream import Stream
 from whylens.errors import UsageError
 from whylens.guidance.objectives import TargetClass
@@ -98,6 +100,61 @@ def test_a_machine_that_joins_is_used(cluster, tmp_path):
             cluster.remove_node(node)
     assert len({pid for _, pid, _ in found}) == 4
     assert len({node for node, _, _ in found}) == 3
+
+
+def test_a_machine_that_leaves_takes_no_unit_along(cluster, tmp_path):
+    placement = Placement(workers=(3, 4), num_gpus=1, num_cpus=0.5)
+    node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 * 1024 * 1024)
+    found, leaving = {}, node.node_id
+    with session():
+        # Results are taken one by one, and units given out as they are.
+        for unit, result in WorkerPool(Place, (tmp_path, 4), placement).map(range(12)):
+            found[unit] = result
+            if len(found) == 4:
+                cluster.remove_node(node)
+    assert sorted(found) == list(range(12))
+    nodes = [node for node, _, _ in found.values()]
+    assert leaving in nodes[:4]
+    # What it had begun is done again elsewhere: it can have told of one unit more, at most.
+    assert nodes[4:].count(leaving) <= 1
+    assert len(set(nodes)) == 3
+
+
+class Books:
+    """Tells what its worker books, its node, and the GPU that it sees; waits for the others."""
+
+    def __init__(self, folder, workers):
+        self.folder, self.workers = folder, workers
+
+    def __call__(self, unit):
+        import ray
+
+        wait_for_all(self.folder, self.workers)
+        context = ray.get_runtime_context()
+        gpu = context.get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES")
+        return context.get_assigned_resources(), gpu
+
+
+def test_a_stage_has_workers_of_its_own_placement_two_of_which_share_a_gpu(cluster, tmp_path):
+    run = Placement(workers=(1, 1), num_gpus=1, num_cpus=2)
+    stages = {"alone": None, "shared": Placement(workers=(6, 6), num_gpus=0.4, num_cpus=0.25)}
+    found = {}
+    with session():
+        for stage, own in stages.items():
+            placement = of_stage(own, run)
+            (tmp_path / stage).mkdir()
+            workers = placement.workers[0]
+            pool = WorkerPool(Books, (tmp_path / stage, workers), placement)
+            found[stage] = [result for _, result in pool.map(range(workers))]
+        with pytest.raises(UsageError, match=r"room for 6 workers of 0.25 CPUs and 0.4 GPUs"):
+            sizes(start(), Placement(workers=(7, 7), num_gpus=0.4, num_cpus=0.25), 7)
+    ((books, _),) = found["alone"]
+    assert books == {"CPU": 2, "GPU": 1}
+    assert [books for books, _ in found["shared"]] == [{"CPU": 0.25, "GPU": 0.4}] * 6
+    # Three GPUs on two nodes: each has two workers.
+    shared = Counter(gpu for _, gpu in found["shared"])
+    assert sorted(shared.values()) == [2, 2, 2]
+    assert len({node for node, _ in shared}) == 2
 
 
 class Asking:

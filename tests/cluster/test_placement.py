@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import ValidationError
 
+from whylens.cluster.node_types import NodeType
 from whylens.cluster.placement import Placement
 from whylens.cluster.room import room, settled, sizes
 from whylens.cluster.workers import arithmetic, environment
@@ -128,7 +129,7 @@ def test_classifiers_are_placed_by_name():
 
 
 def test_a_cluster_that_may_grow_is_waited_for(monkeypatch):
-    types = [({"CPU": 8.0, "GPU": 1.0}, 3)]
+    types = [NodeType("gpu", {"CPU": 8.0, "GPU": 1.0}, 3)]
     monkeypatch.setattr("whylens.cluster.room.node_types", lambda: types)
     monkeypatch.setattr("whylens.cluster.room.on_cluster", lambda: True)
     empty = cluster((4, 0))
@@ -137,6 +138,8 @@ def test_a_cluster_that_may_grow_is_waited_for(monkeypatch):
     assert sizes(empty, placement, 9) == (0, 5)
     with pytest.raises(UsageError, match=r"room for 0 .*, and with all .* for 3, but 4 are asked"):
         sizes(empty, Placement(workers=(4, 4), num_gpus=1), 9)
+    with pytest.raises(UsageError, match=r"node types: gpu \(8 CPU, 1 GPU; at most 3\)"):
+        sizes(empty, Placement(workers=(1, 1), num_gpus=2), 1)
 
 
 def test_a_stage_may_have_a_placement_which_is_no_part_of_what_it_does(monkeypatch):

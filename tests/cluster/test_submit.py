@@ -1,19 +1,15 @@
 """`whylens submit`: a job travels to a cluster with its code, and its run folder is there."""
 
-import contextlib
 import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 
@@ -23,35 +19,10 @@ from whylens.cluster.versions import Version
 from whylens.jobs.cli import main
 from whylens.runs import Run
 
-MARK = "WHYLENS_TEST_CLUSTER"
+from .conftest import MARK, free_ports, stop_marked
+
 # The test cluster's own token, made here: whatever this machine's user has is left alone.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def stop_marked(mark: str) -> None:
-    """End the processes that were started with the mark, and no others."""
-    until = time.monotonic() + 60
-    while True:
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == mark:
-                    found.append(process)
-        if not found:
-            return
-        assert time.monotonic() < until, f"kill -9 did not end {found}"
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(found, timeout=1)
 
 
 @pytest.fixture(scope="module")
