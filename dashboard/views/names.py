@@ -10,11 +10,9 @@ from whylens.dashboard.kept import Reading
 from whylens.dashboard.loading import allowed
 from whylens.dashboard.saving import save_csv
 from whylens.dashboard.view import View, bound, panel
-from whylens.dashboard.views.drawing import show, strip, table
+from whylens.dashboard.views.drawing import strip, table
 from whylens.jobs.people.evidence import thumbs
 from whylens.jobs.report.exported import plain_rows
-from whylens.jobs.report.page import html
-from whylens.jobs.report.part import limited
 from whylens.jobs.report.parts.names import NAMES
 from whylens.jobs.slices.by_text import Answer, model_of, search
 from whylens.jobs.words import plain_name
@@ -27,7 +25,7 @@ FOUND = 12
 
 
 def draw(reading: Reading) -> None:
-    """A search by text, and below it the names as the report has them."""
+    """A search by text, and below it what was named."""
     st.subheader(NAMES.title, anchor=False)
     rows, name = reading[NAMES], model_of(reading.run)
     if not rows:
@@ -40,7 +38,18 @@ def draw(reading: Reading) -> None:
         with panel():
             _found(reading, search(reading.run, _model(name), text, FOUND))
     save_csv(NAMES.name, lambda: plain_rows(rows))
-    show(html(NAMES, "body", rows, NAMES, limited({})))
+    st.write(NAMES.sentence(rows))
+    table(
+        [
+            {
+                "Class": plain_name(one.class_name),
+                "What": f"{one.kind} {one.number}",
+                "Shows": one.name,
+                "Images": one.images,
+            }
+            for one in rows
+        ]
+    )
 
 
 def _found(reading: Reading, answer: Answer) -> None:
