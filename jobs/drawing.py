@@ -13,7 +13,11 @@ DPI = 160
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+    """The figure as a PNG, its words letter by letter: names may hold what would be a formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()

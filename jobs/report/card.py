@@ -99,7 +99,7 @@ def counterfactual_card(row: Counterfactual, most: int = MOST) -> Card:
         (*said, row.failed) if row.failed else tuple(said),
         _filled(
             Strip("What changed", tuple(one for one in of_change if one[0][0])),
-            Strip("Step by step", film),
+            Strip("Step by step", film if len(film) > 1 else ()),
         ),
     )
 
@@ -133,9 +133,10 @@ def drawn(card: Card) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI)
 
     def write(x: float, y: float, text: str, size: float, colour: str, **options: Any) -> None:
-        """Text whose upper left corner is so many inches from the figure's, letter by letter."""
-        figure.text(x / width, 1 - y / height, text, fontsize=size, color=colour, va="top",
-                    parse_math=False, **options)  # fmt: skip
+        """Text whose upper left corner is so many inches from the figure's."""
+        figure.text(
+            x / width, 1 - y / height, text, fontsize=size, color=colour, va="top", **options
+        )
 
     at = MARGIN
     write(MARGIN, at, card.above, 8, SOFT)

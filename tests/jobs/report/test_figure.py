@@ -53,6 +53,12 @@ def test_no_title_comes_twice_while_there_are_others() -> None:
     assert [pair.change for pair in spread(pairs, 4)] == ["0", "2", "3", "1"]
 
 
+def test_a_name_that_would_be_a_formula_is_drawn_as_it_is() -> None:
+    grey = flat_picture((128, 128, 128))
+    rows = [Row("$One$", "of", (Pair("$\\frac{1$", grey, grey, "$_$"),))]
+    assert png(draw(rows, 6)).startswith(b"\x89PNG")
+
+
 def test_images_are_drawn_before_left_of_after() -> None:
     colours = [(200, 0, 0), (0, 0, 200), (0, 160, 0), (160, 0, 160)]
     red, blue, green, violet = map(flat_picture, colours)
