@@ -15,7 +15,7 @@ from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.look import mark, style
 from whylens.dashboard.offered import views
 from whylens.dashboard.root import Root
-from whylens.dashboard.view import SECTIONS, View, literal, panel, remember
+from whylens.dashboard.view import RUN, SECTIONS, View, bound, literal, panel, remember
 from whylens.errors import WhylensError
 
 
@@ -71,7 +71,7 @@ def chosen(root: Root) -> Reading:
     if len(names) > 1:
         # An address without a run means the newest, whichever that is when it is opened.
         asked = st.sidebar.selectbox(
-            "Run", names, None, key="run", bind="query-params", placeholder=f"{names[0]} (newest)"
+            "Run", names, None, **bound(RUN), placeholder=f"{names[0]} (newest)"
         )
         name = asked or names[0]
     if st.sidebar.button("Read again", icon=":material/refresh:", type="tertiary"):

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # The headings of the navigation, in order.
 PAGES = "pages of the navigation"
+# The parameter of the address that names the run, and the widget that chooses it.
+RUN = "run"
 SECTIONS = ("Why", "Pictures", "Run")
 
 
@@ -56,9 +58,15 @@ def link(view: str, label: str, **query: str) -> None:
 
 def go_to(view: str, **query: str) -> None:
     """Go on to a view of the same run; to nowhere where the run has no such view."""
-    pages, run = st.session_state.get(PAGES, ({}, ""))
+    pages, _ = st.session_state.get(PAGES, ({}, ""))
     if view in pages:
-        st.switch_page(pages[view], query_params=_asked(run, query))
+        # The run stays in the address by itself, since a widget is bound to it.
+        st.switch_page(pages[view], query_params=query)
+
+
+def show_run(name: str) -> None:
+    """Show another run of the root: for what a widget calls, before the page is drawn."""
+    st.session_state[RUN] = name
 
 
 def bound(key: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from whylens.dashboard.kept import Reading, reading, runs_in
 from whylens.dashboard.root import Root
-from whylens.dashboard.view import View, bound, literal, panel
+from whylens.dashboard.view import View, bound, literal, panel, show_run
 from whylens.dashboard.views.overview import duration
 from whylens.dashboard.watching import links, log
 from whylens.jobs.report.parts.failures import FAILURES
@@ -107,7 +107,7 @@ def ago(seconds: float) -> str:
 
 
 def _every(root: Root, names: Sequence[str]) -> None:
-    """All runs of the root, a row each."""
+    """All runs of the root, a row each, that opens the one that is chosen."""
     if len(names) < 2:
         return
     st.subheader(f"{amount(len(names), 'run')} in {literal(root.place)}", anchor=False)
@@ -130,8 +130,13 @@ def _every(root: Root, names: Sequence[str]) -> None:
                 "Images": str(record["spec"].get("images") or ""),
             }
         )
-    st.dataframe(sorted(rows, key=lambda row: row.get("Begun", ""), reverse=True),
-                 hide_index=True, key="runs")  # fmt: skip
+    rows.sort(key=lambda row: row.get("Begun", ""), reverse=True)
+
+    def opened() -> None:
+        for place in st.session_state["runs"]["selection"]["rows"]:
+            show_run(rows[place]["Run"])
+
+    st.dataframe(rows, hide_index=True, key="runs", on_select=opened, selection_mode="single-row")
 
 
 def compare(before: Sequence[Finding], after: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -232,6 +232,27 @@ def test_every_view_has_an_address(served: Served, page: Any) -> None:
         assert page.get_by_text("Page not found").count() == 0, name
 
 
+def test_a_row_opens_what_it_is_of(served: Served, page: Any) -> None:
+    def choose(table: int, row: int) -> None:
+        """Click the box of a row: tables are drawn on a canvas, in rows of 35 pixels."""
+        rows = page.get_by_test_id("stDataFrame").nth(table)
+        rows.locator("canvas").first.wait_for()
+        settled(page)
+        rows.click(position={"x": 15, "y": 35 * row + 17})
+
+    page.goto(f"{served.url}/?run=whole")
+    choose(0, 2)
+    page.get_by_text("bricks says heart").wait_for()
+    assert parse_qs(urlsplit(page.evaluate("location.href")).query) == {
+        "run": ["whole"], "finding": ["2"]
+    }  # fmt: skip
+    page.goto(f"{served.url}/runs?run=whole")
+    page.get_by_text("Side by side").wait_for()
+    choose(1, 1)
+    page.wait_for_function("!location.href.includes('run=whole')")
+    settled(page)
+
+
 def test_a_link_shows_what_its_sender_saw(served: Served, page: Any) -> None:
     page.goto(f"{served.url}/components?run=whole")
     page.get_by_role("button", name="Component 1").first.click()
