@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import binomtest
 
 from whylens.neural_pca.index.searchable import BLOCK, Searchable
 from whylens.neural_pca.strata import LEVEL, OverStrata, over_strata
@@ -180,6 +179,9 @@ def systematic_errors(
     neighbours
         How many nearest images are looked at.
     """
+    # Here, since it takes half a second, which who only shows errors need not wait for.
+    from scipy.stats import binomtest
+
     absent, failed = np.flatnonzero(found.absent), np.flatnonzero(found.failed)
     if len(failed) < least:
         return []
