@@ -43,8 +43,9 @@ class RepairSpec(Settings):
     )
     method: Literal["refit", "formula"] = Field(
         "refit",
-        description="refit: the head is fitted again to training and mined images; formula: "
-        "max(alpha, 0) of each spurious component is taken from its class's logit.",
+        description="refit: the head is fitted again to training and mined images, and to the "
+        "class's own of the mined collection; formula: max(alpha, 0) of each spurious component is "
+        "taken from its class's logit.",
     )
     by: Literal["labels", "findings"] | None = Field(
         None,
