@@ -118,6 +118,17 @@ def test_another_spec_is_refused_and_the_first_difference_is_named(
     assert written(folder) == before
 
 
+def test_a_run_whose_units_have_other_names_is_read_and_not_gone_on_with(folder: str) -> None:
+    run = Run.start(folder, "embed", SPEC)
+    run.finish()
+    record = run.record()
+    del record["units"]
+    run.storage.write("run.json", json.dumps(record).encode())
+    with pytest.raises(UsageError, match=r"another version of whylens began.*--out"):
+        Run.start(folder, "embed", SPEC)
+    assert Run.open(folder).record()["state"] == "finished"
+
+
 def test_another_job_is_refused(folder: str) -> None:
     Run.start(folder, "embed", SPEC)
     before = written(folder)

@@ -20,6 +20,8 @@ from whylens.runs.table import Table
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+# How jobs name their units: a run that was begun with other names would have its rows twice.
+UNITS = 2
 # Heartbeats are written beside what the job writes into run.json.
 _UPDATING = threading.Lock()
 _REPORTED = ("whylens", "torch", "diffusers", "transformers", "timm", "faiss-cpu", "ray", "pyarrow")
@@ -50,8 +52,9 @@ class Run:
         Raises
         ------
         UsageError
-            If the folder holds another job or another spec (the first difference is named), can't
-            be written to, or a driver that is alive works on it.
+            If the folder holds another job or another spec (the first difference is named), or a
+            run that an earlier version began, can't be written to, or a driver that is alive works
+            on it.
         """
         run = cls(folder)
         refuse_second(run.storage)
@@ -62,6 +65,12 @@ class Run:
                 raise UsageError(
                     f"{folder} holds a run of the job {record['job']!r}, not {job!r}: "
                     "name another folder with --out"
+                )
+            if record.get("units", 1) != UNITS:
+                raise UsageError(
+                    f"{folder} holds a run that another version of whylens began, which names "
+                    "units otherwise: it can be read, and not gone on with. Name another folder "
+                    "with --out"
                 )
             if record["state"] == "running":
                 refuse(record, folder)
@@ -77,6 +86,7 @@ class Run:
         else:
             record = {
                 "format": FORMAT,
+                "units": UNITS,
                 "job": job,
                 "spec": wanted,
                 "state": "running",
