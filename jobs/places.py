@@ -17,7 +17,8 @@ PLACES = frozenset(
     (
         "images", "second", "spurious", "source", "runs", "queries",
         "classifier", "classifiers", "against", "robust", "independent", "judges", "judge",
-        "sampler", "captioner", "segmenter", "vgg", "lpips", "tree", "masks", "model", "vocabulary",
+        "sampler", "captioner", "segmenter", "vgg", "lpips", "inception", "tree", "masks", "model",
+        "vocabulary",
     )
 )  # fmt: skip
 # Of these schemes the name is a file; of WITHOUT it never is.

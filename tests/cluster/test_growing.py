@@ -60,8 +60,9 @@ def growing():
         config.write_text(yaml.safe_dump({**CONFIG, "provider": provider}))
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         environment |= {MARK: mark, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-        # Without a token, whether this machine's user has one or not.
-        environment["RAY_AUTH_MODE"] = "disabled"
+        # Without a token, whether this machine's user has one or not; but a local session before
+        # has set this process to use one, and each of both has to understand the other.
+        environment.setdefault("RAY_AUTH_MODE", "disabled")
         try:
             started = subprocess.run(
                 [

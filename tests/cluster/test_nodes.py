@@ -64,6 +64,14 @@ class Place:
         return node, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+class SlowPlace(Place):
+    """Takes a moment for each unit, so that all workers have done some before the last is done."""
+
+    def __call__(self, unit):
+        time.sleep(0.1)
+        return super().__call__(unit)
+
+
 def places(folder, units, placement, workers):
     with session():
         pool = WorkerPool(Place, (folder, workers), placement)
@@ -108,7 +116,7 @@ def test_a_machine_that_leaves_takes_no_unit_along(cluster, tmp_path):
     found, leaving = {}, node.node_id
     with session():
         # Results are taken one by one, and units given out as they are.
-        for unit, (on, _, _) in WorkerPool(Place, (tmp_path, 4), placement).map(range(24)):
+        for unit, (on, _, _) in WorkerPool(SlowPlace, (tmp_path, 4), placement).map(range(24)):
             if on == leaving and leaving not in found.values():
                 cluster.remove_node(node)
             found[unit] = on

@@ -207,6 +207,7 @@ def test_a_key_judges_what_is_seen_as_soon_as_it_is_seen(served: Served, page: A
         page.wait_for_function(
             "last => document.querySelector('.finding h3').innerText !== last", arg=seen[-1]
         )
+        page.wait_for_timeout(100)  # nobody sees it and presses within a frame
     page.get_by_text("3 of 4 judged by Eve").wait_for()
     address = settled(page).url
     last = title.inner_text()
