@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,20 @@ def node_types() -> list[NodeType]:
             for group in config.node_group_configs
         ]
     return _configured(ray.get_runtime_context().gcs_address)
+
+
+def autoscaled() -> bool:
+    """Whether an autoscaler works on this cluster: KubeRay's tells nobody what it may start."""
+    import ray
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    # What `ray status` asks: the first autoscaler's report, then the second's.
+    report = ray.experimental.internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    if report and json.loads(report).get("autoscaler_report"):
+        return True
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    return int(status.stats.autoscaler_version or 0) > 0
 
 
 @cache

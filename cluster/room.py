@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from whylens.cluster.node_types import node_types
+from whylens.cluster.node_types import autoscaled, node_types
 from whylens.cluster.placement import Resources
 from whylens.cluster.session import booked, on_cluster, start
 from whylens.errors import UsageError
@@ -84,14 +84,17 @@ def told(placement: Resources) -> str:
 
 
 def _refuse_where_never(ray: Any, placement: Resources, there: int) -> None:
-    """UsageError where no nodes that the cluster may have give room for the fewest workers."""
+    """UsageError where no nodes that the cluster may have give room for the fewest workers.
+
+    Where an autoscaler tells nobody which these are, it is given the time that it takes.
+    """
     fewest, until = placement.workers[0], time.monotonic() + SECONDS_TO_WAIT
     while not (types := node_types()) and on_cluster() and time.monotonic() < until:
         time.sleep(0.5)
     possible = sum(
         kind.most * each for kind in types if (each := _room_on(kind.resources, placement.booked))
     )
-    if max(there, possible) >= fewest:
+    if max(there, possible) >= fewest or (on_cluster() and not types and autoscaled()):
         return
     grown = f", and with all nodes that it may start for {possible:g}" if types else ""
     kinds = f"; node types: {'; '.join(map(str, types))}" if types else ""
