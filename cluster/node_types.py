@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -45,18 +45,13 @@ def node_types() -> list[NodeType]:
     return _configured(ray.get_runtime_context().gcs_address)
 
 
-def autoscaled() -> bool:
-    """Whether an autoscaler works on this cluster: KubeRay's tells nobody what it may start."""
-    import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.autoscaler.v2.sdk import get_cluster_status
+def untold() -> bool:
+    """Whether an autoscaler works that tells nobody what it may start: KubeRay's.
 
-    # What `ray status` asks: the first autoscaler's report, then the second's.
-    report = ray.experimental.internal_kv._internal_kv_get(DEBUG_AUTOSCALING_STATUS)
-    if report and json.loads(report).get("autoscaler_report"):
-        return True
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    return int(status.stats.autoscaler_version or 0) > 0
+    Its operator starts a head with an autoscaler beside it without Ray's own monitor, and leaves
+    how in the environment of the head's container, where a submitted job's driver is.
+    """
+    return "--no-monitor" in os.environ.get("KUBERAY_GEN_RAY_START_CMD", "")
 
 
 @cache

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from whylens.cluster.node_types import autoscaled, node_types
+from whylens.cluster.node_types import node_types, untold
 from whylens.cluster.placement import Resources
 from whylens.cluster.session import booked, on_cluster, start
 from whylens.errors import UsageError
@@ -94,7 +94,7 @@ def _refuse_where_never(ray: Any, placement: Resources, there: int) -> None:
     possible = sum(
         kind.most * each for kind in types if (each := _room_on(kind.resources, placement.booked))
     )
-    if max(there, possible) >= fewest or (on_cluster() and not types and autoscaled()):
+    if max(there, possible) >= fewest or (not types and untold()):
         return
     grown = f", and with all nodes that it may start for {possible:g}" if types else ""
     kinds = f"; node types: {'; '.join(map(str, types))}" if types else ""

@@ -14,7 +14,7 @@ import yaml
 from whylens.cluster.node_types import node_types
 from whylens.cluster.placement import Placement
 from whylens.cluster.pool import WorkerPool
-from whylens.cluster.room import settled, sizes
+from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 
@@ -120,10 +120,3 @@ def test_what_no_node_type_can_give_is_refused_with_their_names(growing, monkeyp
     many = Placement(workers=(3, 3), num_gpus=1)
     with session(), pytest.raises(UsageError, match="that it may start for 2, but 3 are asked"):
         list(WorkerPool(Node, (), many).map(range(3)))
-
-
-def test_an_autoscaler_that_tells_nobody_its_node_types_is_waited_for(growing, monkeypatch):
-    monkeypatch.setattr("whylens.cluster.room.SECONDS_TO_WAIT", 0.0)
-    monkeypatch.setattr("whylens.cluster.room.node_types", lambda: [])
-    with session() as ray:
-        assert sizes(ray, Placement(workers=(1, 1), num_gpus=2), 3) == (0, 1)

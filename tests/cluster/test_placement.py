@@ -142,6 +142,19 @@ def test_a_cluster_that_may_grow_is_waited_for(monkeypatch):
         sizes(empty, Placement(workers=(1, 1), num_gpus=2), 1)
 
 
+def test_where_nobody_is_told_what_kuberay_may_start_it_is_waited_for(monkeypatch):
+    monkeypatch.setattr("whylens.cluster.room.SECONDS_TO_WAIT", 0.0)
+    monkeypatch.setattr("whylens.cluster.room.node_types", lambda: [])
+    monkeypatch.setattr("whylens.cluster.room.on_cluster", lambda: True)
+    asked = Placement(workers=(2, 2), num_gpus=1)
+    started = "ulimit -n 65536; ray start --head --num-cpus=0 "
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", started)
+    with pytest.raises(UsageError, match=r"room for 0 workers of .*, but 2 are asked for"):
+        sizes(cluster((4, 0)), asked, 9)
+    monkeypatch.setenv("KUBERAY_GEN_RAY_START_CMD", started + "--no-monitor ")
+    assert sizes(cluster((4, 0)), asked, 9) == (0, 2)
+
+
 def test_a_stage_may_have_a_placement_which_is_no_part_of_what_it_does(monkeypatch):
     monkeypatch.setattr("whylens.cluster.room.start", lambda: cluster((4, 2.0)))
     own = GenerateSpec(placement={"workers": [1, 2], "num_gpus": 0.5})
