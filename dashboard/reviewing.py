@@ -11,7 +11,7 @@ from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import literal
 from whylens.errors import WhylensError
-from whylens.jobs.labelled import WITHDRAWN, label_home
+from whylens.jobs.labelled import TABLE, WITHDRAWN, label_home
 from whylens.jobs.people.labels import add_label
 from whylens.jobs.report.parts.finding import Finding, Key
 
@@ -42,8 +42,10 @@ def _nobody() -> None:
 
 def write_label(reading: Reading, one: Finding, label: str, who: str, note: str = "") -> str | None:
     """Write a label to the run that holds the components; what went wrong, or None."""
+    home = label_home(reading.run)
     try:
-        add_label(label_home(reading.run).folder, one, label, who, note)
+        add_label(home.folder, one, label, who, note)
+        reading.run.of(home, TABLE).look_again()
     except (WhylensError, OSError) as error:
         return f"The label was not written: {error}"
     return None

@@ -7,7 +7,12 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
+
 from whylens.dashboard.kept import PATIENCE, Reading
+from whylens.dashboard.reviewing import write_label
+from whylens.jobs.labelled import WITHDRAWN
+from whylens.jobs.report.parts.findings import FINDINGS
 from whylens.runs import OpenedRun, Run
 
 synthetic = runpy.run_path(str(Path(__file__).parents[1] / "jobs" / "synthetic_run.py"))
@@ -33,6 +38,25 @@ def test_pages_wait_once_for_what_takes_long(tmp_path: Path) -> None:
     while reading.busy():
         time.sleep(0.01)
     assert reading.soon("slow", ("images",), slow) == "made"
+
+
+def test_a_judgement_is_seen_at_once_where_listings_are_believed_for_a_while(
+    tmp_path: Path,
+) -> None:
+    place = "memory://judged/run"
+    fsspec.filesystem("memory").put(
+        str(synthetic["build_run"](tmp_path / "run")), place, recursive=True
+    )
+    try:
+        reading = Reading(OpenedRun(place, "memory://judged"), "memory://judged")
+        one = reading[FINDINGS][0]
+        said = len(reading.labels().get(one.key, []))
+        assert write_label(reading, one, "unsure", "Ada") is None
+        assert [row["who"] for row in reading.labels()[one.key]][said:] == ["Ada"]
+        assert write_label(reading, one, WITHDRAWN, "Ada") is None
+        assert len(reading.labels().get(one.key, [])) == said
+    finally:
+        fsspec.filesystem("memory").rm("/judged", recursive=True)
 
 
 def test_the_first_page_waits_for_no_heavy_import(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ class ReadableTable(Table):
                     self.damaged.clear()  # it may have been made anew
             return self._units
 
+    def look_again(self) -> None:
+        """List the parts anew when they are next asked for: one was written from here."""
+        with self._lock:
+            self._stamp = None
+
     def version(self) -> int:
         """A number that rises when parts have come or gone."""
         self.units()
