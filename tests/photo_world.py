@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from whylens.neural_pca import Judged, Refit, judge_classes, refit, spufix, with_own_images
 from whylens.neural_pca.dfr import reweighted
-from whylens.neural_pca.refit import SHARES, STRENGTHS
+from whylens.neural_pca.refit import STRENGTHS
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ TOP, MINED, MINED_OF_POOL = 32, 120, 20
 FOLLOWS = 3
 SHOWS = 0.5
 DECAY = 0.3
+# Parts of the way to the fitted head at which the trade is looked at.
+PARTS = (0.05, 0.1, 0.15, 0.2, 0.35, 0.5, 0.7, 1.0)
 
 
 def train_head(seen: Photographs) -> Head:
@@ -213,7 +215,7 @@ def trade(
     before = accuracies(world, head, seen)
     whole = repaired(head, found, seen, budget=1.0, strengths=STRENGTHS[:1])
     points = []
-    for share in (*SHARES[::-1], 1.0) if whole else ():
+    for share in PARTS if whole else ():
         part = [a + share * (b - a) for a, b in zip(head, (whole.weight, whole.bias), strict=True)]
         won = gains(before, accuracies(world, (part[0], part[1]), seen), "")
         points.append(

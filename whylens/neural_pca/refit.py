@@ -34,7 +34,7 @@ Labels = NDArray[np.integer[Any]]
 # How much the mined images weigh against the training images, from timid to bold.
 STRENGTHS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
 # Where the most timid is too bold: parts of the way to it (Wortsman et al. 2022 go back that way).
-SHARES = (0.7, 0.5, 0.35, 0.2, 0.1, 0.05)
+SHARES = tuple(hundredths / 100 for hundredths in range(99, 0, -1))
 # The part of the training images on which the strength is chosen.
 HELD_OUT = 0.3
 
