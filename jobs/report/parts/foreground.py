@@ -72,6 +72,7 @@ FOREGROUND: Part[Foreground] = Part(
     tables=("foreground",),
     read=load_foreground,
     place=42,
+    empty=lambda data: "Nothing: `whylens foreground` looks at a collection with masks.",
     sentence=sentence,
     headline=lambda data: sentence(data[FOREGROUND]),
     summary=lambda data: [sentence(data[FOREGROUND])],

@@ -135,6 +135,7 @@ GROUPS: Part[Attribute] = Part(
     tables=("repairs", "groups", "shortcuts", "values"),
     read=load_groups,
     place=40,
+    empty=lambda data: "Nothing: start `whylens groups` with this run as its source.",
     sentence=sentence,
     headline=lambda data: sentence(data[GROUPS][:1]),
     summary=lambda data: [sentence(data[GROUPS])],

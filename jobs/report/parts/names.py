@@ -43,6 +43,7 @@ NAMES: Part[Name] = Part(
     tables=("names",),
     read=load_names,
     place=45,
+    empty=lambda data: "Nothing: start `whylens names` with this run as its source.",
     headline=lambda data: f"{amount(len(data[NAMES]), 'feature')} named",
     sentence=lambda rows: (
         "What the images of each share beyond others of their class or collection, by a CLIP model;"

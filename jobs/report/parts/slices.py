@@ -80,6 +80,7 @@ SLICES: Part[Called] = Part(
     tables=("slices", "mistakes"),
     read=load_slices,
     place=37,
+    empty=lambda data: "Nothing: start `whylens errors` with this run as its source.",
     sentence=sentence,
     headline=lambda data: sentence(data[SLICES]),
     summary=lambda data: [sentence(data[SLICES])],

@@ -82,6 +82,7 @@ SYSTEMATIC: Part[Search] = Part(
     tables=("systematic", "searched"),
     read=load_systematic,
     place=35,
+    empty=lambda data: "Nothing: start `whylens confirm` with this run as its source.",
     sentence=sentence,
     summary=lambda data: [sentence(data[SYSTEMATIC])],
     limits=(Limit("systematic", 24, "Show this many systematic errors."),),
