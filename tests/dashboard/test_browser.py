@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from whylens.dashboard.launch import command
+from whylens.runs import Run
 
 chromium = shutil.which("chromium")
 pytestmark = [
@@ -60,9 +61,11 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A root with a run that is whole, one that has only begun, and one with broken files."""
+    """A root with a run that is whole, of the format of 2026-11-24 (no table says of which), one
+    that is empty, one that has only begun, and one with broken files."""
     root = tmp_path_factory.mktemp("root")
     synthetic["build_run"](root / "whole")
+    Run.start(str(root / "empty"), "investigate", {})
     tables = ("images", "rejected", "exemplars", "mined", "findings", "generated",
               "counterfactuals", "disagreements")  # fmt: skip
     begun = synthetic["build_run"](root / "begun", without=tables)
@@ -311,6 +314,26 @@ def test_a_slider_is_moved_by_keys_and_narrow_windows_cut_nothing_off(
             ".map(e => e.className).slice(0, 3)"
         )
         assert wide == []
+
+
+@pytest.mark.parametrize("run", ["whole", "empty", "begun", "broken"])
+def test_every_page_of_any_run_shows_something_and_no_exception(
+    served: Served, page: Any, run: str
+) -> None:
+    page.goto(f"{served.url}/?run={run}")
+    links = page.get_by_test_id("stSidebarNavLink")
+    links.first.wait_for()
+    names = [link.get_attribute("href").rpartition("/")[2] for link in links.all()]
+    assert len(names) > 15
+    for place, name in enumerate(names):
+        links.nth(place).click()
+        page.wait_for_function(
+            "name => location.pathname === '/' + name", arg=name.partition("?")[0]
+        )
+        page.locator(
+            "[data-testid=stMain] :is(h1, h2, h3, label, [data-testid=stAlert])"
+        ).first.wait_for()
+        settled(page)
 
 
 @pytest.mark.parametrize("run", ["begun", "broken"])
