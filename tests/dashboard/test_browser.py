@@ -357,7 +357,13 @@ def test_an_upload_that_is_no_image_is_refused_with_a_reason(served: Served, pag
 
 
 def test_pages_are_accessible(served: Served, page: Any, axe: Path) -> None:
-    for name in ("components?component=3-1&", "counterfactuals?"):
+    for name in (
+        "?",
+        "findings?",
+        "components?component=3-1&",
+        "counterfactuals?",
+        "disagreements?",
+    ):
         page.goto(f"{served.url}/{name}run=whole")
         page.locator(".whylens img").first.wait_for()
         settled(page)
