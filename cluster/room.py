@@ -89,7 +89,8 @@ def _refuse_where_never(ray: Any, placement: Resources, there: int) -> None:
     Where an autoscaler tells nobody which these are, it is given the time that it takes.
     """
     fewest, until = placement.workers[0], time.monotonic() + SECONDS_TO_WAIT
-    while not (types := node_types()) and on_cluster() and time.monotonic() < until:
+    will_say = on_cluster() and not untold()
+    while not (types := node_types()) and will_say and time.monotonic() < until:
         time.sleep(0.5)
     possible = sum(
         kind.most * each for kind in types if (each := _room_on(kind.resources, placement.booked))

@@ -28,6 +28,7 @@ from whylens.jobs.report.parts.finding import (
     Finding,
     Key,
     bare,
+    key_of,
     listed_findings,
     pictured,
     rows_of_finding,
@@ -197,7 +198,7 @@ class Reading:
     def labels(self) -> Mapping[Key, list[dict[str, Any]]]:
         """What people said, by class and component, oldest first."""
         return self.kept(
-            "labels", (LABELS,), lambda: grouped(standing(self._said()), _key), everywhere=True
+            "labels", (LABELS,), lambda: grouped(standing(self._said()), key_of), everywhere=True
         )
 
     def counted(self) -> Mapping[Key, str]:
@@ -280,23 +281,19 @@ class Reading:
         else:
             rows = self.run.table("components").scan(SCALARS).to_pylist()
             judged = self.run.arrow("verdicts", ["class_index", "component", "suspicious"])
-            suspicious = {_key(row): row["suspicious"] for row in judged.to_pylist()}
+            suspicious = {key_of(row): row["suspicious"] for row in judged.to_pylist()}
             ranks = self.run.arrow("findings", ["class_index", "component", "rank", "suspicious"])
-            ranked = {_key(row): row for row in ranks.to_pylist()}
+            ranked = {key_of(row): row for row in ranks.to_pylist()}
             for row in rows:
-                found = ranked.get(_key(row), {})
+                found = ranked.get(key_of(row), {})
                 row["rank"] = found.get("rank") or 0
-                row["suspicious"] = suspicious.get(_key(row), found.get("suspicious") or False)
+                row["suspicious"] = suspicious.get(key_of(row), found.get("suspicious") or False)
         return sorted(rows, key=lambda row: (not row["suspicious"], -(row["suspicion"] or 0.0)))
 
     def _by_key(self) -> dict[Key, Finding]:
         ranked = {f.key: f for f in self[FINDINGS]}
-        others = {_key(row): row for row in self.components()}
+        others = {key_of(row): row for row in self.components()}
         return {
             **{key: bare(row) for key, row in others.items() if key not in ranked},
             **ranked,
         }
-
-
-def _key(row: Mapping[str, Any]) -> Key:
-    return int(row["class_index"]), int(row["component"])

@@ -11,12 +11,11 @@ import streamlit as st
 from whylens.dashboard.choices import matching
 from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
+from whylens.dashboard.reviewing import write_label
 from whylens.dashboard.saving import save_csv, save_png
 from whylens.dashboard.view import View, bound, follow, lead, literal
 from whylens.dashboard.views.drawing import axis, chart, show
-from whylens.errors import WhylensError
-from whylens.jobs.labelled import LABELS, label_home
-from whylens.jobs.people.labels import add_label
+from whylens.jobs.labelled import LABELS
 from whylens.jobs.report.card import finding_card
 from whylens.jobs.report.exported import finding_rows
 from whylens.jobs.report.page import html
@@ -118,10 +117,8 @@ def _labelling(reading: Reading, finding: Finding) -> None:
         who = person() or first.text_input("Your name", key="who", persist_state="session")
         note = second.text_input("Note", key=f"note-{finding.rank}", persist_state="session")
         if third.form_submit_button("Save") and label:
-            try:
-                add_label(label_home(reading.run).folder, finding, label, who, note)
-            except (WhylensError, OSError) as error:
-                st.error(literal(error))
+            if problem := write_label(reading, finding, label, who, note):
+                st.error(literal(problem))
             else:
                 st.rerun()
 
