@@ -161,7 +161,7 @@ def test_a_stage_has_workers_of_its_own_placement_two_of_which_share_a_gpu(clust
     assert [books for books, _ in found["shared"]] == [{"CPU": 0.25, "GPU": 0.4}] * 6
     # Three GPUs on two nodes: each has two workers.
     shared = Counter(gpu for _, gpu in found["shared"])
-    assert sorted(shared.values()) == [2, 2, 2]
+    assert sorted(shared.values()) == [2, 2, 2], shared
     assert len({node for node, _ in shared}) == 2
 
 
