@@ -30,7 +30,7 @@ from whylens.jobs.guided.starts import StartSettings, starts
 from whylens.jobs.guided.targets import RULES
 from whylens.jobs.images.embed import JOB as EMBED
 from whylens.jobs.images.embed import EmbedSpec, embed
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import IMAGES
 from whylens.jobs.images.index import JOB as INDEX
 from whylens.jobs.images.index import IndexSettings, index
 from whylens.jobs.registry import Job

@@ -19,12 +19,12 @@ from whylens.jobs.findings.head import Head, require_made_by
 from whylens.jobs.findings.stored import packed
 from whylens.jobs.images.embedded import (
     COLUMNS,
+    IMAGES,
     Embedded,
     collections_of,
     labels_used,
     mined_collection,
 )
-from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.neural_pca.census import Census, from_arrays
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage

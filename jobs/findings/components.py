@@ -17,11 +17,10 @@ from whylens.cluster.session import session
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, GroupUnit, groups_of, unit_name
-from whylens.jobs.findings.stored import TABLE
+from whylens.jobs.findings.stored import COMPONENTS
 from whylens.jobs.findings.verdicts import TABLE as VERDICTS
 from whylens.jobs.findings.verdicts import write_verdicts
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import no_images
+from whylens.jobs.images.embedded import IMAGES, no_images
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import drop_others, work_through
@@ -96,7 +95,7 @@ def components(
     if set(run.table(census.TABLE).units()) != {span.name for span in spans}:
         # Before any class all images are counted; where some are not, they have come since (they
         # had failed), and every class is judged beside them.
-        drop_others(run, [], TABLE)
+        drop_others(run, [], COMPONENTS)
         drop_others(run, spans, census.TABLE)
     work_through(run, census.TABLE, spans, census.Counter, (run, lineage, name), placement)
     table = run.table(census.TABLE)
@@ -128,14 +127,14 @@ def components(
             f"no class has {settings.min_images} images: give more images, or lower "
             "components.min_images"
         )
-    drop_others(run, [GroupUnit(unit_name(k), (k,)) for k in enough], TABLE)
-    done = set(run.table(TABLE).units())
+    drop_others(run, [GroupUnit(unit_name(k), (k,)) for k in enough], COMPONENTS)
+    done = set(run.table(COMPONENTS).units())
     missing = [k for k in enough if unit_name(k) not in done]
     top, mined = settings.top, settings.mined
     size = images.read_part(spans[0].parts[0], ["features"])["features"].type.list_size
     groups = groups_of(missing, counts, size, top, mined, placement.workers[1])
     arguments = (run, lineage, name, top, mined, Asked(settings.times, settings.part), spans)
-    work_through(run, TABLE, groups, ComponentFinder, arguments, placement)
+    work_through(run, COMPONENTS, groups, ComponentFinder, arguments, placement)
     write_verdicts(run, settings.false_discoveries)
 
 
@@ -151,6 +150,6 @@ JOB = Job(
     help="Neural PCA of every class, judged.",
     spec=ComponentsSpec,
     run=run,
-    tables=(census.TABLE, TABLE, VERDICTS),
+    tables=(census.TABLE, COMPONENTS, VERDICTS),
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

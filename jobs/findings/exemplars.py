@@ -13,13 +13,12 @@ from whylens.cluster.placement import Resources
 from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.exhibitor import MINED, TABLE, Exhibitor, FindingUnit
+from whylens.jobs.findings.exhibitor import EXEMPLARS, MINED, Exhibitor, FindingUnit
 from whylens.jobs.findings.finder import unit_name
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.verdicts import judged_rows
-from whylens.jobs.findings.visualisations import TABLE as VISUALISATIONS
-from whylens.jobs.findings.visualisations import VisualisationSpec, visualisations
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.findings.visualisations import VISUALISATIONS, VisualisationSpec, visualisations
+from whylens.jobs.images.embedded import IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import drop_others, mark, work_through
@@ -97,12 +96,12 @@ def exemplars(
     """Find, draw exemplars and mined images of each finding (a unit), visualise, then rank them."""
     rows = find(judged_rows(lineage), settings)
     units = units_of(rows, lineage.parts(IMAGES))
-    drop_others(run, units, TABLE, MINED)
+    drop_others(run, units, EXEMPLARS, MINED)
     own = of_stage(settings.placement, placement)
     arguments = (
         run, lineage, settings.exemplars, settings.curves, settings.index, own.device
     )  # fmt: skip
-    work_through(run, TABLE, units, Exhibitor, arguments, own)
+    work_through(run, EXEMPLARS, units, Exhibitor, arguments, own)
     classifier = str(lineage.setting("classifier"))
     if visualised:
         found = directions(lineage, rows)
@@ -112,7 +111,7 @@ def exemplars(
         if truth is not None:
             feature = truth.get(row["class_name"], "")
             row["truth"] = feature if feature and feature in row["guess"][:1] else ""
-    shown = run.table(TABLE).read(["class_index", "component", *MEANS])
+    shown = run.table(EXEMPLARS).read(["class_index", "component", *MEANS])
     seen = run.table(VISUALISATIONS)
     npfvs = seen.read(["class_index", "component", "p"]).to_pylist() if seen.units() else []
     rows = ranked(rows, shown.to_pylist(), npfvs)
@@ -209,7 +208,7 @@ JOB = Job(
     help="Findings in order, with images that show them.",
     spec=ExemplarsSpec,
     run=run,
-    tables=(MINED, TABLE, VISUALISATIONS, FINDINGS),
+    tables=(MINED, EXEMPLARS, VISUALISATIONS, FINDINGS),
     show="whylens.jobs.findings.terminal:show_findings",
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

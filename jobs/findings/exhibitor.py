@@ -14,8 +14,7 @@ from whylens.images import match_classes, open_collection
 from whylens.images.tensors import thumbnail, to_png, to_tensor
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import read_components
-from whylens.jobs.images.embedded import LABELS, shown_classes
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import IMAGES, LABELS, shown_classes
 from whylens.jobs.images.index import index_of
 from whylens.neural_pca import ClassComponents, component_exemplars
 from whylens.runs import Run
@@ -24,7 +23,7 @@ from whylens.runs.lineage import Lineage
 if TYPE_CHECKING:
     from whylens.images import ImageCollection
 
-TABLE, MINED = "exemplars", "mined"
+EXEMPLARS, MINED = "exemplars", "mined"
 SCHEMA = pa.schema(
     [
         *columns(pa.int32(), "class_index", "component", "place"),
@@ -75,7 +74,7 @@ class Exhibitor:
         best = component_exemplars(self.index, found, component, self.count, among=among)
         mined = self._show(self.pool, unit.row["mined_ids"][: self.count], found, component)
         shown = self._show(self.collection, best.ids, found, component, curves=self.curves)
-        for table, rows in ((MINED, mined), (TABLE, shown)):
+        for table, rows in ((MINED, mined), (EXEMPLARS, shown)):
             self.run.table(table).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(shown)
 

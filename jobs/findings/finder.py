@@ -16,16 +16,16 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.census import TABLE as CENSUS
 from whylens.jobs.findings.census import SpanUnit, pool_labels, read_census
 from whylens.jobs.findings.head import Head
-from whylens.jobs.findings.stored import TABLE, write_components
+from whylens.jobs.findings.stored import COMPONENTS, write_components
 from whylens.jobs.images.embedded import (
     COLUMNS,
+    IMAGES,
     collections_of,
     labels_used,
     mined_collection,
     no_images,
     read_embedded,
 )
-from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.neural_pca.components import ClassComponents, class_components, from_moments, varying
 from whylens.neural_pca.moments import Moments
 from whylens.neural_pca.ranking import Asked, Reference, judge, typical_words
@@ -152,7 +152,7 @@ class ComponentFinder:
         for place, (of_class, mined) in enumerate(zip(found, miner.results(), strict=True)):
             part = self._judged(of_class, mined, own[place], sampled[:, place])
             write_components(self.run, of_class, self.head.fingerprint)
-            self.run.table(TABLE).write(unit_name(of_class.class_index), part)
+            self.run.table(COMPONENTS).write(unit_name(of_class.class_index), part)
             total += len(part)
         return total
 

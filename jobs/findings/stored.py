@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from whylens.classifiers import Classifier
     from whylens.runs import Run
 
-TABLE = "components"
+COMPONENTS = "components"
 
 
 def arrays_name(class_index: int) -> str:
@@ -41,7 +41,7 @@ def read_components(lineage: Lineage, class_index: int) -> ClassComponents:
     """A class's components, as a run or its sources keep them."""
     from safetensors.numpy import load
 
-    return from_arrays(load(lineage.file(TABLE, arrays_name(class_index))))
+    return from_arrays(load(lineage.file(COMPONENTS, arrays_name(class_index))))
 
 
 def directions(
@@ -63,9 +63,9 @@ def components_of(lineage: Lineage, class_index: int, classifier: Classifier) ->
     """
     from safetensors.numpy import load
 
-    folder = lineage.holder(TABLE).folder
+    folder = lineage.holder(COMPONENTS).folder
     try:
-        content = lineage.file(TABLE, arrays_name(class_index))
+        content = lineage.file(COMPONENTS, arrays_name(class_index))
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder} has no components of the class {classifier.class_names[class_index]!r}: it "

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import COMPONENTS
 from whylens.neural_pca.ranking import verdict_q_values
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage

@@ -28,7 +28,7 @@ from whylens.runs.lineage import Lineage
 if TYPE_CHECKING:
     from whylens.runs import Run
 
-TABLE = "visualisations"
+VISUALISATIONS = "visualisations"
 SCHEMA = pa.schema(
     [
         *columns(pa.int32(), "class_index", "component"),
@@ -88,8 +88,8 @@ def visualisations(
     placement = of_stage(spec.placement, placement)
     arguments = (run, spec, classifier, placement.device)
     units = in_batches(tasks, spec.batch, spec)
-    drop_others(run, units, TABLE, spec=spec)
-    work_through(run, TABLE, units, Visualiser, arguments, placement)
+    drop_others(run, units, VISUALISATIONS, spec=spec)
+    work_through(run, VISUALISATIONS, units, Visualiser, arguments, placement)
 
 
 class Visualiser:
@@ -135,7 +135,7 @@ class Visualiser:
                     "steps": spec.steps,
                 }
             )
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
+        self.run.table(VISUALISATIONS).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
 
@@ -162,6 +162,6 @@ JOB = Job(
     help="The image near grey in which a finding's component is strongest.",
     spec=VisualisationsJobSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(VISUALISATIONS,),
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

@@ -16,8 +16,7 @@ from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.columns import Rows, columns
 from whylens.jobs.guided.counterfactual_plan import Change, CounterfactualSpec, plan, unnamed
-from whylens.jobs.guided.inversions import TABLE as INVERSIONS
-from whylens.jobs.guided.inversions import Inversions
+from whylens.jobs.guided.inversions import INVERSIONS, Inversions
 from whylens.jobs.guided.masks import check_folder, given_masks
 from whylens.jobs.guided.methods import baseline_steps, check_baseline, load_baseline
 from whylens.jobs.guided.models import Models

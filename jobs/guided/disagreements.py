@@ -24,8 +24,7 @@ from whylens.jobs.guided.disagreement_plan import (
 )
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.spec import StartingSpec
-from whylens.jobs.guided.starts import TABLE as STARTS
-from whylens.jobs.guided.starts import starts
+from whylens.jobs.guided.starts import STARTS, starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.registry import Job
 from whylens.jobs.stage import Batch, drop_others, work_through

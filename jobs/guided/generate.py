@@ -17,8 +17,7 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.spec import Against, StartingSpec
-from whylens.jobs.guided.starts import TABLE as STARTS
-from whylens.jobs.guided.starts import starts
+from whylens.jobs.guided.starts import STARTS, starts
 from whylens.jobs.guided.worker import SHARED, GuidedWorker, Made
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import StageSettings

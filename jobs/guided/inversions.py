@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from whylens.runs import Run
     from whylens.runs.lineage import Lineage
 
-TABLE = "inversions"
+INVERSIONS = "inversions"
 SCHEMA = pa.schema(
     [
         *columns(pa.string(), "image_id", "prompt", "kind"),
@@ -86,14 +86,14 @@ class Inversions:
         return hashlib.sha256(told.encode()).hexdigest()[:24]
 
     def _holder(self, unit: str) -> Run | None:
-        return next((run for run in self.runs if run.table(TABLE).done(unit)), None)
+        return next((run for run in self.runs if run.table(INVERSIONS).done(unit)), None)
 
     def _keep(self, unit: str, image_id: str, prompt: str, one: Inversion) -> None:
         from safetensors.torch import save
 
         arrays = {name: getattr(one, name) for name in ARRAYS}
         there = {k: v.detach().cpu().contiguous() for k, v in arrays.items() if v is not None}
-        self.run.storage.write(f"{TABLE}/{unit}.safetensors", save(there))
+        self.run.storage.write(f"{INVERSIONS}/{unit}.safetensors", save(there))
         row: dict[str, Any] = {
             "image_id": image_id,
             "prompt": prompt,
@@ -101,13 +101,13 @@ class Inversions:
             "psnr": float(one.psnr),
             "decoder_psnr": float(one.decoder_psnr),
         }
-        self.run.table(TABLE).write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
+        self.run.table(INVERSIONS).write(unit, pa.Table.from_pylist([row], schema=SCHEMA))
 
     def _read(self, run: Run, unit: str) -> Inversion:
         from safetensors.torch import load
 
         from whylens.diffusion import Inversion
 
-        there = load(run.storage.read(f"{TABLE}/{unit}.safetensors"))
+        there = load(run.storage.read(f"{INVERSIONS}/{unit}.safetensors"))
         found = {k: v.to(self.sampler.device) for k, v in there.items()}
         return Inversion(**{name: found.get(name) for name in ARRAYS})  # type: ignore[arg-type]

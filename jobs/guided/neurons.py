@@ -19,8 +19,7 @@ from pydantic import Field
 from whylens.cluster.session import session
 from whylens.jobs.checking import check_names
 from whylens.jobs.columns import columns
-from whylens.jobs.guided.inversions import TABLE as INVERSIONS
-from whylens.jobs.guided.inversions import Inversions
+from whylens.jobs.guided.inversions import INVERSIONS, Inversions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
     By,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from whylens.guidance.settings import ChainSettings
 from whylens.runs import Run
 
-TABLE = "starts"
+STARTS = "starts"
 SCHEMA = pa.schema(
     [
         *columns(pa.int32(), "class_index", "component"),
@@ -124,11 +124,11 @@ def starts(
         return {}
     mined = {image_id for row in findings for image_id in row.get("mined_ids") or ()}
     units = plan(findings, directions, read_captions(lineage, mined), settings)
-    drop_others(run, units, TABLE)
+    drop_others(run, units, STARTS)
     alone = replace(models.of_stage(settings.placement), against=())
     arguments = (run, lineage, alone, settings, chain)
-    work_through(run, TABLE, units, Chooser, arguments, models.placement)
-    rows = run.table(TABLE).read().to_pylist()
+    work_through(run, STARTS, units, Chooser, arguments, models.placement)
+    rows = run.table(STARTS).read().to_pylist()
     return {(r["class_index"], r["component"]): r["prompt"] for r in rows if r["chosen"]}
 
 
@@ -163,7 +163,7 @@ class Chooser(GuidedWorker[StartSettings]):
             }
             for place, (prompt, (alpha, p)) in enumerate(zip(unit.prompts, scores, strict=True))
         ]
-        return self.write(TABLE, unit.name, SCHEMA, rows)
+        return self.write(STARTS, unit.name, SCHEMA, rows)
 
     def score(self, unit: StartUnit, prompt: str) -> tuple[float, float]:
         """Mean alpha and mean probability of the class over plain images of a prompt."""

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import read_thumbnails
+from whylens.jobs.images.embedded import IMAGES, read_thumbnails
 from whylens.jobs.images.index import index_of
 from whylens.neural_pca.queries import nearest
 from whylens.runs.lineage import Lineage

@@ -19,7 +19,7 @@ from whylens.images import (
     units,
 )
 from whylens.jobs.checking import check_names
-from whylens.jobs.images.embedded import TABLE, THUMBNAILS
+from whylens.jobs.images.embedded import IMAGES, THUMBNAILS
 from whylens.jobs.images.embedding import REJECTED, Embedder, ImageUnit, decode, write_rejected
 from whylens.jobs.images.listed import LISTINGS, as_begun
 from whylens.jobs.registry import Job
@@ -89,11 +89,11 @@ def embed(run: Run, spec: Any, placement: Resources) -> None:
         )  # fmt: skip
         if len(collection) >= spec.stream_from:
             stream = Stream[ImageUnit](decoded, Embedder, arguments, placement)
-            do_missing(run, TABLE, todo, stream.map)
+            do_missing(run, IMAGES, todo, stream.map)
         else:
             both = (partial(decoded, threads=2), Embedder, arguments)
             pool = WorkerPool[ImageUnit](Both, both, placement)
-            do_missing(run, TABLE, todo, pool.map)
+            do_missing(run, IMAGES, todo, pool.map)
 
 
 def _classes(
@@ -129,6 +129,6 @@ JOB = Job(
     help="Features and predictions of a collection.",
     spec=EmbedSpec,
     run=run,
-    tables=(LISTINGS, REJECTED, THUMBNAILS, TABLE),
+    tables=(LISTINGS, REJECTED, THUMBNAILS, IMAGES),
     part="whylens.jobs.report.parts.rejected:REJECTED",
 )

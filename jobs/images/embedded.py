@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from whylens.errors import UsageError
 from whylens.runs.lineage import Lineage
 
-TABLE = "images"
+IMAGES = "images"
 THUMBNAILS = "thumbnails"
 # What `read_embedded` reads of the table.
 COLUMNS = ("id", "label", "class_name", "caption", "features", "top5_classes", "collection")
@@ -71,21 +71,21 @@ def features_of(rows: pa.Table) -> np.ndarray:
 
 def read_captions(lineage: Lineage, wanted: Collection[str]) -> dict[str, str]:
     """Captions of the images that are wanted and have one, by id."""
-    if not wanted or not lineage.has(TABLE):
+    if not wanted or not lineage.has(IMAGES):
         return {}
-    table = lineage.table(TABLE).read(["id", "caption"])
+    table = lineage.table(IMAGES).read(["id", "caption"])
     pairs = zip(table["id"].to_pylist(), table["caption"].to_pylist(), strict=True)
     return {image_id: caption for image_id, caption in pairs if caption and image_id in wanted}
 
 
 def read_thumbnails(lineage: Lineage, wanted: Mapping[str, Collection[str]]) -> dict[str, bytes]:
     """Thumbnails (WebP) by image id, of the ids that are wanted of parts of the images' table."""
-    holder = lineage.holder(TABLE)
+    holder = lineage.holder(IMAGES)
     found: dict[str, bytes] = {}
     for part, ids in wanted.items():
         table = holder.table(THUMBNAILS)
         if not table.done(part):  # of the schema 1, which had them among the features
-            table = holder.table(TABLE)
+            table = holder.table(IMAGES)
         rows = table.read_rows(part, "id", ids, ["id", "thumb"])
         found.update(zip(rows["id"].to_pylist(), rows["thumb"].to_pylist(), strict=True))
     return found
@@ -93,7 +93,7 @@ def read_thumbnails(lineage: Lineage, wanted: Mapping[str, Collection[str]]) -> 
 
 def thumbnails_of(lineage: Lineage, wanted: Collection[str]) -> dict[str, bytes]:
     """Thumbnails (WebP) by image id, of the ids that are wanted and have one."""
-    images, names = lineage.table(TABLE), pa.array(wanted, pa.string())
+    images, names = lineage.table(IMAGES), pa.array(wanted, pa.string())
     by_part = {}
     for part in images.units():
         ids = images.read_part(part, ["id"])["id"]

@@ -16,7 +16,7 @@ from whylens.cluster.kept import kept
 from whylens.images import ImageCollection, Rejected, RejectedImageError
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.tensors import thumbnail
-from whylens.jobs.images.embedded import TABLE, THUMBNAILS
+from whylens.jobs.images.embedded import IMAGES, THUMBNAILS
 from whylens.runs import Run
 
 REJECTED = "rejected"
@@ -115,7 +115,7 @@ class Embedder:
     def __call__(self, decoded: pa.Table) -> int:
         """Embed what `decode` made of a unit; how many images were accepted."""
         unit = decoded.schema.metadata[b"unit"].decode()
-        if self.run.table(TABLE).done(unit):  # by a worker that died before it could say so
+        if self.run.table(IMAGES).done(unit):  # by a worker that died before it could say so
             return 0
         rejected = [
             Rejected(row["id"], row["path"], row["reason"])
@@ -136,7 +136,7 @@ class Embedder:
         if not (thumbnails := self.run.table(THUMBNAILS)).done(unit):
             thumbs = kept.select(["id", "thumb"]).append_column("collection", part["collection"])
             thumbnails.write(unit, thumbs, group=GROUP)
-        self.run.table(TABLE).write(unit, part)
+        self.run.table(IMAGES).write(unit, part)
         return len(part)
 
     def _forward(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,7 @@ from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
-from whylens.jobs.images.embedded import COLUMNS, Embedded, labels_used, read_embedded
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import COLUMNS, IMAGES, Embedded, labels_used, read_embedded
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import drop_others, mark, work_through

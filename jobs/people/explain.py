@@ -24,10 +24,14 @@ from whylens.errors import UsageError
 from whylens.images import RejectedImageError
 from whylens.images.decoding import decode
 from whylens.images.tensors import to_png, to_tensor
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.findings.stored import components_of
-from whylens.jobs.images.embedded import COLUMNS, collections_of, labels_used, read_thumbnails
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.findings.stored import COMPONENTS, components_of
+from whylens.jobs.images.embedded import (
+    COLUMNS,
+    IMAGES,
+    collections_of,
+    labels_used,
+    read_thumbnails,
+)
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
 from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.standing import Knowledge

@@ -12,10 +12,8 @@ from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.findings.stored import read_components
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import features_of, shown_classes
+from whylens.jobs.findings.stored import COMPONENTS, read_components
+from whylens.jobs.images.embedded import IMAGES, features_of, shown_classes
 from whylens.jobs.registry import Job
 from whylens.jobs.report.parts.finding import Key, key_of
 from whylens.jobs.spec import JobSpec

@@ -19,12 +19,12 @@ from whylens.jobs.findings.stored import components_of
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images.embedded import (
     COLUMNS,
+    IMAGES,
     Embedded,
     labels_used,
     mined_collection,
     read_embedded,
 )
-from whylens.jobs.images.embedded import TABLE as IMAGES
 from whylens.jobs.people.labels import spurious_components
 from whylens.neural_pca import refit, spufix, transfer, with_own_images
 from whylens.runs import Run

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from whylens.classifiers import Classifier, load_classifier
 from whylens.errors import UsageError
 from whylens.jobs.findings.stored import components_of
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import shown_classes
+from whylens.jobs.images.embedded import IMAGES, shown_classes
 from whylens.jobs.images.index import index_of
 from whylens.neural_pca import Found, component_exemplars, neighbours, neuron_exemplars
 from whylens.neural_pca.index import Searchable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from whylens.jobs.findings.exemplars import FINDINGS
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
+from whylens.jobs.findings.stored import COMPONENTS
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.labelled import SPURIOUS, UNSURE, label_rows, verdicts
 from whylens.runs.lineage import Lineage

@@ -25,8 +25,7 @@ from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import mined_collection
+from whylens.jobs.images.embedded import IMAGES, mined_collection
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, seen_by, told
 from whylens.jobs.spec import JobSpec, StageSettings

@@ -21,9 +21,8 @@ from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.findings.stored import components_of
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.findings.stored import COMPONENTS, components_of
+from whylens.jobs.images.embedded import IMAGES
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, told
 from whylens.jobs.spec import JobSpec

@@ -18,11 +18,9 @@ from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
-from whylens.jobs.findings.stored import TABLE as COMPONENTS
-from whylens.jobs.findings.stored import components_of
+from whylens.jobs.findings.stored import COMPONENTS, components_of
 from whylens.jobs.findings.verdicts import judged_rows
-from whylens.jobs.images.embedded import COLUMNS, mined_collection, read_embedded
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import COLUMNS, IMAGES, mined_collection, read_embedded
 from whylens.jobs.people.repair import Seen, spurious_of
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import collection_of

@@ -24,8 +24,7 @@ from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
-from whylens.jobs.images.embedded import TABLE as IMAGES
-from whylens.jobs.images.embedded import mined_collection
+from whylens.jobs.images.embedded import IMAGES, mined_collection
 from whylens.jobs.images.index import index_of
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped

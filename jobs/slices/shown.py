@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from whylens.images import ImageCollection, open_collection
 from whylens.images.tensors import thumbnail, to_tensor
 from whylens.jobs.columns import columns
-from whylens.jobs.images.embedded import TABLE as IMAGES
+from whylens.jobs.images.embedded import IMAGES
 from whylens.jobs.images.index import index_of
 from whylens.neural_pca import typical_words
 from whylens.neural_pca.index.searchable import Searchable
