@@ -13,6 +13,7 @@ where that of plain calls would come and go. (PyTorch's `make_graphed_callables`
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +29,8 @@ Key = tuple[Any, ...]
 PAYS_AFTER = 30
 # Calls before a recording, in which libraries choose and compile what they launch.
 WARM_UP = 3
+# What other threads do with the GPU, such as pinning memory, ends no capture.
+MODE = "thread_local"
 
 
 class Recording(Protocol):
@@ -194,28 +197,32 @@ class CudaRecording:
         asking = [one for one in self._inputs if one.requires_grad]
         device = inputs[0].device
         with torch.cuda.device(device), torch.set_grad_enabled(asks):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
+            current, aside = torch.cuda.current_stream(), _recording_stream(device)
+            aside.wait_stream(current)
+            # Left again whatever happens: a capture that fails would leave its stream the current.
             with torch.cuda.stream(aside):
                 for _ in range(WARM_UP):
                     out = network(*self._inputs)
                     if asks:
                         torch.autograd.grad(out, asking, torch.zeros_like(out))
                     del out
-            torch.cuda.current_stream().wait_stream(aside)
-            self._forward: Any = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._forward, capture_error_mode="thread_local"):
-                self._out = network(*self._inputs)
-            self._gradients: list[Tensor | None] = []
-            if asks:
-                self._gradient = torch.zeros_like(self._out)
-                self._backward: Any = torch.cuda.CUDAGraph()
-                pool = self._forward.pool()
-                with torch.cuda.graph(self._backward, pool, capture_error_mode="thread_local"):
-                    found = torch.autograd.grad(self._out, asking, self._gradient)
-                left = iter(found)
-                self._gradients = [next(left) if i.requires_grad else None for i in self._inputs]
-            self._out = self._out.detach()
+                self._forward: Any = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self._forward, stream=aside, capture_error_mode=MODE):
+                    self._out = network(*self._inputs)
+                self._gradients: list[Tensor | None] = []
+                if asks:
+                    self._gradient = torch.zeros_like(self._out)
+                    self._backward: Any = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(
+                        self._backward, self._forward.pool(), aside, capture_error_mode=MODE
+                    ):
+                        found = torch.autograd.grad(self._out, asking, self._gradient)
+                    left = iter(found)
+                    self._gradients = [
+                        next(left) if one.requires_grad else None for one in self._inputs
+                    ]
+                self._out = self._out.detach()
+            current.wait_stream(aside)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """As `Recording`."""
@@ -230,3 +237,13 @@ class CudaRecording:
         self._gradient.copy_(gradient)
         self._backward.replay()
         return self._gradients
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """A device's stream that calls are recorded on.
+
+    torch's own is of the device that came first. Libraries keep memory to work in for each stream
+    that they were called on, tens of megabytes: so it is one for all recordings, warmed up, too.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

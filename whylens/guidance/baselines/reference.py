@@ -3,8 +3,14 @@
 float32, batch 1, a checkpoint at every step of the chain, cutouts one by one at random places, the
 loss on the last predictions, plain Adam ("DiG-IN", section 3, and its published code). It is here
 to be measured against: `whylens bench` and tests/benchmarks/guided.py run it with equal settings.
+
+With `relative_epsilon` 0 and the same views it takes the steps that whylens takes, but for
+rounding. Its own cutouts differ: they end at pixels' borders, their noise is another, and where one
+is smaller than the classifier's input, as in the papers none is, adaptive pooling repeats pixels
+where whylens interpolates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +24,7 @@ from whylens.diffusion.sampler import Sampler
 from whylens.diffusion.schedules import Step, schedule
 from whylens.guidance.objectives.classes import check_targets
 from whylens.guidance.settings import GuidanceSettings
-from whylens.guidance.views import ViewGenerator
+from whylens.guidance.views import ViewGenerator, Views
 from whylens.kernels import guided_ddim
 from whylens.timing import now
 
@@ -27,19 +33,43 @@ from whylens.timing import now
 class ReferenceRun:
     """What the loop came to.
 
+    image
+        The trajectory's image [1, 3, S, S] with the lowest loss, which is the result.
     losses
         Cross-entropy of each image of the trajectory, without cutouts; the start's first.
     seconds
         Of each optimisation step; the image after the last step is made outside of them.
     """
 
+    image: Tensor = field(default_factory=lambda: torch.empty(0))
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    @property
-    def loss(self) -> float:
-        """That of the best image, which is the result."""
-        return min(self.losses)
+    def add(self, image: Tensor, loss: float) -> None:
+        """The trajectory's next image."""
+        if not self.losses or loss < min(self.losses):
+            self.image = image.detach()
+        self.losses.append(loss)
+
+
+def cutouts(image: Tensor, size: int, views: Views) -> Tensor:
+    """Squares of an image [1, 3, S, S], pooled to [V, 3, size, size], with noise.
+
+    The image itself where there are none. Places and key are on the CPU.
+    """
+    whole, found = image.shape[-1], []
+    boxes = views.boxes[0]
+    if len(boxes) == 0:
+        return image
+    for top, left, tall, _ in (boxes * whole).tolist():
+        side = round(tall)
+        row, column = (min(round(at), whole - side) for at in (top, left))
+        crop = image[..., row : row + side, column : column + side]
+        found.append(F.adaptive_avg_pool2d(crop, size))
+    seen = torch.cat(found)
+    noise = torch.Generator(seen.device).manual_seed(int(views.keys))
+    drawn = torch.randn(seen.shape, generator=noise, device=seen.device, dtype=seen.dtype)
+    return seen + views.noise * drawn
 
 
 def reference_loop(
@@ -49,13 +79,15 @@ def reference_loop(
     target: int,
     seed: int,
     settings: GuidanceSettings,
+    look: Callable[[Tensor, int, Views], Tensor] = cutouts,
 ) -> ReferenceRun:
     """Lead the image of a prompt to a class that the classifier is to say, -log p.
 
     It begins at the same latents as `Problems.from_prompts` with this seed. It takes
     `chain.steps`, `chain.guidance_scale`, `views`, and `optimiser`'s steps, rate and factors from
     the settings: backward computes every step again, Adam is torch's own, and there are no
-    regularisers. The sampler should be float32, its networks as diffusers has them.
+    regularisers. The sampler should be float32, its networks as diffusers has them. `look` makes
+    views [V, 3, size, size] of an image [1, 3, S, S].
 
     Raises
     ------
@@ -80,7 +112,6 @@ def reference_loop(
     # Places are drawn on the CPU, as there, and those that `solve` draws, so that results can be
     # compared; noise where the images are.
     places = ViewGenerator([seed], settings.views)
-    noise = torch.Generator(device).manual_seed(seed)
 
     def step(z: Tensor, at: Step, text: Tensor, null: Tensor) -> tuple[Tensor, Tensor]:
         pooled, null_pooled = conditioning.pooled, conditioning.null_pooled
@@ -122,8 +153,7 @@ def reference_loop(
             plain = F.cross_entropy(classifier.logits(images[-1]), wanted)
         loss = torch.zeros((), device=device)
         for place, image in enumerate(images, start=1):
-            boxes = places.draw([0], torch.device("cpu")).boxes[0]
-            seen = cutouts(image, classifier.image_size, boxes, settings.views.noise, noise)
+            seen = look(image, classifier.image_size, places.draw([0], torch.device("cpu")))
             value = F.cross_entropy(classifier.logits(seen), wanted.expand(len(seen)))
             loss = loss + place / sum(range(len(images) + 1)) * value
         loss.backward()  # type: ignore[no-untyped-call]
@@ -131,30 +161,9 @@ def reference_loop(
         adam.zero_grad()
         with torch.no_grad():
             latents.mul_(norm / latents.norm())
-        run.losses.append(float(plain))
+        run.add(images[-1], float(plain))
         run.seconds.append(now(device) - began)
     with torch.no_grad():
         image = sampler.decode(predictions()[-1])
-        run.losses.append(float(F.cross_entropy(classifier.logits(image), wanted)))
+        run.add(image, float(F.cross_entropy(classifier.logits(image), wanted)))
     return run
-
-
-def cutouts(
-    image: Tensor, size: int, boxes: Tensor, deviation: float, noise: torch.Generator
-) -> Tensor:
-    """Squares of an image [1, 3, S, S], pooled to [V, 3, size, size], with noise of a deviation.
-
-    `boxes` [V, 4]: top, left, height and width as parts of the image, on the CPU. The image itself
-    where there are none. `noise` is on the image's device.
-    """
-    if len(boxes) == 0:
-        return image
-    whole, found = image.shape[-1], []
-    for top, left, tall, _ in (boxes * whole).tolist():
-        side = round(tall)
-        row, column = (min(round(at), whole - side) for at in (top, left))
-        crop = image[..., row : row + side, column : column + side]
-        found.append(F.adaptive_avg_pool2d(crop, size))
-    seen = torch.cat(found)
-    drawn = torch.randn(seen.shape, generator=noise, device=seen.device, dtype=seen.dtype)
-    return seen + deviation * drawn
