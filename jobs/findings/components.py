@@ -91,13 +91,17 @@ def components(
     wanted = [classifier.class_index(c) for c in settings.classes]
     images = lineage.table(IMAGES)
     spans = census.spans_of(images.units())
-    placement = of_stage(settings.placement, placement).without_gpus
+    placement, own = of_stage(settings.placement, placement), settings.placement
+    if own is None or own.num_gpus == "auto":
+        # There are more cores than GPUs, and reading images takes as long as what is made of them.
+        placement = placement.without_gpus
     if set(run.table(census.TABLE).units()) != {span.name for span in spans}:
         # Before any class all images are counted; where some are not, they have come since (they
         # had failed), and every class is judged beside them.
         drop_others(run, [], COMPONENTS)
         drop_others(run, spans, census.TABLE)
-    work_through(run, census.TABLE, spans, census.Counter, (run, lineage, name), placement)
+    counted = (run, lineage, name)
+    work_through(run, census.TABLE, spans, census.Counter, counted, placement.without_gpus)
     table = run.table(census.TABLE)
     if not all(table.done(span.name) for span in spans):
         raise WhylensError(
@@ -133,7 +137,9 @@ def components(
     top, mined = settings.top, settings.mined
     size = images.read_part(spans[0].parts[0], ["features"])["features"].type.list_size
     groups = groups_of(missing, counts, size, top, mined, placement.workers[1])
-    arguments = (run, lineage, name, top, mined, Asked(settings.times, settings.part), spans)
+    device = placement.device if placement.gpus else None
+    asked = Asked(settings.times, settings.part)
+    arguments = (run, lineage, name, top, mined, asked, spans, device)
     work_through(run, COMPONENTS, groups, ComponentFinder, arguments, placement)
     write_verdicts(run, settings.false_discoveries)
 

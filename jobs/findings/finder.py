@@ -6,7 +6,7 @@ mined collection once for all of them. How many classes make a group follows fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,12 +113,14 @@ class ComponentFinder:
         mined: int,
         asked: Asked,
         spans: Sequence[SpanUnit],
+        device: str | None,
     ) -> None:
-        """Read the classifier's head and the census."""
+        """Read the classifier's head and the census; `device`: torch's, where one calculates."""
         from whylens.classifiers import load_classifier
 
         self.run, self.top, self.mined, self.asked = run, top, mined, asked
-        self.head = Head.of(load_classifier(classifier))
+        self.head, self.device = Head.of(load_classifier(classifier)), device
+        self.probabilities = self._probabilities()
         self.images, self.pool = lineage.table(IMAGES), mined_collection(lineage)
         self.census = read_census(run, spans, self.head)
         self.best = self._best_two()
@@ -135,7 +137,8 @@ class ComponentFinder:
         """Write the components of the classes and their evidence; how many."""
         found, own = self._find(unit.classes)
         pool = int(self.census.pool_counts.sum())
-        miner = Miner(found, min(self.mined, max(1, pool // MINED_OF_POOL)))
+        count = min(self.mined, max(1, pool // MINED_OF_POOL))
+        miner = Miner(found, count, device=self.device)
         for part in self.pool_parts:
             for tag, seen in collections_of(self.images.read_part(part, COLUMNS)):
                 if tag != self.pool:
@@ -144,9 +147,7 @@ class ComponentFinder:
                 for start in range(0, len(keys), BLOCK):
                     block = slice(start, start + BLOCK)
                     features = seen.features[block]
-                    miner.add(
-                        keys[block], features, self.head.probabilities(features), labels[block]
-                    )
+                    miner.add(keys[block], features, self.probabilities(features), labels[block])
         sampled = self._sample_probabilities(unit.classes)
         total = 0
         for place, (of_class, mined) in enumerate(zip(found, miner.results(), strict=True)):
@@ -159,30 +160,47 @@ class ComponentFinder:
     def _find(self, classes: Sequence[int]) -> tuple[list[ClassComponents], list[float]]:
         """The components of classes, and the mean p_k of their images."""
         sums = dict.fromkeys(classes, 0.0)
-        gathered = {k: _Gathered(self.head.size) for k in classes}
+        gathered = {k: _Gathered(self.head.size, self.device) for k in classes}
         for part in sorted({part for k in classes for part in self.holders[k]}):
             seen = read_embedded(self.images.read_part(part, COLUMNS), "main")
             labels = labels_used(seen)
             for k in np.intersect1d(labels, classes):
                 of_class = seen.features[labels == k]
                 gathered[int(k)].add(of_class)
-                sums[int(k)] += float(self.head.probabilities(of_class)[:, k].sum(dtype=np.float64))
+                sums[int(k)] += float(self.probabilities(of_class)[:, k].sum(dtype=np.float64))
+        means = [sums[k] / max(int(self.census.counts[k]), 1) for k in classes]
         weight, bias = self.head.weight, self.head.bias
-        return [
-            gathered.pop(k).components(k, weight[k], float(bias[k]), self.top) for k in classes
-        ], [sums[k] / max(int(self.census.counts[k]), 1) for k in classes]
+        if self.device is None:
+            return [
+                gathered.pop(k).components(k, weight[k], float(bias[k]), self.top) for k in classes
+            ], means
+        from whylens.neural_pca.on_device import ClassFeatures, components_on
+
+        of_classes = [
+            ClassFeatures(k, weight[k], float(bias[k]), gathered[k].seen()) for k in classes
+        ]
+        return components_on(self.device, of_classes, self.top), means
+
+    def _probabilities(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Features [N, D] -> probabilities [N, K], float32."""
+        if self.device is None:
+            return self.head.probabilities
+        from whylens.neural_pca.on_device import Affine
+
+        logits = Affine(self.device, self.head.weight, self.head.bias)
+        return lambda features: self.head.of_logits(logits(features))
 
     def _best_two(self) -> np.ndarray:
         """The two likeliest classes of each image of the census's sample, [S, 2]."""
         features = self.census.features
         blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-        return np.concatenate([best_two(self.head.probabilities(block)) for block in blocks])
+        return np.concatenate([best_two(self.probabilities(block)) for block in blocks])
 
     def _sample_probabilities(self, classes: Sequence[int]) -> np.ndarray:
         """p_k of the census's sample for some classes, [S, len(classes)]."""
         features = self.census.features
         blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-        return np.concatenate([self.head.probabilities(b)[:, list(classes)] for b in blocks])
+        return np.concatenate([self.probabilities(b)[:, list(classes)] for b in blocks])
 
     def _judged(
         self, found: ClassComponents, mined: Mined, own: float, probabilities: np.ndarray
@@ -245,19 +263,32 @@ def known(values: np.ndarray) -> pa.Array:
 class _Gathered:
     """A class's features as they come: kept while they are fewer than D, else as moments."""
 
-    def __init__(self, size: int) -> None:
-        self._size, self._rows, self._moments = size, list[np.ndarray](), Moments.empty(0)
+    def __init__(self, size: int, device: str | None) -> None:
+        self._size, self._device = size, device
+        self._rows, self._moments = list[np.ndarray](), Moments.empty(0)
 
     def add(self, features: np.ndarray) -> None:
         self._rows.append(features)
         if sum(map(len, self._rows)) >= self._size:
-            moments = Moments.of(np.concatenate(self._rows))
-            self._moments = moments.merge(self._moments)
+            self._moments = self._moments_of(np.concatenate(self._rows)).merge(self._moments)
             self._rows = []
 
-    def components(self, k: int, weight: np.ndarray, bias: float, top: int) -> ClassComponents:
+    def seen(self) -> np.ndarray | Moments:
+        """All of them."""
         rows = np.concatenate(self._rows or [np.zeros((0, self._size), np.float32)])
         if not self._moments.count:
-            return class_components(k, weight, bias, rows, top)
-        moments = self._moments.merge(Moments.of(rows)) if len(rows) else self._moments
-        return varying(from_moments(k, weight, bias, moments, top))
+            return rows
+        return self._moments.merge(self._moments_of(rows)) if len(rows) else self._moments
+
+    def components(self, k: int, weight: np.ndarray, bias: float, top: int) -> ClassComponents:
+        seen = self.seen()
+        if isinstance(seen, Moments):
+            return varying(from_moments(k, weight, bias, seen, top))
+        return class_components(k, weight, bias, seen, top)
+
+    def _moments_of(self, rows: np.ndarray) -> Moments:
+        if self._device is None:
+            return Moments.of(rows)
+        from whylens.neural_pca.on_device import moments_on
+
+        return moments_on(self._device, rows)

@@ -49,9 +49,14 @@ class Head:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Features [N, D] -> probabilities [N, K], float32."""
+        return self.of_logits(
+            features @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)
+        )
+
+    def of_logits(self, logits: np.ndarray) -> np.ndarray:
+        """Logits [N, K] -> probabilities [N, K], in the logits' precision."""
         from scipy.special import expit, softmax
 
-        logits = features @ self.weight.T.astype(np.float32) + self.bias.astype(np.float32)
         p = expit(logits) if self.activation == "sigmoid" else softmax(logits, axis=1)
         return np.asarray(p)
 

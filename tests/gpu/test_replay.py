@@ -1,5 +1,6 @@
 """Recorded calls on a GPU: what plain calls give, in a chain that is held and computed again."""
 
+import pytest
 import torch
 
 from whylens.diffusion import load_sampler
@@ -25,3 +26,19 @@ def test_a_chain_of_recorded_calls_is_one_of_plain_calls():
         for found, wanted in zip(chained(recorded, seeds), chained(plain, seeds), strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert not recorded.replayed._full
+
+
+@pytest.mark.two_gpus
+def test_calls_are_recorded_on_a_second_gpu_after_the_first():
+    for device in ("cuda:0", "cuda:1"):
+        layer = torch.nn.Linear(8, 8).to(device).requires_grad_(False)
+        recorded = Replayed(layer, after=1)
+        for _ in range(3):
+            x = torch.randn(4, 8, device=device).requires_grad_()
+            recorded.announce()
+            out, wanted = recorded(x), layer(x)
+            torch.testing.assert_close(out, wanted)
+            found, true = (torch.autograd.grad(one.square().sum(), x)[0] for one in (out, wanted))
+            torch.testing.assert_close(found, true)
+        assert recorded._free
+        assert not recorded._full

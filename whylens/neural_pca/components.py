@@ -101,14 +101,14 @@ def class_components(
         If there are fewer than two images, or a feature is not finite.
     """
     count, size = features.shape
-    _require_two(count, class_index)
+    require_two(count, class_index)
     if count >= size:
         return varying(from_moments(class_index, weight, bias, Moments.of(features), top))
     row = np.asarray(weight, dtype=np.float64)
     centred = features.astype(np.float64)
     centred *= row
     mean = centred.mean(0)
-    _require_finite(mean, class_index)
+    require_finite(mean, class_index)
     centred -= mean
 
     def gram(kind: type[np.floating]) -> NDArray[np.floating]:
@@ -119,17 +119,48 @@ def class_components(
         halves = rows @ centred
         return halves, halves @ centred.T
 
-    values, vectors = leading(
+    values, halves = leading(
         gram,
         apply,
         centred.sum(1),
         min(top, count - 1),
     )
+    total = float(np.vdot(centred, centred))
+    return from_gram(class_index, row, bias, count, mean, values, halves, total)
+
+
+def from_gram(
+    class_index: int,
+    weight: Array,
+    bias: float,
+    count: int,
+    mean: Array,
+    values: Array,
+    halves: Array,
+    total: float,
+) -> ClassComponents:
+    """Components from the eigenpairs of a Gram matrix C C^T, psi minus its mean being C [N_k, D].
+
+    Parameters
+    ----------
+    mean
+        mean_k, [D].
+    values, halves
+        Falling eigenvalues [L], at most N_k - 1, and their eigenvectors times C, [L, D].
+    total
+        The trace.
+    """
     sound = _varies(values / count, mean)
-    values = values[sound] / count
-    vectors = _orthonormal(vectors[sound])
-    total = float(np.vdot(centred, centred) / count)
-    return _components(class_index, count, vectors, values, total, mean, row, bias)
+    return _components(
+        class_index,
+        count,
+        _orthonormal(halves[sound]),
+        values[sound] / count,
+        total / count,
+        mean,
+        weight,
+        bias,
+    )
 
 
 def from_moments(
@@ -145,8 +176,8 @@ def from_moments(
     WhylensError
         If the moments are of fewer than two images, or not finite.
     """
-    _require_two(moments.count, class_index)
-    _require_finite(moments.mean, class_index)
+    require_two(moments.count, class_index)
+    require_finite(moments.mean, class_index)
     row = np.asarray(weight, dtype=np.float64)
     covariance = row[:, None] * (moments.scatter / moments.count) * row
     values, vectors = leading(
@@ -155,14 +186,31 @@ def from_moments(
         np.ones(len(row)),
         min(top, len(row)),
     )
+    total = float(np.trace(covariance))
+    return from_covariance(class_index, row, bias, moments, values, vectors, total)
+
+
+def from_covariance(
+    class_index: int,
+    weight: Array,
+    bias: float,
+    moments: Moments,
+    values: Array,
+    vectors: Array,
+    total: float,
+) -> ClassComponents:
+    """Components from falling eigenvalues [L] and eigenvectors [L, D] of cov(psi_k), and its trace.
+
+    `moments` are the features'.
+    """
     return _components(
         class_index,
         moments.count,
         vectors,
         np.clip(values, 0, None),
-        float(np.trace(covariance)),
-        row * moments.mean,
-        row,
+        total,
+        weight * moments.mean,
+        weight,
         bias,
     )
 
@@ -183,7 +231,8 @@ def varying(found: ClassComponents) -> ClassComponents:
     return replace(found, vectors=found.vectors[sound], variances=found.variances[sound])
 
 
-def _require_two(count: int, class_index: int) -> None:
+def require_two(count: int, class_index: int) -> None:
+    """Raise WhylensError where a class has fewer than two images."""
     if count < 2:
         raise WhylensError(
             f"class {class_index} has {count} image{'s' * (count != 1)}: at least two are needed "
@@ -191,7 +240,8 @@ def _require_two(count: int, class_index: int) -> None:
         )
 
 
-def _require_finite(mean: Array, class_index: int) -> None:
+def require_finite(mean: Array, class_index: int) -> None:
+    """Raise WhylensError where a class's mean is not finite."""
     if not np.isfinite(mean).all():
         raise WhylensError(f"class {class_index} has an image whose features are not finite")
 

@@ -9,7 +9,7 @@ spurious comes with many classes: so each mined image has a stratum, its class, 
 taken for beside k where nobody knows its class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from whylens.neural_pca.components import ClassComponents
 
 Array = NDArray[np.float64]
+# Features [B, D] to alphas [B, C] by the components of all classes, in single precision.
+Alphas = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 # Candidates of a block are chosen in single precision, some more than are kept, and ordered in
 # double precision.
@@ -59,11 +61,18 @@ class Miner:
     Memory: `bytes_a_class` for each class, and 4 bytes for each image of a block and component.
     """
 
-    def __init__(self, classes: Sequence[ClassComponents], count: int) -> None:
-        """Keep `count` images a component."""
+    def __init__(
+        self, classes: Sequence[ClassComponents], count: int, *, device: str | None = None
+    ) -> None:
+        """Keep `count` images a component; `device`: torch's, where products are made on one."""
         self._classes, self._count = classes, count
-        self._directions = np.concatenate([c.directions for c in classes]).astype(np.float32)
-        self._offsets = np.concatenate([c.offsets for c in classes]).astype(np.float32)
+        directions = np.concatenate([c.directions for c in classes])
+        offsets = np.concatenate([c.offsets for c in classes])
+        self._rough = (
+            _products(directions, offsets)
+            if device is None
+            else _products_on(device, directions, offsets)
+        )
         self._mined = [_nothing(len(c.variances)) for c in classes]
 
     @staticmethod
@@ -79,7 +88,7 @@ class Miner:
         labels: NDArray[np.int64],
     ) -> None:
         """A block: keys [B], features [B, D], probabilities [B, K], labels [B] (negative: none)."""
-        rough = np.asarray(features, np.float32) @ self._directions.T - self._offsets
+        rough = self._rough(features)
         best = best_two(probabilities)
         start = 0
         for place, components in enumerate(self._classes):
@@ -158,6 +167,17 @@ def strata_of(labels: NDArray[np.int64], best: NDArray[np.int64], k: int) -> NDA
     other = np.where(best[:, 0] == k, best[:, -1], best[:, 0])
     strata: NDArray[np.int64] = np.where(labels >= 0, labels, other)
     return strata
+
+
+def _products(directions: Array, offsets: Array) -> Alphas:
+    single, start = directions.astype(np.float32), offsets.astype(np.float32)
+    return lambda features: np.asarray(features, np.float32) @ single.T - start
+
+
+def _products_on(device: str, directions: Array, offsets: Array) -> Alphas:
+    from whylens.neural_pca.on_device import Affine  # and torch, which takes seconds
+
+    return Affine(device, directions, -offsets)
 
 
 def _means(values: Array) -> Array:

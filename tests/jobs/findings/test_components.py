@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from whylens.classifiers import load_classifier
-from whylens.cluster.placement import Placement
+from whylens.cluster.placement import Placement, Resources
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.findings import census, finder
 from whylens.jobs.findings import components as job
 from whylens.jobs.findings.head import Head
-from whylens.neural_pca import class_components
+from whylens.neural_pca import class_components, on_device
 from whylens.neural_pca.strata import over_strata, q_values
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
@@ -215,6 +215,37 @@ def test_what_is_done_is_not_done_again(start, head, monkeypatch):
     )
     assert find(run) == rows
     assert asked == [[2]]
+
+
+def test_where_the_stage_asks_for_a_gpu_it_calculates_there(start, head, monkeypatch):
+    """And finds what it finds without: the CPU stands in for the GPU."""
+    run, made = start("elsewhere"), []
+
+    class Seen(on_device.Affine):
+        def __init__(self, device, matrix, offset):
+            made.append(device)
+            super().__init__(device, matrix, offset)
+
+    def anew(num_gpus):
+        for unit in run.table("components").units():
+            run.table("components").remove(unit)
+        return find(run, placement={"num_gpus": num_gpus})
+
+    monkeypatch.setattr(on_device, "Affine", Seen)
+    monkeypatch.setattr(job, "of_stage", lambda own, runs: own)
+    monkeypatch.setattr(Resources, "device", "cpu")
+    for tag, seed in (("main", 3), ("second", 8)):
+        write(run, collection(head, tag, 300, seed), range(300), f"{tag}-0")
+    wanted = anew("auto")
+    assert not made
+    found = anew(1)
+    assert set(made) == {"cpu"}
+    assert len(found) == len(wanted)
+    for own, other in zip(found, wanted, strict=True):
+        assert own["mined_ids"] == other["mined_ids"]
+        assert own["variance"] == pytest.approx(other["variance"], rel=1e-6)
+        for name in ("mined_alphas", "mined_p", "suspicion"):
+            assert own[name] == pytest.approx(other[name], rel=1e-4, abs=1e-5)
 
 
 def test_features_of_another_classifier_are_refused_before_any_work(start, head):
