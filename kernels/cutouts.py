@@ -15,6 +15,7 @@ the normal distribution. So every device and every batch gives the same noise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -254,19 +255,14 @@ def torch_forward(
         return images.new_empty(views, problems, channels, size, size)
     dtype = accumulation_dtype(images)
     by_x, by_y = _both_axes(boxes, channels, height, width, size, dtype)
-    table = images.to(dtype).permute(0, 3, 1, 2).reshape(problems * width, channels * height)
+    table = images.to(dtype).permute(0, 3, 1, 2).contiguous()
+    table = table.view(problems * width, channels * height)
     out = table.new_empty(views * problems, channels, size, size)
-    # Few crops at a time, so that what lies between both axes stays in a CPU's cache.
-    count = max(1, CACHED // (size * channels * height))
-    for start in range(0, len(out), count):
-        part = out[start : start + count]
-        columns, lines = (
-            slice(start * rows, (start + len(part)) * rows) for rows in (size, channels * size)
-        )
+    for start, part, lines, columns in _parts(out, channels, height, size):
         pooled = _pool(table, by_x[0][columns], by_x[1][columns])
-        pooled = pooled.view(-1, size, channels * height).transpose(1, 2).reshape(-1, size)
+        pooled = pooled.view(-1, size, channels * height).transpose(1, 2).contiguous()
         places = by_y[0][lines] - start * channels * height
-        part.view(-1, size).copy_(_pool(pooled, places, by_y[1][lines]))
+        part.view(-1, size).copy_(_pool(pooled.view(-1, size), places, by_y[1][lines]))
     out = out.view(views, problems, channels, size, size)
     if noise > 0:
         out.add_(normal(keys, views, channels, size).to(out), alpha=noise)
@@ -282,12 +278,33 @@ def torch_backward(
         return grad.new_zeros(problems, channels, height, width)
     dtype = accumulation_dtype(grad)
     by_x, by_y = _both_axes(boxes, channels, height, width, size, dtype)
-    rows = views * problems * channels * height
-    pooled = _spread(grad.to(dtype).reshape(-1, size), *by_y, rows)
-    pooled = pooled.view(views * problems, channels * height, size)
-    table = _spread(pooled.transpose(1, 2).reshape(-1, channels * height), *by_x, problems * width)
+    crops = grad.to(dtype).reshape(views * problems, channels * size, size)
+    spread = crops.new_empty(views * problems, size, channels * height)
+    for start, part, lines, _ in _parts(spread, channels, height, size):
+        values = crops[start : start + len(part)].reshape(-1, size)
+        places = by_y[0][lines] - start * channels * height
+        rows = len(part) * channels * height
+        along_y = _spread(values, places, by_y[1][lines], rows)
+        part.copy_(along_y.view(len(part), -1, size).transpose(1, 2))
+    table = _spread(spread.view(-1, channels * height), *by_x, problems * width)
     out = table.view(problems, width, channels, height).permute(0, 2, 3, 1)
     return out.to(grad.dtype).contiguous()
+
+
+def _parts(
+    crops: torch.Tensor, channels: int, height: int, size: int
+) -> Iterator[tuple[int, torch.Tensor, slice, slice]]:
+    """Few crops [V b, ...] at a time, so that what lies between both axes stays in a CPU's cache.
+
+    The first crop of a part, the part, and its rows of `_both_axes` along y and along x.
+    """
+    count = max(1, CACHED // (size * channels * height))
+    for start in range(0, len(crops), count):
+        part = crops[start : start + count]
+        lines, columns = (
+            slice(start * rows, (start + len(part)) * rows) for rows in (channels * size, size)
+        )
+        yield start, part, lines, columns
 
 
 @cache
@@ -313,7 +330,8 @@ def normal(keys: torch.Tensor, views: int, channels: int, size: int) -> torch.Te
         state["buffer_pos"] = 4  # what was drawn before is spent
         philox.state = state
         bits = philox.random_raw(-(-count // 4)).view(np.uint16)
-        out[:, row] = table.take(bits[:count]).reshape(views, -1)
+        for view, chosen in enumerate(bits[:count].reshape(views, -1)):
+            table.take(chosen, out=out[view, row], mode="clip")
     return torch.from_numpy(out).view(views, len(keys), channels, size, size)
 
 

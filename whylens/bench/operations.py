@@ -196,7 +196,7 @@ OPERATIONS: dict[str, tuple[Callable[[Where, Shape], Case], list[Shape], list[Sh
         cutouts_case,
         # The last numbers: views of each image, and their side.
         [(4, 3, 512, 512, 16, 224), (1, 3, 1024, 1024, 16, 224)],
-        [(8, 3, 64, 64, 4, 64), (2, 3, 256, 256, 16, 112)],
+        [(8, 3, 64, 64, 4, 64), (2, 3, 256, 256, 16, 112), (1, 3, 512, 512, 16, 224)],
     ),
     "guided_ddim": (ddim_case, [(4, 4, 64, 64), (16, 4, 128, 128)], [(32, 4, 16, 16)]),
     "class_disagreement": (disagreement_case, [(64, 1000), (256, 21843)], [(32, 10), (32, 1000)]),
