@@ -1,16 +1,19 @@
-"""A job as a command: its spec's settings as options, and what it says when it is done."""
+"""Jobs and tools as commands: their specs' settings as options, and what they say at the end."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from whylens.errors import UsageError
-from whylens.jobs.registry import Job, named
+from whylens.jobs.registry import Job, Listed, named
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,14 +22,35 @@ if TYPE_CHECKING:
 
 # The exit code of a job that did all but what its spec tolerates.
 INCOMPLETE = 3
-SIMPLE = (str, int, float, bool, str | None, list[str])
+# What an option takes, and the flags that are not called as their setting.
+SIMPLE = (str, int, float, bool, list[str])
+FLAGS = {"assignments": "--set", "as_json": "--json", "class_name": "--class"}
 
 
-def command(job: Job, given: Mapping[str, Any]) -> Callable[..., None]:
+@dataclass(frozen=True)
+class Tool:
+    """A command that is no job.
+
+    name, help: the command's
+    spec: what it takes, "module:Spec" of a module whose `run` does it
+    given_by_place: the setting that is no option, if there is one
+    show: what is said of what `run` gives, "module:function" of it and the console, or else its
+        record as JSON; by default its text
+    """
+
+    name: str
+    help: str
+    spec: str
+    given_by_place: str | None = None
+    show: str | None = None
+
+
+def job_command(listed: Listed, given: Mapping[str, Any]) -> Callable[..., None]:
     """The command that runs a job.
 
     `given` are settings that count where neither an option nor the spec file says otherwise.
     """
+    job = listed.job()
 
     def run(**options: Any) -> None:
         file, assignments = options.pop("spec"), options.pop("assignments")
@@ -34,44 +58,86 @@ def command(job: Job, given: Mapping[str, Any]) -> Callable[..., None]:
         _show(job, done)
         _tell_undone(done)
 
-    listed = options_of(job.spec, given)
-    simple = {parameter.name for parameter in listed}
+    offered = options_of(job.spec, given)
+    simple = {parameter.name for parameter in offered}
     nested = ", ".join(name for name in job.spec.model_fields if name not in simple)
     return signed(
         run,
         [
             option("spec", str, "YAML file with settings; options go before it."),
-            *listed,
-            option("set", list[str], f"Any setting as PATH=VALUE, of {nested} too."),
+            *offered,
+            option("assignments", list[str], f"Any setting as PATH=VALUE, of {nested} too."),
         ],
-        inspect.getdoc(job.spec) or "",
+        f"{job.help}\n\n{inspect.getdoc(job.spec)}",
     )
+
+
+def tool_command(tool: Tool) -> Callable[..., None]:
+    """The command of a tool; one that shows parts of the report has their limits as options."""
+    from whylens.jobs.report.part import limits
+    from whylens.jobs.spec import make_spec
+
+    spec, do = named(tool.spec), named(f"{tool.spec.partition(':')[0]}:run")
+    limited = limits() if "limits" in spec.model_fields else None
+
+    def run(**options: Any) -> None:
+        as_json = options.pop("as_json", None)
+        settings = {name: value for name, value in options.items() if value not in (None, [])}
+        if limited:
+            names = settings.keys() & limited.model_fields.keys()
+            settings["limits"] = {name: settings.pop(name) for name in names}
+        found = do(make_spec(spec, settings))
+        if as_json:
+            typer.echo(json.dumps(found.record()))
+        elif tool.show:
+            from rich.console import Console
+
+            named(tool.show)(found, Console())
+        else:
+            typer.echo(found)
+
+    offered = options_of(spec, {}) + (options_of(limited, {}) if limited else [])
+    if tool.show:
+        offered.append(option("as_json", bool, "Print JSON, no table."))
+    if (name := tool.given_by_place) is not None:
+        info = spec.model_fields[name]
+        offered = [one for one in offered if one.name != name]
+        offered.insert(0, argument(name, info.annotation, info.description))
+    return signed(run, offered, tool.help)
 
 
 def options_of(model: type[BaseModel], given: Mapping[str, Any]) -> list[inspect.Parameter]:
     """An option for each setting that is a word, a number or a list of words."""
     parameters = []
     for name, info in model.model_fields.items():
-        if info.annotation not in SIMPLE:
+        kind = _kind(info.annotation)
+        if kind not in SIMPLE:
             continue
         default = given.get(name, None if info.is_required() else info.get_default())
-        shown = "" if default is None else f" [default: {default}]"
-        parameters.append(option(name, info.annotation, f"{info.description}{shown}"))
+        shown = "" if default is None or default is False else f" [default: {default}]"
+        parameters.append(option(name, kind, f"{info.description}{shown}"))
     return parameters
+
+
+def _kind(annotation: Any) -> Any:
+    """What an option takes for a setting of a type: of one that may be left out, one of a few."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if get_origin(annotation) is Literal:
+        return str
+    return _kind(kinds[0]) if NoneType in get_args(annotation) and len(kinds) == 1 else annotation
 
 
 def option(name: str, kind: Any, text: str) -> inspect.Parameter:
     """An option of a command, None where it is not given."""
     from rich.markup import escape
 
-    flag = f"--{name.replace('_', '-')}"
+    flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+    shown = typer.Option(flag, help=escape(text), show_default=False)
     return inspect.Parameter(
-        "assignments" if name == "set" else name,
+        name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[
-            kind | None, typer.Option(flag, help=escape(text), show_default=False)
-        ],
+        annotation=Annotated[kind | None, shown],
     )
 
 

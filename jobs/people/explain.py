@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from pydantic import Field
 
-from whylens.classifiers import Classifier, load_classifier
-from whylens.classifiers.heatmap import component_heatmap, overlay
+from whylens import classifiers
 from whylens.errors import UsageError
 from whylens.images import RejectedImageError
 from whylens.images.decoding import decode
@@ -43,6 +43,9 @@ from whylens.runs.lineage import Lineage
 from whylens.runs.storage import Storage
 from whylens.settings import Settings
 
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
+
 # Classes whose probability is shown before and after SpuFix.
 MOST_CLASSES = 4
 
@@ -60,8 +63,8 @@ class ExplainSpec(Settings):
     )
 
 
-def run(spec: ExplainSpec) -> tuple[Explanation, str]:
-    """Explain the image and write explain.html, waterfall.png and explain.json; and their folder.
+def run(spec: ExplainSpec) -> Explanation:
+    """Explain the image and write explain.html, waterfall.png and explain.json.
 
     Raises
     ------
@@ -69,13 +72,13 @@ def run(spec: ExplainSpec) -> tuple[Explanation, str]:
         If the image can't be read, the run has no components (or none of the class), or its
         components are another classifier's.
     """
-    found = explain(spec)
     folder = spec.out or f"{spec.run.rstrip('/')}/explained/{Path(spec.image).stem}"
+    found = replace(explain(spec), folder=folder)
     storage = Storage(folder)
     storage.write("waterfall.png", figure(found))
     storage.write("explain.json", (json.dumps(found.record(), indent=2) + "\n").encode())
     storage.write("explain.html", render(found).encode())
-    return found, folder
+    return found
 
 
 def explain(spec: ExplainSpec) -> Explanation:
@@ -87,7 +90,7 @@ def explain(spec: ExplainSpec) -> Explanation:
             f"the run {spec.run} has no components: name a run of investigate, or of the "
             "components job"
         )
-    classifier = load_classifier(str(lineage.setting("classifier")))
+    classifier = classifiers.load_classifier(str(lineage.setting("classifier")))
     shown = partial(_exemplars, lineage, count=spec.exemplars)
     return decision(
         lineage, classifier, pixels, spec.image, shown, class_name=spec.class_name, top=spec.top
@@ -115,6 +118,10 @@ def decision(
     UsageError
         If the run has no components of the class, or they are another classifier's.
     """
+    import torch
+
+    from whylens.classifiers.heatmap import component_heatmap, overlay
+
     if phi is None:
         phi = features_of(classifier, pixels)
     weight, bias = classifier.head.arrays()
@@ -171,6 +178,8 @@ def decision(
 
 def features_of(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
     """phi [D] in double precision of an image [H, W, 3], as `embed` sees it."""
+    import torch
+
     with torch.no_grad():
         features = classifier.features(to_tensor(classifier.eval_transform(pixels))[None])
     phi: np.ndarray = features[0].double().cpu().numpy()

@@ -50,7 +50,8 @@ class Explanation:
     """The decision on one image.
 
     logit = constant + the contributions' alphas + rest; `fixed_logit` is that after SpuFix, over
-    all components of the class; `others` counts the components that `rest` holds.
+    all components of the class; `others` counts the components that `rest` holds; `folder` is where
+    its page is, if it was written.
     """
 
     image: str
@@ -68,6 +69,7 @@ class Explanation:
     fixed_logit: float
     fixed_prediction: str
     changes: tuple[ClassChange, ...]
+    folder: str = ""
 
     @property
     def repaired(self) -> bool:

@@ -9,11 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from pydantic import Field
 
-from whylens.classifiers import load_classifier
-from whylens.classifiers.repaired import repair, save_repaired
+from whylens import classifiers
 from whylens.errors import UsageError
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.findings.verdicts import judged_rows
@@ -75,8 +73,22 @@ class Repair:
     before: dict[str, float]
     after: dict[str, float]
 
+    def __str__(self) -> str:
+        count = sum(len(components) for components in self.spurious.values())
+        changes = (
+            f"  accuracy on {what}: {self.before[name]:.1%} -> {self.after[name]:.1%}"
+            for name, what in (("images", "the run's images"), ("mined", "mined images, own class"))
+        )
+        return "\n".join(
+            [
+                f"{self.base}: {count} spurious components of {len(self.spurious)} classes",
+                *changes,
+                f"Use it as the classifier {self.name}",
+            ]
+        )
 
-def repair_run(spec: RepairSpec) -> Repair:
+
+def run(spec: RepairSpec) -> Repair:
     """Repair the classifier of a run and write the repair.
 
     Raises
@@ -85,6 +97,10 @@ def repair_run(spec: RepairSpec) -> Repair:
         If nothing is spurious, the images of `onto` are others than those of `source`, or `out`
         is there already.
     """
+    import torch
+
+    from whylens.classifiers.repaired import repair, save_repaired
+
     out = Path(spec.out)
     if out.suffix != ".safetensors":
         raise UsageError(f"out: {spec.out} must end in .safetensors")
@@ -94,7 +110,7 @@ def repair_run(spec: RepairSpec) -> Repair:
     rows = judged_rows(lineage, ["mined_ids"])
     spurious = spurious_of(spec.source, rows, spec.by)
     repaired_run = Lineage(Run.open(spec.onto)) if spec.onto else lineage
-    classifier = load_classifier(str(repaired_run.setting("classifier")))
+    classifier = classifiers.load_classifier(str(repaired_run.setting("classifier")))
     seen = Seen(repaired_run, mined_collection(lineage))
     mined, mined_for = seen.mined(rows, spurious, repaired_run.runs[0].folder)
     weight, bias = classifier.head.arrays()
@@ -119,7 +135,7 @@ def repair_run(spec: RepairSpec) -> Repair:
             )
     else:
         name = str(lineage.setting("classifier"))
-        explained = load_classifier(name) if spec.onto else classifier
+        explained = classifiers.load_classifier(name) if spec.onto else classifier
         by = spufix([components_of(lineage, k, explained) for k in spurious], spurious)
         if spec.onto:
             first = read_embedded(lineage.table(IMAGES).read(COLUMNS), "main")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, model_validator
 
-from whylens.classifiers import Classifier, load_classifier
+from whylens import classifiers
 from whylens.errors import UsageError
 from whylens.jobs.findings.stored import components_of
 from whylens.jobs.images.embedded import IMAGES, shown_classes
@@ -18,33 +19,46 @@ from whylens.neural_pca import Found, component_exemplars, neighbours, neuron_ex
 from whylens.neural_pca.index import Searchable
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
+from whylens.settings import Settings
+
+if TYPE_CHECKING:
+    from whylens.classifiers import Classifier
 
 SHOWN = ("id", "label", "class_name", "p_label", "top5_classes", "top5_probabilities", "collection")
 
 
-@dataclass(frozen=True)
-class Question:
-    """One of a component of a class, a neuron, an image; and which images may answer.
+class Question(Settings):
+    """One of a component of a class, a neuron, an image, a text; and which images may answer.
 
     Raises
     ------
     UsageError
-        If it is none of the three or several, or lacks the class that it speaks of.
+        If it is none of the four or several, or lacks the class that it speaks of.
     """
 
-    class_name: str | None = None
-    component: int | None = None
-    neuron: int | None = None
-    like: str | None = None
-    of_class: bool = False
-    among_class: bool = False
-    without_class: bool = False
-    collection: str = "main"
-    count: int = 10
+    class_name: str | None = Field(None, description="A class, name or number.")
+    component: int | None = Field(None, description="Images that activate it most.")
+    neuron: int | None = Field(None, description="Images that activate it most.")
+    like: str | None = Field(None, description="Id of an image: its neighbours.")
+    text: str | None = Field(
+        None, description="What shows it, of all that the names job named: its run is asked."
+    )
+    of_class: bool = Field(False, description="Neighbours in the class's alphas, not in phi.")
+    among_class: bool = Field(False, description="Only the class's images.")
+    without_class: bool = Field(False, description="Only images that do not show the class.")
+    collection: str = Field("main", description="main, or second.")
+    count: int = Field(10, ge=1, description="How many images.")
 
-    def __post_init__(self) -> None:
-        """Refuse what can't be answered."""
-        if sum(one is not None for one in (self.component, self.neuron, self.like)) != 1:
+    @model_validator(mode="after")
+    def _answerable(self) -> Self:
+        others = sum(one is not None for one in (self.component, self.neuron, self.like))
+        if self.text is not None:
+            if others or self.class_name is not None:
+                raise UsageError(
+                    "--text asks by itself: leave --class, --component and the like out"
+                )
+            return self
+        if others != 1:
             raise UsageError(
                 "ask for one of --class X --component L, --neuron N, and --like IMAGE_ID"
             )
@@ -63,6 +77,7 @@ class Question:
         if self.class_name is None and any(needs.values()):
             named = next(name for name, given in needs.items() if given)
             raise UsageError(f"{named} needs the class that is meant: --class NAME")
+        return self
 
 
 @dataclass(frozen=True)
@@ -106,7 +121,7 @@ def search(folder: str, question: Question) -> Answer:
         image; or the index is another classifier's.
     """
     lineage = Lineage(Run.open(folder))
-    classifier = load_classifier(str(lineage.setting("classifier")))
+    classifier = classifiers.load_classifier(str(lineage.setting("classifier")))
     k = None if question.class_name is None else classifier.class_index(question.class_name)
     components = None
     if k is not None and (question.component is not None or question.of_class):

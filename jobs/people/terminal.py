@@ -41,9 +41,10 @@ def show_explanation(found: Explanation, console: Console) -> None:
         )
     console.print(table)
     console.print(escape(" ".join(sentences(found))), soft_wrap=True)
+    console.print(escape(f"Look at {found.folder}/explain.html"), soft_wrap=True)
 
 
-def show_images(answer: Answer, console: Console | None = None) -> None:
+def show_images(answer: Answer, console: Console) -> None:
     """What a search found, as a table."""
     table = Table(title=escape(answer.title), title_justify="left")
     table.add_column("#", justify="right")
@@ -61,4 +62,4 @@ def show_images(answer: Answer, console: Console | None = None) -> None:
         if answer.class_name is not None:
             cells.append("not in top 5" if image.p_class is None else f"{image.p_class:.2f}")
         table.add_row(*cells)
-    (console or Console()).print(table)
+    console.print(table)

@@ -27,7 +27,7 @@ class FigureSpec(Settings):
     runs: list[str] = Field(
         min_length=1, description="Run folders; the first that has images of a use shows it."
     )
-    out: str = Field(description="PNG to write.")
+    out: str = Field("figure.png", description="PNG to write.")
     columns: int = Field(6, ge=1, le=12, description="Pairs of images in a row, at most.")
 
 
@@ -40,7 +40,7 @@ class Row:
     pairs: tuple[Pair, ...]
 
 
-def write(spec: FigureSpec) -> str:
+def run(spec: FigureSpec) -> str:
     """Draw the runs' rows into the file; its path.
 
     Raises

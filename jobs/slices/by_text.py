@@ -7,8 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from whylens.errors import UsageError
+from whylens.jobs.people.search import Answer as Images
+from whylens.jobs.people.search import Question
+from whylens.jobs.people.search import search as search_images
 from whylens.jobs.slices.names import PICTURES, TABLE, loaded
 from whylens.neural_pca.naming import alike, unit
 from whylens.runs import Run
@@ -50,6 +54,19 @@ class Answer:
     def record(self) -> dict[str, Any]:
         """The answer as plain values, for JSON."""
         return asdict(self)
+
+
+class SearchSpec(Question):
+    """What `whylens search` takes."""
+
+    run: str = Field(description="Run folder; its sources are looked in too.")
+
+
+def run(spec: SearchSpec) -> Answer | Images:
+    """Look for what is asked for: by a text in what was named, else in the run's images."""
+    if spec.text is None:
+        return search_images(spec.run, spec)
+    return find(spec.run, spec.text, spec.count)
 
 
 def find(folder: str, text: str, count: int = 10) -> Answer:

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from whylens.jobs.people.search import Answer as Images
+from whylens.jobs.people.terminal import show_images
 from whylens.jobs.slices.by_text import Answer
 from whylens.jobs.words import amount, plain_name
 from whylens.runs import Run
@@ -104,8 +106,11 @@ def show_names(run: Run, console: Console) -> None:
     console.print(table)
 
 
-def show_found(answer: Answer, console: Console) -> None:
-    """What a text finds, and the images that show it."""
+def show_answer(answer: Answer | Images, console: Console) -> None:
+    """What a search finds: by a text what was named, and the images that show it."""
+    if not isinstance(answer, Answer):
+        show_images(answer, console)
+        return
     table = table_of(
         f"What shows {escape(answer.text)}", ("class", "what", "is named"), ("cosine",)
     )

@@ -14,7 +14,8 @@ from whylens.jobs.findings.components import ComponentSettings
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images import embed as embed_job
 from whylens.jobs.images.embed import EmbedSpec
-from whylens.jobs.people.repair import RepairSpec, repair_run
+from whylens.jobs.people.repair import RepairSpec
+from whylens.jobs.people.repair import run as repair_run
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
