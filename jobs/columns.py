@@ -1,6 +1,7 @@
 """Columns of tables."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,12 @@ import pyarrow as pa
 def columns(kind: pa.DataType, *names: str) -> list[pa.Field]:
     """Columns of one type, for a table's schema."""
     return [pa.field(name, kind) for name in names]
+
+
+def columns_of(task: Any, schema: pa.Schema) -> dict[str, Any]:
+    """The columns of a schema that a task has as fields."""
+    names = (field.name for field in fields(task))
+    return {name: getattr(task, name) for name in names if name in schema.names}
 
 
 class Rows:

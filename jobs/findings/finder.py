@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.findings.census import TABLE as CENSUS
 from whylens.jobs.findings.census import SpanUnit, pool_labels, read_census
 from whylens.jobs.findings.head import Head
@@ -231,20 +231,10 @@ class ComponentFinder:
             "component": np.arange(count),
             "images": [found.count] * count,
             "variance": found.variances,
-            "variance_share": evidence.variance_share,
+            **columns_of(evidence, SCHEMA),
             "logit_share": evidence.contrast_share,
-            "sufficiency_share": evidence.sufficiency_share,
-            "sufficiency_mean_p": evidence.sufficiency_mean_p,
-            "lift": evidence.lift,
-            "strata_p": evidence.strata_p,
             "strata_p_low": known(evidence.strata_p_low),
             "strata_p_high": known(evidence.strata_p_high),
-            "expected_p": evidence.expected_p,
-            "asked_p": evidence.asked_p,
-            "p_value": evidence.p_value,
-            "suspicion": evidence.suspicion,
-            "strata": evidence.strata,
-            "same_as": evidence.same_as,
             "mined_ids": mined.rows.tolist(),
             "mined_alphas": mined.alphas.tolist(),
             "mined_p": mined.probabilities.tolist(),

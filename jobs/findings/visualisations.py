@@ -18,7 +18,7 @@ from whylens.cluster.kept import kept
 from whylens.cluster.placement import Resources
 from whylens.cluster.room import of_stage, settled
 from whylens.cluster.session import session
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
@@ -124,8 +124,7 @@ class Visualiser:
             alpha = float(features.double().cpu().numpy() @ task.direction) - task.offset
             rows.append(
                 {
-                    "class_index": task.class_index,
-                    "component": task.component,
+                    **columns_of(task, SCHEMA),
                     "npfv": png(found.images[place]),
                     "alpha": alpha,
                     "p": float(probabilities[task.class_index]),

@@ -12,7 +12,7 @@ from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.disagreement_plan import (
     DisagreementSpec,
@@ -158,14 +158,11 @@ class Divider(GuidedWorker[DisagreementSpec]):
 
     def row(self, task: DisagreementTask, made: Made) -> dict[str, Any]:
         """The columns that are this job's own."""
-        row: dict[str, Any] = {
+        row = {
+            **columns_of(task, SCHEMA),
             "class_index": task.class_a,
-            "class_name": task.class_name,
             "classifier_a": task.a,
             "classifier_b": task.b,
-            "place": task.place,
-            "prompt": task.prompt,
-            "seed": task.seed,
         }
         for picture, name, suffix in (
             (made.after, "image", ""),

@@ -13,7 +13,7 @@ from pydantic import Field
 from whylens.cluster.session import session
 from whylens.guidance.settings import GuidanceSettings
 from whylens.jobs.checking import check_names
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.findings.stored import directions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.spec import Against, StartingSpec
@@ -151,15 +151,7 @@ class Generator(GuidedWorker[GenerateSpec]):
 
     def row(self, task: GenerateTask, made: Made) -> dict[str, Any]:
         """The columns that are this job's own."""
-        row: dict[str, Any] = {
-            "rank": task.rank,
-            "class_index": task.class_index,
-            "component": task.component,
-            "place": task.place,
-            "kind": "component",
-            "prompt": task.prompt,
-            "seed": task.seed,
-        }
+        row = {**columns_of(task, SCHEMA), "kind": "component"}
         for picture, name, p, alpha in (
             (made.after, "image", "p_class", "alpha"),
             (made.before, "start_image", "p_start", "alpha_start"),

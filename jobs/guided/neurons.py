@@ -18,7 +18,7 @@ from pydantic import Field
 
 from whylens.cluster.session import session
 from whylens.jobs.checking import check_names
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.guided.inversions import INVERSIONS, Inversions
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.neuron_plan import (
@@ -187,11 +187,9 @@ class WordTrier(GuidedWorker[NeuronSpec]):
             seen = [picture.features(self.classifier)[neuron.index] for picture in pictures]
             rows.append(
                 {
+                    **columns_of(neuron, WORDS_SCHEMA),
                     "neuron": neuron.index,
-                    "class_index": neuron.class_index,
                     "class_name": self.classifier.class_names[neuron.class_index],
-                    "rank": neuron.rank,
-                    "share": neuron.share,
                     "word": word,
                     "prompt": prompt,
                     "images": [picture.png for picture in pictures],
@@ -311,17 +309,11 @@ class Activator(GuidedWorker[NeuronSpec]):
 
     def row(self, task: NeuronTask, made: Made) -> dict[str, Any]:
         """The columns that are this job's own."""
-        row: dict[str, Any] = {
+        row = {
+            **columns_of(task, SCHEMA),
             "neuron": task.neuron.index,
             "class_index": task.neuron.class_index,
             "class_name": self.classifier.class_names[task.neuron.class_index],
-            "kind": task.kind,
-            "place": task.place,
-            "image_id": task.image_id,
-            "word": task.word,
-            "seed": task.seed,
-            "mean": task.mean,
-            "deviation": task.deviation,
             "mask": mask_png(made.solution.mask),
         }
         for picture, when in ((made.before, "before"), (made.after, "after")):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.guided.models import Models
 from whylens.jobs.guided.prompts import (
     FEATURE_TEMPLATES,
@@ -154,8 +154,7 @@ class Chooser(GuidedWorker[StartSettings]):
         chosen = int(np.flatnonzero(p_class >= max(NEARLY_BEST * best, min(best, SAYS)))[0])
         rows = [
             {
-                "class_index": unit.class_index,
-                "component": unit.component,
+                **columns_of(unit, SCHEMA),
                 "prompt": prompt,
                 "alpha": alpha,
                 "p_class": p,

@@ -80,17 +80,8 @@ class IndexSpec(JobSpec):
 
 
 @dataclass(frozen=True)
-class ShardUnit:
-    """Parts of the images table that go into one shard."""
-
-    name: str
-    collection: str
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TrainingUnit:
-    """Parts of a collection, some of which are trained on; the name tells what shards there are."""
+class PartsUnit:
+    """Parts of a collection: those of one shard, or all, some of which are trained on."""
 
     name: str
     collection: str
@@ -112,7 +103,8 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resour
     own = of_stage(settings.placement, placement)
     main = "main" if any(unit.collection == "main" for unit in units) else units[0].collection
     parts = tuple(part for unit in units if unit.collection == main for part in unit.parts)
-    training = TrainingUnit(mark([unit.parts for unit in units]), main, parts)
+    # Its name tells what shards there are.
+    training = PartsUnit(mark([unit.parts for unit in units]), main, parts)
     if not run.table(TRAINING).done(training.name):
         drop_others(run, [], TABLE, TRAINING)
     work_through(run, TRAINING, [training], Trainer, (run, lineage, settings), own)
@@ -133,7 +125,7 @@ def index(run: Run, lineage: Lineage, settings: IndexSettings, placement: Resour
         )
 
 
-def shards(lineage: Lineage, size: int) -> list[ShardUnit]:
+def shards(lineage: Lineage, size: int) -> list[PartsUnit]:
     """Parts of the images table, in order, in groups of at least `size` images a collection."""
     table = lineage.table(IMAGES)
     groups: dict[str, list[list[str]]] = {}
@@ -154,7 +146,7 @@ def shards(lineage: Lineage, size: int) -> list[ShardUnit]:
             "reasons"
         )
     return [
-        ShardUnit(f"{tag}-{number:05d}", tag, tuple(parts))
+        PartsUnit(f"{tag}-{number:05d}", tag, tuple(parts))
         for tag, members in groups.items()
         for number, parts in enumerate(members)
     ]
@@ -170,7 +162,7 @@ class Trainer:
         self.run, self.lineage, self.settings = run, lineage, settings
         self.classifier = load_classifier(str(lineage.setting("classifier")))
 
-    def __call__(self, unit: TrainingUnit) -> int:
+    def __call__(self, unit: PartsUnit) -> int:
         """Write the empty trained index, and what shards are asked; how many images it learned."""
         sample = _sample(self.lineage, unit.collection, unit.parts, self.settings.sample)
         queries = sample_queries(sample, self.classifier)
@@ -236,7 +228,7 @@ class Indexer:
         )
         self.queries = np.load(BytesIO(run.storage.read(QUERIES)), allow_pickle=False)
 
-    def __call__(self, unit: ShardUnit) -> int:
+    def __call__(self, unit: PartsUnit) -> int:
         """Write the shard; how many images it holds."""
         table = self.lineage.table(IMAGES).read(COLUMNS, unit.parts)
         embedded = read_embedded(table, unit.collection)
@@ -250,8 +242,8 @@ class Indexer:
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.faiss", content)
         self.run.storage.write(f"{TABLE}/shard-{unit.name}.json", record)
         row = {
-            "shard": unit.name,
             "collection": unit.collection,
+            "shard": unit.name,
             "rows": len(embedded.ids),
             "factory": filled.factory,
             "search_parameters": filled.search_parameters,

@@ -6,7 +6,7 @@ from typing import Any
 
 from whylens.jobs.people.explanation import Explanation
 from whylens.jobs.people.waterfall import laid_out, signed
-from whylens.jobs.report.page import environment, stylesheet
+from whylens.jobs.report.page import rendered, stylesheet
 from whylens.jobs.report.pictures import data_uri
 from whylens.jobs.words import listed, percent, plain_name
 
@@ -27,19 +27,16 @@ def body(found: Explanation) -> str:
 
 
 def _rendered(template: str, found: Explanation, elsewhere: str, **values: Any) -> str:
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            found=found,
-            bars=laid_out(found),
-            sentences=sentences(found),
-            raw=lambda content: data_uri(content, "image/png"),
-            short=plain_name,
-            signed=signed,
-            elsewhere=elsewhere,
-            **values,
-        )
+    return rendered(
+        template,
+        found=found,
+        bars=laid_out(found),
+        sentences=sentences(found),
+        raw=lambda content: data_uri(content, "image/png"),
+        short=plain_name,
+        signed=signed,
+        elsewhere=elsewhere,
+        **values,
     )
 
 

@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
+
 from whylens.errors import UsageError
 from whylens.jobs.people.labels import import_labels, spurious_components
+
+LIST = TypeAdapter(dict[int | str, list[NonNegativeInt]])
 
 
 def export_file(run: str, file: str) -> int:
@@ -49,22 +53,13 @@ def read_list(file: str) -> Mapping[int | str, Sequence[int]]:
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
+        return LIST.validate_python(content, strict=True)
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror}") from error
+    except ValidationError as error:
+        wrong = dict.fromkeys(repr(one["loc"][0]) for one in error.errors() if one["loc"])
+        where = f": what stands at {', '.join(wrong)} is no list of component indices"
+        shape = '{"class index or name": [component, ...], ...}'
+        raise UsageError(f"{file} is not of the shape {shape}{where if wrong else ''}") from error
     except ValueError as error:
         raise UsageError(f"{file} is not JSON: {error}") from error
-    shape = '{"class index or name": [component, ...], ...}'
-    if not isinstance(content, dict):
-        raise UsageError(f"{file} is not of the shape {shape}")
-    wrong = [
-        key
-        for key, components in content.items()
-        if not isinstance(components, list)
-        or any(isinstance(c, bool) or not isinstance(c, int) or c < 0 for c in components)
-    ]
-    if wrong:
-        raise UsageError(
-            f"{file} is not of the shape {shape}: what stands at {', '.join(map(repr, wrong))} "
-            "is no list of component indices"
-        )
-    return content

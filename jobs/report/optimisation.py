@@ -47,13 +47,12 @@ class Optimisation:
 def optimisation_of(row: Mapping[str, Any]) -> Optimisation:
     """What a row notes of it."""
     images, steps = row.get("trajectory") or (), row.get("trajectory_steps") or ()
-    return Optimisation(
+    return value(
+        Optimisation,
+        row,
         trajectory=tuple(zip(steps, images, strict=False)),
         opinions=tuple(value(Opinion, one) for one in row.get("probabilities") or ()),
-        closest=tuple(value(Near, one) for one in row.get("closest") or ()),
-        mask=row.get("mask"),
         psnr=number(row.get("inversion_psnr")),
-        objective=row.get("objective"),
     )
 
 

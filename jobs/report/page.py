@@ -60,16 +60,13 @@ def publish(run: Run, template: str, now: datetime | None = None, **values: Any)
     Returns the page's path.
     """
     record = run.record()
-    page = (
-        environment()
-        .get_template(template)
-        .render(
-            css=stylesheet("parts.css", "report.css"),
-            warnings=record["warnings"],
-            settings=flat(record["spec"]),
-            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-            **values,
-        )
+    page = rendered(
+        template,
+        css=stylesheet("parts.css", "report.css"),
+        warnings=record["warnings"],
+        settings=flat(record["spec"]),
+        written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
+        **values,
     )
     return _written(run, page)
 
@@ -84,35 +81,37 @@ def _written(run: Run, page: str) -> str:
 def render(data: RunData, spec: ReportSpec, now: datetime | None = None) -> str:
     """The page as text: images as data URIs, styles inside, nothing loaded from anywhere."""
     every = parts()
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            data=data,
-            parts=every,
-            shown=[part for part in every if part.always or data[part]],
-            limits=limited(spec.limits),
-            headline=words.headline(data),
-            opening=opening(data),
-            css=stylesheet("parts.css", "report.css"),
-            settings=flat(data.spec),
-            written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
-        )
+    return rendered(
+        "report.html.j2",
+        data=data,
+        parts=every,
+        shown=[part for part in every if part.always or data[part]],
+        limits=limited(spec.limits),
+        headline=words.headline(data),
+        opening=opening(data),
+        css=stylesheet("parts.css", "report.css"),
+        settings=flat(data.spec),
+        written=(now or datetime.now(UTC)).strftime("%d %B %Y"),
     )
 
 
 def opening(data: RunData) -> Markup:
     """The run in one sentence, in some sentences, in the images that say most, and its facts."""
+    pictures = Markup("").join(html(part, "opening", data, part) for part in parts())
     return Markup(
-        environment()
-        .get_template("opening.html.j2")
-        .render(
+        rendered(
+            "opening.html.j2",
             headline=words.headline(data),
             sentences=words.summary(data),
-            pictures=Markup("").join(html(part, "opening", data, part) for part in parts()).strip(),
+            pictures=pictures.strip(),
             facts=words.facts(data),
         )
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template with its values, as text."""
+    return environment().get_template(template).render(**values)
 
 
 def html(part: Part[Any], macro: str, *values: Any) -> Markup:

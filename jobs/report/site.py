@@ -17,7 +17,7 @@ from whylens.errors import UsageError
 from whylens.jobs.labelled import label_rows
 from whylens.jobs.report.data import data_of
 from whylens.jobs.report.exported import as_csv, finding_rows
-from whylens.jobs.report.page import environment, flat, html, opening, own_page, stylesheet
+from whylens.jobs.report.page import flat, html, opening, own_page, rendered, stylesheet
 from whylens.jobs.report.part import RunData, limited, parts
 from whylens.jobs.report.parts.finding import (
     Finding,
@@ -76,7 +76,7 @@ def run(spec: SiteSpec) -> str:
     site.write("findings.csv", as_csv(finding_rows(data[FINDINGS])))
     places = navigation(data)
     for page in pages(data, limits):
-        text = environment().get_template("site.html.j2").render(page=page, places=places)
+        text = rendered("site.html.j2", page=page, places=places)
         site.write(f"{page.name}.html", shelf.emptied(text).encode())
     return site.path("index.html")
 
@@ -138,7 +138,7 @@ def page_of(finding: Finding) -> str:
 
 
 def _made(template: str, **values: Any) -> Markup:
-    return Markup(environment().get_template(template).render(**values))
+    return Markup(rendered(template, **values))
 
 
 class Shelf:

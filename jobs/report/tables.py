@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
@@ -65,11 +65,16 @@ def value(kind: type[Value], row: Mapping[str, Any], **own: Any) -> Value:
 @cache
 def _readers(kind: type[Any]) -> list[tuple[str, Callable[[Any], Any]]]:
     types = get_type_hints(kind)
-    return [(one.name, READERS.get(types[one.name], _as_it_is)) for one in fields(kind)]
+    return [(one.name, _reader(types[one.name])) for one in fields(kind)]
 
 
-def _as_it_is(column: Any) -> Any:
-    return column
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """How a column becomes a field of a type; structs of a list become dataclasses, too."""
+    inside: Any = get_args(kind)[0] if get_origin(kind) is tuple else None
+    structs = is_dataclass(inside)
+    if structs:
+        return lambda column: tuple(value(inside, one) for one in column or ())
+    return READERS.get(kind, lambda column: column)
 
 
 def _text(column: Any) -> str:
@@ -87,4 +92,5 @@ READERS: dict[Any, Callable[[Any], Any]] = {
     float | None: number,
     tuple[float, ...]: _numbers,
     tuple[bytes, ...]: lambda column: tuple(column or ()),
+    tuple[str, ...]: lambda column: tuple(column or ()),
 }

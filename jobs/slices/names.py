@@ -23,7 +23,7 @@ from whylens.cluster.placement import Resources
 from whylens.cluster.room import settled
 from whylens.cluster.session import session
 from whylens.errors import UsageError
-from whylens.jobs.columns import columns
+from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.images.embedded import IMAGES, mined_collection
 from whylens.jobs.images.index import index_of
 from whylens.jobs.registry import Job
@@ -258,10 +258,7 @@ class Namer:
             said = names(shown, others, self.texts, self.words, top=self.settings.top)
             rows.append(
                 {
-                    "kind": thing.kind,
-                    "class_name": thing.class_name,
-                    "class_index": thing.class_index,
-                    "number": thing.number,
+                    **columns_of(thing, SCHEMA),
                     "images": len(shown),
                     "words": [word for word, _ in said],
                     "scores": [score for _, score in said],

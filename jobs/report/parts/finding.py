@@ -170,11 +170,6 @@ def bare(row: Mapping[str, Any]) -> Finding:
             for name, column in row.items()
             if name not in SHOWN_APART and number(column) is not None
         },
-        exemplars=(),
-        mined=(),
-        generated=(),
-        labels=(),
-        visualisation=None,
     )
 
 
@@ -195,6 +190,7 @@ def rows_of_finding(
 
 def pictured(finding: Finding, rows: Mapping[str, Rows]) -> Finding:
     """The finding with what the tables PICTURED and labels have of it, rows by their names."""
+    npfvs = rows.get("visualisations")
     return replace(
         finding,
         exemplars=_exemplars(rows.get("exemplars", [])),
@@ -205,13 +201,7 @@ def pictured(finding: Finding, rows: Mapping[str, Rows]) -> Finding:
             if one.get("kind") != "start"
         ),
         labels=tuple(value(Label, one) for one in rows.get("labels", [])),
-        visualisation=next(
-            (
-                value(Visualisation, one, image=one.get("npfv"))
-                for one in rows.get("visualisations", [])[-1:]
-            ),
-            None,
-        ),
+        visualisation=value(Visualisation, npfvs[-1], image=npfvs[-1]["npfv"]) if npfvs else None,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from whylens.jobs.report.part import Limit, Part
-from whylens.jobs.report.parts.alike import Alike, RealImage
+from whylens.jobs.report.parts.alike import Alike
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount
 from whylens.runs.lineage import Lineage
@@ -54,15 +54,8 @@ def load_slices(run: Lineage) -> tuple[Called, ...]:
 
 
 def _slice(row: Mapping[str, Any]) -> Slice:
-    return value(
-        Slice,
-        row,
-        words=tuple(row.get("words") or ()),
-        labels=tuple(row.get("labels") or ()),
-        leads=tuple(zip(row.get("components") or (), row.get("shares") or (), strict=True)),
-        exemplars=tuple(value(RealImage, one) for one in row.get("exemplars") or ()),
-        mended=tuple(value(Mended, one) for one in row.get("mended") or ()),
-    )
+    leads = zip(row.get("components") or (), row.get("shares") or (), strict=True)
+    return value(Slice, row, leads=tuple(leads))
 
 
 def sentence(rows: Sequence[Called]) -> str:

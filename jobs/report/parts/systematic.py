@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from whylens.jobs.report.part import Limit, Part
-from whylens.jobs.report.parts.alike import Alike, RealImage
+from whylens.jobs.report.parts.alike import Alike
 from whylens.jobs.report.tables import grouped, rows_of, value
 from whylens.jobs.words import amount
 from whylens.runs.lineage import Lineage
@@ -46,20 +45,11 @@ def load_systematic(run: Lineage) -> tuple[Search, ...]:
         value(
             Search,
             row,
-            errors=tuple(_error(one) for one in errors.get(row["class_index"], ())),
+            errors=tuple(value(Error, one) for one in errors.get(row["class_index"], ())),
         )
         for row in rows_of(run, "searched")
     ]
     return tuple(sorted(found, key=lambda one: -max((e.images for e in one.errors), default=0)))
-
-
-def _error(row: Mapping[str, Any]) -> Error:
-    return value(
-        Error,
-        row,
-        words=tuple(row.get("words") or ()),
-        exemplars=tuple(value(RealImage, one) for one in row.get("exemplars") or ()),
-    )
 
 
 def sentence(rows: Sequence[Search]) -> str:
