@@ -6,10 +6,23 @@ import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import numpy as np
+    from matplotlib.figure import Figure, SubFigure
 
 INK, SOFT, MARK = "#1d2127", "#5c636d", "#b3401f"
 DPI = 160
+
+
+def put(
+    figure: Figure | SubFigure,
+    pixels: np.ndarray,
+    box: tuple[float, float, float, float],
+    interpolation: str | None = None,
+) -> None:
+    """Put an image into a figure: left, bottom, width and height are shares of the figure's."""
+    axes = figure.add_axes(box)
+    axes.imshow(pixels, interpolation=interpolation)
+    axes.axis("off")
 
 
 def png(figure: Figure) -> bytes:

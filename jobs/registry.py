@@ -21,8 +21,10 @@ from whylens import logs
 from whylens.errors import UsageError
 
 if TYPE_CHECKING:
+    from whylens.cluster.placement import Resources
     from whylens.jobs.spec import JobSpec
     from whylens.runs import Run
+    from whylens.runs.lineage import Lineage
 
 # Help shows what is in no room first, then the rooms as images go through them.
 ROOMS = ("", "images", "findings", "guided", "measuring", "slices", "people")
@@ -72,6 +74,16 @@ class Job:
         run = Run.start(spec.out, self.name, spec.model_dump(mode="json"), type(spec).deciding)
         with logs.about(run=run.folder, job=self.name), run.working():
             yield run
+
+    @contextmanager
+    def on_workers(self, spec: JobSpec) -> Iterator[tuple[Run, Lineage, Resources]]:
+        """As `working`, in a Ray session: the run, what it builds on, its workers' placement."""
+        from whylens.cluster.room import settled
+        from whylens.cluster.session import session
+        from whylens.runs.lineage import Lineage
+
+        with self.working(spec) as run, session() as ray:
+            yield run, Lineage(run), settled(ray, spec.placement)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from whylens.dashboard.view import View, bound, literal, panel
 from whylens.dashboard.views.drawing import show, strip
 from whylens.images.collection import RejectedImageError
 from whylens.images.decoding import SUFFIXES, decode
-from whylens.jobs.people.evidence import MainImage, images_of_class, nearest_images, thumbs
+from whylens.jobs.people.evidence import (
+    MainImage,
+    images_of_class,
+    nearest_images,
+    strongest,
+    thumbs,
+)
 from whylens.jobs.report.page import stylesheet
 from whylens.jobs.words import amount
 
@@ -100,7 +106,6 @@ def _decision(
     reading: Reading, name: str, pixels: np.ndarray, called: str, phi: np.ndarray | None
 ) -> None:
     from whylens.jobs.people.explain import decision, features_of
-    from whylens.jobs.people.explanation import Exemplar
     from whylens.jobs.people.explanation_page import body
 
     classifier = _classifier(name)
@@ -109,9 +114,7 @@ def _decision(
         of_class = alphas(reading, found.class_index)
         if of_class is None or not of_class.ids:
             return [()] * len(order)
-        best = [of_class.top(int(component), EXEMPLARS) for component in order]
-        shown = thumbs(reading.run, [i for top in best for i, _, _ in top], "main")
-        return [tuple(Exemplar(i, a, shown[i]) for i, a, _ in top if i in shown) for top in best]
+        return strongest(reading.run, of_class, order, EXEMPLARS)
 
     seen = features_of(classifier, pixels) if phi is None else phi
     found = decision(reading.run, classifier, pixels, called, exemplars, phi=seen)

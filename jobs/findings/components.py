@@ -12,8 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import of_stage, settled
-from whylens.cluster.session import session
+from whylens.cluster.room import of_stage
 from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, GroupUnit, groups_of, unit_name
@@ -146,8 +145,8 @@ def components(
 
 def run(spec: ComponentsSpec) -> Run:
     """Find and judge the components of a run's classes."""
-    with JOB.working(spec) as run, session() as ray:
-        components(run, Lineage(run), spec.components, settled(ray, spec.placement))
+    with JOB.on_workers(spec) as (run, lineage, placement):
+        components(run, lineage, spec.components, placement)
     return run
 
 

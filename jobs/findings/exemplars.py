@@ -10,8 +10,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import of_stage, settled
-from whylens.cluster.session import session
+from whylens.cluster.room import of_stage
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.exhibitor import EXEMPLARS, MINED, Exhibitor, FindingUnit
 from whylens.jobs.findings.finder import unit_name
@@ -197,9 +196,8 @@ def ranked(
 
 def run(spec: ExemplarsSpec) -> Run:
     """Find, show and rank the findings of a run's components."""
-    with JOB.working(spec) as run, session() as ray:
-        placement = settled(ray, spec.placement)
-        exemplars(run, Lineage(run), spec.exemplars, spec.visualisations, placement)
+    with JOB.on_workers(spec) as (run, lineage, placement):
+        exemplars(run, lineage, spec.exemplars, spec.visualisations, placement)
     return run
 
 

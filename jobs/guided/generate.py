@@ -140,14 +140,15 @@ class Generator(GuidedWorker[GenerateSpec]):
         )
         prompts, seeds = [task.prompt for task in tasks], [task.seed for task in tasks]
         made = self.from_prompts(prompts, seeds, objective, self.spec.guidance)
+        names = self.classifier.class_names
         rows = [
-            {**self.row(task, one), **self.columns(one, objective.name, [self.name_of(task)])}
+            {
+                **self.row(task, one),
+                **self.columns(one, objective.name, [names[task.class_index]]),
+            }
             for task, one in zip(tasks, made, strict=True)
         ]
         return self.write(TABLE, unit.name, SCHEMA, rows)
-
-    def name_of(self, task: GenerateTask) -> str:
-        return self.classifier.class_names[task.class_index]
 
     def row(self, task: GenerateTask, made: Made) -> dict[str, Any]:
         """The columns that are this job's own."""

@@ -9,8 +9,6 @@ from pydantic import Field
 
 from whylens.classifiers.names import NAMES as CLASSIFIER_NAMES
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import settled
-from whylens.cluster.session import session
 from whylens.images import (
     ImageCollection,
     match_classes,
@@ -119,8 +117,8 @@ def _classes(
 def run(spec: EmbedSpec) -> Run:
     """Embed the collections that a spec names."""
     check_names(classifiers=[spec.classifier], collections=[spec.images, spec.second])
-    with JOB.working(spec) as run, session() as ray:
-        embed(run, spec, settled(ray, spec.placement))
+    with JOB.on_workers(spec) as (run, _, placement):
+        embed(run, spec, placement)
     return run
 
 

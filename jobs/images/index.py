@@ -13,8 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import of_stage, settled
-from whylens.cluster.session import session
+from whylens.cluster.room import of_stage
 from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import COLUMNS, IMAGES, Embedded, labels_used, read_embedded
@@ -302,8 +301,8 @@ def _open(run: Run, name: str, fingerprint: str) -> FeatureIndex:
 
 def run(spec: IndexSpec) -> Run:
     """Index the features of a run."""
-    with JOB.working(spec) as run, session() as ray:
-        index(run, Lineage(run), spec.index, settled(ray, spec.placement))
+    with JOB.on_workers(spec) as (run, lineage, placement):
+        index(run, lineage, spec.index, placement)
     return run
 
 

@@ -23,6 +23,7 @@ from whylens.jobs.images.embedded import (
     read_thumbnails,
     shown_classes,
 )
+from whylens.jobs.people.explanation import Exemplar as Shown
 from whylens.jobs.report.parts.finding import Exemplar, Finding, Key
 from whylens.runs.opened import OpenedRun
 from whylens.runs.readable import UNIT
@@ -52,8 +53,10 @@ class ClassAlphas:
         return [(self.ids[i], float(column[i]), self.p[i]) for i in order]
 
 
-def class_alphas(run: OpenedRun, class_index: int) -> ClassAlphas:
-    """The alphas of a class's own images.
+def class_alphas(
+    run: OpenedRun, class_index: int, most_parts: int | None = MOST_PARTS
+) -> ClassAlphas:
+    """The alphas of a class's own images, of the first parts that hold some, or of all.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def class_alphas(run: OpenedRun, class_index: int) -> ClassAlphas:
     from whylens.jobs.findings.stored import read_components
 
     found = read_components(run, class_index)
-    units, total = _parts_of_class(run, class_index)
+    units, total = _parts_of_class(run, class_index, most_parts)
     ids: list[str] = []
     p: list[float | None] = []
     alphas = []
@@ -78,11 +81,22 @@ def class_alphas(run: OpenedRun, class_index: int) -> ClassAlphas:
     return ClassAlphas(tuple(ids), tuple(p), every, total)
 
 
-def _parts_of_class(run: OpenedRun, class_index: int) -> tuple[list[str], int]:
+def strongest(
+    run: OpenedRun, alphas: ClassAlphas, components: np.ndarray, count: int = EXEMPLARS
+) -> list[tuple[Shown, ...]]:
+    """For each of some components, the class's images in which it is strongest."""
+    best = [alphas.top(component, count) for component in components.tolist()]
+    shown = thumbs(run, [image_id for top in best for image_id, _, _ in top], "main")
+    return [tuple(Shown(i, alpha, shown[i]) for i, alpha, _ in top if i in shown) for top in best]
+
+
+def _parts_of_class(
+    run: OpenedRun, class_index: int, most: int | None = MOST_PARTS
+) -> tuple[list[str], int]:
     """The first parts that hold images of a class, and how many such images there are in all."""
     listing = run.table("images").scan(("id", "label", "top5_classes", "collection"))
     rows = np.flatnonzero(_shows(listing, class_index))
-    return listing[UNIT].take(rows).unique().to_pylist()[:MOST_PARTS], len(rows)
+    return listing[UNIT].take(rows).unique().to_pylist()[:most], len(rows)
 
 
 def _shows(rows: pa.Table, class_index: int) -> np.ndarray:

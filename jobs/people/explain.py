@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,20 +24,15 @@ from whylens.images import RejectedImageError
 from whylens.images.decoding import decode
 from whylens.images.tensors import to_png, to_tensor
 from whylens.jobs.findings.stored import COMPONENTS, components_of
-from whylens.jobs.images.embedded import (
-    COLUMNS,
-    IMAGES,
-    collections_of,
-    labels_used,
-    read_thumbnails,
-)
+from whylens.jobs.images.embedded import IMAGES
+from whylens.jobs.people.evidence import class_alphas, strongest
 from whylens.jobs.people.explanation import ClassChange, Contribution, Exemplar, Explanation
 from whylens.jobs.people.explanation_page import render
 from whylens.jobs.people.standing import Knowledge
 from whylens.jobs.people.waterfall import figure
 from whylens.jobs.words import listed
 from whylens.neural_pca import ClassComponents, spufix
-from whylens.runs import Run
+from whylens.runs import OpenedRun
 from whylens.runs.lineage import Lineage
 from whylens.runs.storage import Storage
 from whylens.settings import Settings
@@ -84,16 +78,21 @@ def run(spec: ExplainSpec) -> Explanation:
 def explain(spec: ExplainSpec) -> Explanation:
     """The decision on one image, and what SpuFix would change; the errors of `run`."""
     pixels = _read(spec.image)
-    lineage = Lineage(Run.open(spec.run))
-    if not lineage.has(COMPONENTS):
+    run = OpenedRun(spec.run)
+    if not run.has(COMPONENTS):
         raise UsageError(
             f"the run {spec.run} has no components: name a run of investigate, or of the "
             "components job"
         )
-    classifier = classifiers.load_classifier(str(lineage.setting("classifier")))
-    shown = partial(_exemplars, lineage, count=spec.exemplars)
+    classifier = classifiers.load_classifier(str(run.setting("classifier")))
+
+    def shown(found: ClassComponents, order: np.ndarray) -> Sequence[tuple[Exemplar, ...]]:
+        if not (spec.exemplars and run.has(IMAGES)):
+            return [()] * len(order)
+        return strongest(run, class_alphas(run, found.class_index, None), order, spec.exemplars)
+
     return decision(
-        lineage, classifier, pixels, spec.image, shown, class_name=spec.class_name, top=spec.top
+        run, classifier, pixels, spec.image, shown, class_name=spec.class_name, top=spec.top
     )
 
 
@@ -210,28 +209,3 @@ def _most_changed(before: np.ndarray, after: np.ndarray, k: int) -> list[int]:
     """The class itself, then the likeliest before or after."""
     likely = np.argsort(-np.maximum(before, after), kind="stable")[:MOST_CLASSES].tolist()
     return [k, *(c for c in likely if c != k)][:MOST_CLASSES]
-
-
-def _exemplars(
-    lineage: Lineage, found: ClassComponents, order: np.ndarray, count: int
-) -> list[tuple[Exemplar, ...]]:
-    """For each component of `order`, the class's images of largest alpha; one part in memory."""
-    if count == 0 or not lineage.has(IMAGES):
-        return [()] * len(order)
-    table = lineage.table(IMAGES)
-    best: list[list[tuple[float, str, str]]] = [[] for _ in order]
-    for unit in table.units():
-        seen = dict(collections_of(table.read_part(unit, COLUMNS))).get("main")
-        if seen is None:
-            continue
-        rows = np.flatnonzero(labels_used(seen) == found.class_index)
-        alphas = found.alphas(seen.features[rows])[:, order]
-        for place, column in enumerate(alphas.T):
-            near = np.argsort(-column, kind="stable")[:count]
-            kept = [(float(column[i]), seen.ids[rows[i]], unit) for i in near]
-            best[place] = sorted([*best[place], *kept], key=lambda b: (-b[0], b[1]))[:count]
-    wanted: dict[str, set[str]] = {}
-    for _, name, unit in (one for kept in best for one in kept):
-        wanted.setdefault(unit, set()).add(name)
-    thumbs = read_thumbnails(lineage, wanted)
-    return [tuple(Exemplar(name, alpha, thumbs[name]) for alpha, name, _ in kept) for kept in best]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from whylens.images.decoding import decode
-from whylens.jobs.drawing import INK, SOFT, png
+from whylens.jobs.drawing import INK, SOFT, png, put
 from whylens.jobs.people.explanation import Contribution, Explanation
 from whylens.jobs.words import percent, plain_name
 
@@ -146,11 +146,9 @@ def figure(found: Explanation) -> bytes:
 
     def place(column: float, row: int, content: bytes) -> None:
         x, y = left + chart + 0.7 + column * (ROW + 0.06), foot + (len(bars) - 1 - row) * ROW
-        inset = paper.add_axes(
-            ((x + 0.02) / width, (y + 0.03) / height, (ROW - 0.06) / width, (ROW - 0.06) / height)
-        )
-        inset.imshow(decode(content))
-        inset.axis("off")
+        side = ROW - 0.06
+        box = ((x + 0.02) / width, (y + 0.03) / height, side / width, side / height)
+        put(paper, decode(content), box)
 
     for row, bar in enumerate(bars):
         if bar.contribution is not None:
@@ -163,9 +161,8 @@ def figure(found: Explanation) -> bytes:
     captions = [(columns, "here"), (columns + 1.15 * (ROW + 0.06), f"strongest in {name} images")]
     for x, text in captions[: 1 + (pictures > 1)]:
         paper.text(x / width, top / height, text, color=SOFT, fontsize=8.5, va="bottom")
-    image = paper.add_axes((0.16 / width, (height - 1.1) / height, 0.95 / width, 0.95 / height))
-    image.imshow(decode(found.picture))
-    image.axis("off")
+    box = (0.16 / width, (height - 1.1) / height, 0.95 / width, 0.95 / height)
+    put(paper, decode(found.picture), box)
     _title(paper, found, width, height)
     return png(paper)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from whylens.jobs.drawing import DPI, INK, MARK, SOFT
+from whylens.jobs.drawing import DPI, INK, MARK, SOFT, put
 from whylens.jobs.report.parts.counterfactuals import Counterfactual
 from whylens.jobs.report.parts.finding import Exemplar, Finding, verdict
 from whylens.jobs.report.parts.findings import evidence
@@ -153,9 +153,8 @@ def drawn(card: Card) -> Figure:
             x = MARGIN + WORDS + column * (SIDE + GAP)
             for row, content in enumerate(images):
                 low = at + TITLE + row * (SIDE + GAP) + SIDE
-                axes = figure.add_axes((x / width, 1 - low / height, SIDE / width, SIDE / height))
-                axes.imshow(_pixels(content), interpolation="lanczos")
-                axes.axis("off")
+                box = (x / width, 1 - low / height, SIDE / width, SIDE / height)
+                put(figure, _pixels(content), box, "lanczos")
             write(x, at + TITLE + strip.deep * (SIDE + GAP), caption, 7.5, SOFT)
         at += TITLE + strip.deep * (SIDE + GAP) + CAPTION
     return figure

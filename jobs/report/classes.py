@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from whylens.jobs.columns import Rows
 from whylens.jobs.report.tables import read
 from whylens.runs.lineage import Lineage
 
@@ -20,24 +22,19 @@ class ClassSummary:
 
 def load_classes(run: Lineage) -> tuple[tuple[ClassSummary, ...], dict[str, int]]:
     """The classes of the main collection, and how many images each collection has."""
-    columns = ("label", "class_name", "collection", "top5_classes")
-    table = read(run, "images", columns)
+    table = read(run, "images", ("label", "class_name", "collection", "top5_classes"))
     if table is None:
         return (), {}
     names: dict[int, str] = {}
-    seen: dict[int, int] = {}
-    right: dict[int, int] = {}
-    collections: dict[str, int] = {}
-    empty = [None] * table.num_rows
-    listed = [table[c].to_pylist() if c in table.column_names else empty for c in columns]
-    for label, name, collection, top5 in zip(*listed, strict=True):
-        collection = collection or "main"
-        collections[collection] = collections.get(collection, 0) + 1
+    seen, right, collections = Counter[int](), Counter[int](), Counter[str]()
+    for row in Rows(table):
+        collection, label = row.get("collection") or "main", row.get("label")
+        collections[collection] += 1
         if collection != "main" or label is None or label < 0:
             continue
-        names[label] = name or str(label)
-        seen[label] = seen.get(label, 0) + 1
-        if top5:
-            right[label] = right.get(label, 0) + (top5[0] == label)
+        names[label] = row.get("class_name") or str(label)
+        seen[label] += 1
+        if top := row.get("top5_classes"):
+            right[label] += top[0] == label
     summaries = (ClassSummary(k, names[k], seen[k], right.get(k)) for k in sorted(seen))
-    return tuple(summaries), collections
+    return tuple(summaries), dict(collections)

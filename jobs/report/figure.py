@@ -10,14 +10,13 @@ from pydantic import Field
 
 from whylens.errors import UsageError
 from whylens.images.decoding import decode
-from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png
+from whylens.jobs.drawing import DPI, INK, MARK, SOFT, png, put
 from whylens.jobs.report.data import load_run
 from whylens.jobs.report.part import Pair, RunData, parts
 from whylens.runs.storage import Storage
 from whylens.settings import Settings
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 
@@ -108,9 +107,7 @@ def _draw_row(strip: SubFigure, row: Row, width: float) -> None:
         left = (TITLES + PAIR * place) / width
         side, gap = (PAIR - 0.18) / 2 / width, 0.03 / width
         for shift, content in ((0.0, pair.before), (side + gap, pair.after)):
-            axes: Axes = strip.add_axes((left + shift, 0.2, side, 0.6))
-            axes.imshow(decode(content), interpolation="lanczos")
-            axes.axis("off")
+            put(strip, decode(content), (left + shift, 0.2, side, 0.6), "lanczos")
         middle = left + side + gap / 2
         strip.text(middle, 0.83, _short(pair.title), fontsize=8, color=INK, ha="center")
         strip.text(middle, 0.08, pair.change, fontsize=7.5, color=MARK, ha="center")

@@ -16,8 +16,6 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import settled
-from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
@@ -199,8 +197,8 @@ class Slicer:
 
 def run(spec: ErrorsSpec) -> Run:
     """Slice the mistakes of a run."""
-    with JOB.working(spec) as run, session() as ray:
-        errors(run, Lineage(run), spec.errors, settled(ray, spec.placement))
+    with JOB.on_workers(spec) as (run, lineage, placement):
+        errors(run, lineage, spec.errors, placement)
     return run
 
 

@@ -20,8 +20,6 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import settled
-from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.images.embedded import IMAGES, mined_collection
@@ -287,8 +285,7 @@ class Namer:
 def run(spec: NamesSpec) -> Run:
     """Name what a run found."""
     loaded(spec.model)
-    with JOB.working(spec) as run, session() as ray:
-        lineage, placement = Lineage(run), settled(ray, spec.placement)
+    with JOB.on_workers(spec) as (run, lineage, placement):
         name_all(run, lineage, spec.model, spec.names, placement)
     return run
 
