@@ -36,11 +36,6 @@ class Place:
     required: bool = False
 
 
-def places(settings: Mapping[str, Any]) -> Iterator[Place]:
-    """Every path that a spec's settings may name, and those that a repaired head or a run names."""
-    yield from _named(settings, "")
-
-
 def sent(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[Place]]:
     """What of a spec's places travels, the setting of each path, and what is looked for there.
 
@@ -79,12 +74,16 @@ def sent(settings: Mapping[str, Any]) -> tuple[dict[str, str], list[Place]]:
     return travelling, there
 
 
-def _named(value: Any, setting: str) -> Iterator[Place]:
+def places(value: Any, setting: str = "") -> Iterator[Place]:
+    """Every path that settings may name, and those that a repaired head or a run of theirs names.
+
+    `setting` is where the settings stand in others.
+    """
     if isinstance(value, Mapping):
         for name, below in value.items():
             inside = f"{setting}.{name}" if setting else str(name)
             if isinstance(below, Mapping):
-                yield from _named(below, inside)
+                yield from places(below, inside)
             elif name in PLACES:
                 words = below if isinstance(below, list | tuple) else [below]
                 for word in words:
@@ -137,4 +136,4 @@ def _of_run(folder: str, setting: str) -> Iterator[Place]:
         # A bucket that this machine can't read; the cluster's machines tell what they can't.
         return
     wanted = {name: spec.get(name) for name in ("classifier", "source")}
-    yield from _named(wanted, f"{setting} (its spec)")
+    yield from places(wanted, f"{setting} (its spec)")

@@ -123,7 +123,8 @@ class ComponentFinder:
         self.probabilities = self._probabilities()
         self.images, self.pool = lineage.table(IMAGES), mined_collection(lineage)
         self.census = read_census(run, spans, self.head)
-        self.best = self._best_two()
+        # The two likeliest classes of each image of the census's sample, [S, 2].
+        self.best = self._sampled(best_two)
         held = run.table(CENSUS).read(units=[span.name for span in spans]).to_pylist()
         self.holders: dict[int, list[str]] = {}
         for row in held:
@@ -148,7 +149,7 @@ class ComponentFinder:
                     block = slice(start, start + BLOCK)
                     features = seen.features[block]
                     miner.add(keys[block], features, self.probabilities(features), labels[block])
-        sampled = self._sample_probabilities(unit.classes)
+        sampled = self._sampled(lambda p: p[:, list(unit.classes)])
         total = 0
         for place, (of_class, mined) in enumerate(zip(found, miner.results(), strict=True)):
             part = self._judged(of_class, mined, own[place], sampled[:, place])
@@ -190,17 +191,11 @@ class ComponentFinder:
         logits = Affine(self.device, self.head.weight, self.head.bias)
         return lambda features: self.head.of_logits(logits(features))
 
-    def _best_two(self) -> np.ndarray:
-        """The two likeliest classes of each image of the census's sample, [S, 2]."""
+    def _sampled(self, read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """What is read of the probabilities [B, K] of the census's sample, block by block."""
         features = self.census.features
         blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-        return np.concatenate([best_two(self.probabilities(block)) for block in blocks])
-
-    def _sample_probabilities(self, classes: Sequence[int]) -> np.ndarray:
-        """p_k of the census's sample for some classes, [S, len(classes)]."""
-        features = self.census.features
-        blocks = [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
-        return np.concatenate([self.probabilities(b)[:, list(classes)] for b in blocks])
+        return np.concatenate([read(self.probabilities(block)) for block in blocks])
 
     def _judged(
         self, found: ClassComponents, mined: Mined, own: float, probabilities: np.ndarray

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
 
     from whylens.classifiers import Classes
-    from whylens.guidance.segment import Segmenter
 
 TABLE = "counterfactuals"
 PROBABILITIES = tuple(
@@ -108,13 +107,6 @@ def check_segmenter(spec: CounterfactualSpec) -> None:
     kind_of(spec.segmenter)
 
 
-def load_segmenter(spec: CounterfactualSpec, device: str = "cpu") -> Segmenter | None:
-    """The spec's segmenter, None where it names none."""
-    from whylens.guidance.segment import Segmenter
-
-    return None if spec.segmenter is None else Segmenter(spec.segmenter, device)
-
-
 def counterfactuals(run: Run, lineage: Lineage, spec: CounterfactualSpec, models: Models) -> None:
     """The stage: what is missing of the table counterfactuals, from the table images."""
     units, models = planned(lineage, models.classifier, spec), models.of_stage(spec.placement)
@@ -130,6 +122,8 @@ class Changer(GuidedWorker[CounterfactualSpec]):
     def __init__(
         self, run: Run, lineage: Lineage, models: Models, spec: CounterfactualSpec
     ) -> None:
+        from whylens.guidance.segment import Segmenter
+
         super().__init__(run, lineage, models, spec)
         self.real = RealImages(lineage, self.sampler)
         device = models.placement.device
@@ -140,7 +134,7 @@ class Changer(GuidedWorker[CounterfactualSpec]):
         )
         # The first of the others has columns of its own.
         self.against = next((self.classifiers[name] for name in models.classifiers[1:]), None)
-        self.segmenter = load_segmenter(spec, device)
+        self.segmenter = Segmenter(spec.segmenter, device) if spec.segmenter else None
         self.inversions = Inversions(run, lineage, self.sampler, spec.guidance, self.memory)
 
     def __call__(self, unit: Batch[Change]) -> int:

@@ -98,7 +98,7 @@ def _add(
 def spurious_components(folder: str) -> dict[int, list[int]]:
     """The components that count as spurious, by class index: the shape of the published list."""
     found: dict[int, list[int]] = {}
-    for (k, component), verdict in sorted(verdicts(label_rows(_lineage(folder))).items()):
+    for (k, component), verdict in sorted(verdicts(label_rows(Lineage(Run.open(folder)))).items()):
         if verdict == SPURIOUS:
             found.setdefault(k, []).append(component)
     return found
@@ -126,7 +126,7 @@ def find_components(folder: str, wanted: Mapping[int | str, Iterable[int]]) -> l
     """
     from whylens.images.matching import fold
 
-    known = _components(_lineage(folder))
+    known = _components(Lineage(Run.open(folder)))
     names = {k: name for (k, _), name in known.items()}
     by_name: dict[str, set[int]] = {}
     for k, joined in names.items():
@@ -173,10 +173,6 @@ def import_labels(
     if found:
         _add(folder, found, SPURIOUS, who, note, now)
     return len(found)
-
-
-def _lineage(folder: str) -> Lineage:
-    return Lineage(Run.open(folder))
 
 
 def _components(lineage: Lineage) -> dict[tuple[int, int], str]:
