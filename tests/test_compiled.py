@@ -116,6 +116,18 @@ def test_it_waits_until_it_pays_and_changes_between_calls_alone():
     assert backend.runs == 2 * 2
 
 
+def test_a_size_that_comes_seldom_is_not_compiled():
+    """Such as the last unit's: its blocks would be compiled again for a few calls."""
+    network, backend = layers(1), Counting()
+    compiled = CompiledBlocks(network, after=10, backend=backend)
+    for rows, runs in ((4, 0), (4, 5), (2, 5), (4, 10), (3, 10), (2, 10), (2, 15)):
+        compiled.announce(10 if rows == 4 else 5)
+        for _ in range(5):
+            called(network, rows)
+        assert backend.runs == runs
+    assert backend.graphs == 2
+
+
 def test_the_blocks_that_a_network_has_most_of_are_found():
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(*layers(1)), layers(3))
     assert repeated_blocks(network) == []

@@ -2,8 +2,9 @@
 
 Blocks that repeat are compiled, once for each shape that they have, and not the network as a whole,
 which takes several times as long for nearly the same gain. Only calls that backward comes through
-are worth it, and of them those of the batches that come first: with others, each block would be
-compiled again.
+are worth it, and of them those of sizes of batches that have come often: for another size, such as
+that of the last unit or of a batch that some problems have left, each block would be compiled
+again. Such a batch runs plainly.
 """
 
 import importlib
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Sizes of batches that blocks are compiled for: all problems, and what else comes first.
+# Sizes of batches that blocks are compiled for at most.
 SIZES = 2
-# Differentiated calls of a network after which compiling pays: what it saves in as many calls is
-# about what it takes. Whoever has come that far is as likely to go on as to stop.
+# Differentiated calls of a size after which compiling pays: what it saves in as many calls is about
+# what it takes. Whoever has come that far is as likely to go on as to stop.
 PAYS_AFTER = 4000
 # Shapes of one kind of block times sizes; beyond PyTorch's own limit of 8 it would stop compiling.
 MOST_SHAPES = 64
@@ -38,12 +39,12 @@ def uncompiled() -> Iterator[None]:
 
 
 class CompiledBlocks:
-    """Blocks of one network, compiled from some number of its differentiated calls on.
+    """Blocks of one network, compiled for the sizes of batches that it was often called with.
 
     Parameters
     ----------
     after
-        Calls that come before.
+        Differentiated calls of a size that come before; 0: the first sizes are compiled at once.
     announced
         Calls are announced; else those of the first block count.
     backend
@@ -58,9 +59,11 @@ class CompiledBlocks:
         announced: bool = True,
         backend: Any = "inductor",
     ) -> None:
-        self.after, self.calls, self._backend = after, 0, backend
-        self._sizes: set[int] = set()
-        self._on = False
+        self.after, self._backend = after, backend
+        self._announced = 0
+        self._seen: set[int] = set()  # sizes of the calls that were announced last
+        self._calls: Counter[int] = Counter()  # of each size, before them
+        self._compiled: set[int] = set()  # sizes
         for place, block in enumerate(blocks):
             layer: Any = block
             counted = place == 0 and not announced
@@ -68,16 +71,21 @@ class CompiledBlocks:
             layer.forward = self._forward(layer.forward, counted)
 
     def announce(self, calls: int) -> bool:
-        """So many differentiated calls are about to be made; blocks change over here, if at all.
+        """So many differentiated calls of a size are about to be made.
 
-        Returns whether they did.
+        Blocks change over here, if at all; returns whether they did.
 
         Not in the midst of them: where a checkpoint computes a segment again, it has to save what
         was saved before.
         """
-        before, self._on = self._on, self.calls >= self.after
-        self.calls += calls
-        return before != self._on
+        for size in self._seen:
+            self._calls[size] += self._announced
+        self._announced, self._seen = calls, set()
+        before = len(self._compiled)
+        for size, made in self._calls.items():
+            if made >= self.after and len(self._compiled) < SIZES:
+                self._compiled.add(size)
+        return before != len(self._compiled)
 
     def _forward(self, plain: Callable[..., Any], counted: bool) -> Callable[..., Any]:
         compiled: Callable[..., Any] | None = None
@@ -101,16 +109,16 @@ class CompiledBlocks:
         # Blocks of a transformer that attends to text beside the image are given theirs by name.
         first = next(iter((*inputs, *options.values())), None)
         if (
-            not self._on
-            or _plain.get()
+            _plain.get()
             or not (torch.is_grad_enabled() and isinstance(first, Tensor) and first.requires_grad)
             # Such as recorders of cross-attention.
             or any(isinstance(value, dict) for value in options.values())
         ):
             return False
-        if len(self._sizes) < SIZES:
-            self._sizes.add(len(first))
-        return len(first) in self._sizes
+        self._seen.add(len(first))
+        if self.after == 0 and len(self._compiled) < SIZES:
+            self._compiled.add(len(first))
+        return len(first) in self._compiled
 
 
 def repeated_blocks(network: nn.Module) -> list[nn.Module]:
