@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -272,3 +273,24 @@ def test_a_packed_index_answers_as_before(tmp_path, factory):
         np.testing.assert_array_equal(copy.search(queries, 5)[1], index.search(queries, 5)[1])
         np.testing.assert_allclose(copy.features(np.arange(9)), features[:9], atol=5e-3)
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
+
+
+def test_what_a_gpu_does_not_answer_the_index_itself_does():
+    """A GPU has a largest number of answers; more are searched where some are left out."""
+    index, asked = build(clustered()), []
+
+    class Limited:
+        def search(self, queries, count):
+            asked.append(count)
+            if count > 20:
+                raise RuntimeError("k (24) > max k supported (20)")
+            return index.index.search(queries, count)
+
+    queries = np.random.default_rng(3).normal(size=(4, 16))
+    _, order = brute(clustered(), queries, 600)
+    without = np.unique(order[:, :15])
+    found = replace(index, on_device=Limited()).search(queries, 6, without=without)
+    for own, wanted in zip(found, index.search(queries, 6, without=without), strict=True):
+        np.testing.assert_array_equal(own, wanted)
+    assert max(asked) > 20
+    assert min(asked) <= 20

@@ -103,7 +103,7 @@ def load_sampler(
         _run_as(sampler, how)
     if options.get(GRAPHS, "off") == "on":
         if sampler.device.type != "cuda" or dtype == torch.float16:
-            # In float16 gradients are scaled by numbers that the host has to know.
+            # Nobody has tried them in float16, where gradients are scaled around each call.
             raise UsageError(f"{name}: {GRAPHS}=on needs a GPU, and a dtype other than float16")
         sampler.replayed = Replayed(sampler.call_denoiser)
     return sampler

@@ -162,12 +162,22 @@ class FeatureIndex:
 
     def _search(self, queries: Scores, count: int) -> tuple[Scores, Rows]:
         faiss = importlib.import_module("faiss")
-        index, space = self.index, faiss.ParameterSpace
+        scores: Scores
+        rows: Rows
         if self.on_device is not None:
-            index, space = self.on_device, faiss.GpuParameterSpace
+            try:
+                if self.search_parameters:
+                    faiss.GpuParameterSpace().set_index_parameters(
+                        self.on_device, self.search_parameters
+                    )
+                scores, rows = self.on_device.search(queries, count)
+                return scores + (queries @ self.centre)[:, None], rows
+            except RuntimeError as error:
+                # A GPU gives no more than 2,048 answers, and looks into no more lists.
+                logger.info("the index %s is searched on the CPU: %s", self.factory, reason(error))
         if self.search_parameters:
-            space().set_index_parameters(index, self.search_parameters)
-        scores, rows = index.search(queries, count)
+            faiss.ParameterSpace().set_index_parameters(self.index, self.search_parameters)
+        scores, rows = self.index.search(queries, count)
         return scores + (queries @ self.centre)[:, None], rows
 
     def _exact(self, queries: Scores, count: int, among: Rows) -> tuple[Scores, Rows]:
