@@ -78,6 +78,18 @@ def test_a_folder_copied_elsewhere_loads_the_same_classifier(tmp_path: Path) -> 
     config = json.loads((copy / "config.json").read_text())
     config["class_names"][0] = "renamed"
     (copy / "config.json").write_text(json.dumps(config))
-    classifier = load_folder("mine", copy).eval()
+    classifier = load_folder("mine", copy)
     assert classifier.class_names[0] == "renamed"
     assert classifier.fingerprint == load_classifier("planted:balanced").fingerprint
+
+
+@pytest.mark.parametrize("name", ["balanced", "biased"])
+def test_an_images_logits_from_a_folder_dont_depend_on_its_batch(name: str) -> None:
+    images, _ = drawn("linked", 12)
+    classifier, usual = load_folder(name, FOLDER / name), load_classifier(f"planted:{name}")
+    with torch.no_grad():
+        together = classifier.logits(images)
+        alone = torch.cat([classifier.logits(image[None]) for image in images])
+        expected = usual.logits(images)
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together, expected, atol=1e-4, rtol=0)

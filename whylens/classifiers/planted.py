@@ -67,7 +67,10 @@ def _folder(short: str) -> Path:
 
 
 def load_folder(name: str, folder: Path) -> Classifier:
-    """A classifier of the planted world from any folder that `save_classifier` wrote."""
+    """A classifier of the planted world from any folder that `save_classifier` wrote.
+
+    It is in evaluation mode: what an image gets doesn't depend on the batch that it comes in.
+    """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     class_names = tuple(config["class_names"])
     if config["kind"] == "clip":
@@ -78,4 +81,4 @@ def load_folder(name: str, folder: Path) -> Classifier:
         return wrap_clip(name, model, tokenizer, class_names, config["templates"])
     network = build(config["arch"])
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return PlantedClassifier(name, network, class_names)
+    return PlantedClassifier(name, network, class_names).eval()
