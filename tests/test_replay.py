@@ -7,6 +7,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from whylens.classifiers import load_classifier
+from whylens.diffusion import load_sampler
+from whylens.guidance import GuidanceSettings, Problems, TargetClass, solve
 from whylens.replay import Replayed
 
 
@@ -165,3 +168,29 @@ def test_backward_comes_once():
     torch.autograd.grad(out.sum(), x, retain_graph=True)
     with pytest.raises(RuntimeError, match="before"):
         torch.autograd.grad(out.sum(), x)
+
+
+def test_an_optimisation_of_recorded_calls_is_one_of_plain_calls():
+    """Through checkpoints, guidance, and a batch that a problem leaves."""
+    classifier = load_classifier("planted:biased").double()
+    asked = GuidanceSettings.model_validate(
+        {
+            "chain": {"steps": 4, "segment": 2},
+            "optimiser": {"steps": 5, "stop_below": 0.3},
+            "views": {"cutouts": 2, "predictions": 2},
+        }
+    )
+    found = []
+    for recorded in (False, True):
+        sampler = load_sampler("random:tiny", dtype=torch.float64)
+        if recorded:
+            sampler.replayed = Replayed(sampler.call_denoiser, Simulated, after=1)
+        problems = Problems.from_prompts(sampler, ["a", "b c"], [1, 2])
+        objective = TargetClass(classifier, torch.tensor([1, 2]))
+        solutions = solve(sampler, problems, objective, asked)
+        found.append([solution.loss_trajectory for solution in solutions])
+    assert found[0] == found[1]
+    lengths = [len(losses) for losses in found[0]]
+    assert min(lengths) < max(lengths)
+    # A segment of both problems, and one of the problem that is left.
+    assert Simulated.made == 4
