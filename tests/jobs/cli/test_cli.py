@@ -1,6 +1,7 @@
 """The whylens command: one clear message for what is wrong, quick help, no traceback."""
 
 import errno
+import inspect
 import os
 import re
 import shutil
@@ -15,8 +16,11 @@ import pytest
 
 from whylens.jobs import investigate as investigating
 from whylens.jobs.cli import main
+from whylens.jobs.cli.commands import TOOLS
+from whylens.jobs.cli.running import tool_command
 from whylens.jobs.images import embed as embed_job
-from whylens.jobs.registry import jobs
+from whylens.jobs.registry import jobs, named
+from whylens.jobs.report.part import limits
 from whylens.runs import Run
 
 IMAGES = "planted:linked?count=4"
@@ -430,6 +434,17 @@ def test_help_loads_nothing_heavy(words):
     )
     assert result.stderr.strip() == "[]", f"{result.stderr} after {time.monotonic() - began:.1f} s"
     assert "Usage: whylens" in result.stdout
+
+
+@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+def test_a_tool_takes_every_setting_of_its_spec(tool):
+    taken = inspect.signature(tool_command(tool)).parameters
+    settings = set(named(tool.spec).model_fields)
+    shown = set(limits().model_fields) if "limits" in settings else set()
+    json = {"as_json"} if tool.show else set()
+    assert set(taken) == (settings - {"limits"}) | shown | json
+    by_place = [name for name, one in taken.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    assert by_place == ([tool.given_by_place] if tool.given_by_place else [])
 
 
 def listed(capsys, monkeypatch, *words: str) -> str:
