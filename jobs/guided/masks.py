@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from whylens.errors import UsageError
+from whylens.images import RejectedImageError
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,10 @@ def _given_mask(
     from PIL import Image
 
     if folder is None:
-        mask = collection.object_mask(record)
+        try:
+            mask = collection.object_mask(record)
+        except RejectedImageError as error:
+            return None, str(error)
         return mask, None if mask is not None else "the collection has no mask of it"
     path = Path(folder, record.id).with_suffix(".png")
     if not path.resolve().is_relative_to(Path(folder).resolve()):

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from whylens.images import RejectedImageError
 from whylens.jobs.guided.worker import Made, Picture
 from whylens.runs.lineage import Lineage
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -65,6 +67,13 @@ class RealImages:
         size = self.sampler.image_size
         known = self.collection.records.with_ids(image_ids)
         records = [known[image_id] for image_id in image_ids]
-        pixels = [self.collection.load(record) for record in records]
+        pixels, failed = [], []
+        for record in records:
+            try:
+                pixels.append(self.collection.load(record))
+                failed.append(too_small(pixels[-1], size))
+            except RejectedImageError as error:  # it could be read when it was embedded
+                pixels.append(np.zeros((size, size, 3), np.uint8))
+                failed.append(str(error))
         images = torch.stack([to_tensor(one, size) for one in pixels]).to(self.sampler.device)
-        return Loaded(records, pixels, images, [too_small(one, size) for one in pixels])
+        return Loaded(records, pixels, images, failed)

@@ -18,8 +18,9 @@ from whylens.images import (
 )
 from whylens.jobs.checking import check_names
 from whylens.jobs.images.embedded import IMAGES, THUMBNAILS
-from whylens.jobs.images.embedding import REJECTED, Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.images.embedding import Embedder, ImageUnit, decode
 from whylens.jobs.images.listed import LISTINGS, as_begun
+from whylens.jobs.images.rejected import REJECTED, write_rejected
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import do_missing, note_arithmetic

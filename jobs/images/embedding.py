@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,9 @@ from whylens.images import ImageCollection, Rejected, RejectedImageError
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.tensors import thumbnail
 from whylens.jobs.images.embedded import IMAGES, THUMBNAILS
+from whylens.jobs.images.rejected import write_rejected
 from whylens.runs import Run
 
-REJECTED = "rejected"
-REASONS = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "collection")])
 # Pages show a few thumbnails of a part: so many are compressed together.
 GROUP = 32
 NOT_FINITE = "the classifier's features are not finite"
@@ -74,14 +72,6 @@ def decode(unit: ImageUnit, transform: EvalTransform, threads: int = 1) -> pa.Ta
             "pixels": pa.array(pixels, pa.binary(3 * size * size)),
         }
     ).replace_schema_metadata({"unit": unit.name})
-
-
-def write_rejected(run: Run, unit: str, rejected: Sequence[Rejected], tag: str) -> None:
-    """Add images that are left out to the table `rejected`, once a unit."""
-    if not rejected or run.table(REJECTED).done(unit):
-        return
-    rows = [{"id": r.id, "path": r.path, "reason": r.reason, "collection": tag} for r in rejected]
-    run.table(REJECTED).write(unit, pa.Table.from_pylist(rows, schema=REASONS))
 
 
 class Embedder:

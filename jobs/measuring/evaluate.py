@@ -15,6 +15,7 @@ from whylens.errors import UnfinishedError, UsageError, WhylensError
 from whylens.jobs.checking import check_names
 from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
+from whylens.jobs.images.rejected import REJECTED, ReadableImages, write_unreadable
 from whylens.jobs.measuring import pairs
 from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
 from whylens.jobs.registry import Job
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from whylens.classifiers import Classifier
-    from whylens.images import ImageCollection
 
 COLUMNS = (
     "image_id", "source_name", "target_name", "source_class", "target_class", "flipped",
@@ -174,7 +174,7 @@ class Measurer:
         self.judges = [load_classifier(name, self.device) for name in spec.judges]
         self.lpips = load_perceptual(spec.vgg, spec.lpips, self.device) if spec.vgg else None
         self.inception = load_inception(spec.inception, self.device) if spec.inception else None
-        self.collections: dict[str, ImageCollection] = {}
+        self.collections: dict[str, ReadableImages] = {}
         self.explained: dict[str, Classifier] = {}
 
     def __call__(self, unit: EvaluateUnit) -> int:
@@ -195,6 +195,7 @@ class Measurer:
             }
             for row in rows
         ]
+        write_unreadable(self.run, unit.name, *self.collections.values())
         self.run.table(MEASURED).write(unit.name, pa.Table.from_pylist(part, schema=IMAGE))
         return len(part)
 
@@ -274,12 +275,10 @@ class Measurer:
         from whylens.images.tensors import square_mask
 
         if images not in self.collections:
-            self.collections[images] = open_collection(images)
-        collection = self.collections[images]
+            self.collections[images] = ReadableImages(open_collection(images), "main")
         return {
             name: torch.from_numpy(square_mask(mask, size))
-            for name, record in collection.records.with_ids(ids).items()
-            if (mask := collection.object_mask(record)) is not None
+            for name, mask in self.collections[images].masks(list(ids)).items()
         }
 
 
@@ -288,7 +287,7 @@ JOB = Job(
     help="Measures of counterfactuals, a row for each run.",
     spec=EvaluateSpec,
     run=run,
-    tables=(MEASURED, TABLE, pairs.TABLE),
+    tables=(REJECTED, MEASURED, TABLE, pairs.TABLE),
     show="whylens.jobs.measuring.terminal:show_evaluation",
     page="whylens.jobs.measuring.evaluation_report:write",
 )

@@ -18,8 +18,8 @@ from whylens.errors import UnfinishedError, WhylensError
 from whylens.images import Rejected, RejectedImageError, open_collection, units
 from whylens.images.eval_transform import EvalTransform
 from whylens.images.spurious import open_spurious
-from whylens.jobs.images.embedding import REJECTED, write_rejected
 from whylens.jobs.images.listed import LISTINGS, as_begun
+from whylens.jobs.images.rejected import REJECTED, write_rejected
 from whylens.jobs.measuring.published import shown_as_published
 from whylens.jobs.measuring.sides import SIDES, Contender, Side, contend, make_sides
 from whylens.jobs.measuring.tables import LEADERBOARD, PREDICTION, PREDICTIONS, SCORES, tabulate

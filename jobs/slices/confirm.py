@@ -26,6 +26,7 @@ from whylens.jobs.classes import same_class
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
 from whylens.jobs.images.embedded import IMAGES, mined_collection
+from whylens.jobs.images.rejected import REJECTED, write_unreadable
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, seen_by, told
 from whylens.jobs.spec import JobSpec, StageSettings
@@ -178,7 +179,7 @@ def confirm(
     placement = of_stage(settings.placement, placement)
     arguments = (run, lineage, settings, placement.device)
     units = in_batches(tasks, 1, settings, lineage.parts(IMAGES))
-    drop_others(run, units, *SCHEMAS, spec=settings)
+    drop_others(run, units, *SCHEMAS, REJECTED, spec=settings)
     work_through(run, SEARCHED, units, Confirmer, arguments, placement)
 
 
@@ -193,7 +194,7 @@ class Confirmer:
         self.classifier = kept(load_classifier, str(lineage.setting("classifier")), device)
         self.judge = kept(load_classifier, settings.judge, device) if settings.judge else None
         self.head = Head.of(self.classifier)
-        self.collection, self.index, self.labels, self.captions = indexed(
+        self.images, self.index, self.labels, self.captions = indexed(
             lineage, mined_collection(lineage), self.classifier
         )
 
@@ -232,6 +233,7 @@ class Confirmer:
                 }
             ],
         }
+        write_unreadable(self.run, unit.name, self.images)
         for table, schema in SCHEMAS.items():  # searched last: it says that the unit is done
             some = [{**key, **row} for row in rows[table]]
             self.run.table(table).write(unit.name, pa.Table.from_pylist(some, schema=schema))
@@ -273,7 +275,7 @@ class Confirmer:
             else self.classifier.class_names[error.looks_like],
             "generated": [task.pictures[row] for row in near],
             "exemplars": exemplars(
-                self.collection, ids, p.tolist(), [self._label(row) for row in shown]
+                self.images, ids, p.tolist(), [self._label(row) for row in shown]
             ),
         }
 
@@ -284,7 +286,8 @@ class Confirmer:
     def absent(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Which rows [n] do not show class k, and the judge's p of it, NaN where it wasn't asked.
 
-        A label rules an image out; whatever it says, a judge may, too.
+        A label rules an image out; whatever it says, a judge may, too. An image that the judge
+        can't be shown, since it can't be read any more, counts as showing the class.
         """
         without, p = self.labels[rows] != k, np.full(len(rows), np.nan)
         if self.judge is not None:
@@ -293,8 +296,8 @@ class Confirmer:
             asked = np.flatnonzero(without)
             if len(asked):
                 ids = [self.index.ids[row] for row in rows[asked]]
-                said = seen_by(self.judge, self.collection, ids, self.judge.probabilities)
-                p[asked] = said[:, own]
+                said = seen_by(self.judge, self.images, ids, self.judge.probabilities)
+                p[asked] = [said[name][own] if name in said else np.nan for name in ids]
             without[asked] = p[asked] <= self.settings.absent
         return without, p
 
@@ -330,7 +333,7 @@ JOB = Job(
     help="Real images that fail as generated ones do.",
     spec=ConfirmSpec,
     run=run,
-    tables=(CONFIRMED, SYSTEMATIC, SEARCHED),
+    tables=(REJECTED, CONFIRMED, SYSTEMATIC, SEARCHED),
     show="whylens.jobs.slices.terminal:show_systematic",
     part="whylens.jobs.report.parts.systematic:SYSTEMATIC",
 )

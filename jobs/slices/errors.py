@@ -21,6 +21,7 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.head import Head
 from whylens.jobs.findings.stored import COMPONENTS, components_of
 from whylens.jobs.images.embedded import IMAGES
+from whylens.jobs.images.rejected import REJECTED, write_unreadable
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import EXEMPLAR, KEY, TOLD, exemplars, indexed, told
 from whylens.jobs.spec import JobSpec
@@ -108,7 +109,7 @@ def errors(run: Run, lineage: Lineage, settings: ErrorSettings, placement: Resou
     placement = placement.without_gpus
     made_from = [lineage.parts(name) for name in (IMAGES, COMPONENTS, CHANGES)]
     units = in_batches(tasks, 1, settings, made_from)
-    drop_others(run, units, *SCHEMAS, spec=settings)
+    drop_others(run, units, *SCHEMAS, REJECTED, spec=settings)
     work_through(run, MISTAKES, units, Slicer, arguments, placement)
 
 
@@ -121,7 +122,7 @@ class Slicer:
 
         self.run, self.lineage, self.settings = run, lineage, settings
         self.classifier = load_classifier(str(lineage.setting("classifier")))
-        self.collection, self.index, self.labels, self.captions = indexed(
+        self.images, self.index, self.labels, self.captions = indexed(
             lineage, settings.collection, self.classifier
         )
         self.features = self.index.features(np.arange(len(self.labels)))
@@ -140,6 +141,7 @@ class Slicer:
         key = {"class_index": k, "class_name": self.classifier.class_names[k]}
         mean = self.features[others].mean(0, dtype=np.float64)
         rows = [{**key, **self._slice(*one, k, mean)} for one in enumerate(found)]
+        write_unreadable(self.run, unit.name, self.images)
         self.run.table(SLICES).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMAS[SLICES]))
         row = {
             **key,
@@ -189,7 +191,7 @@ class Slicer:
             "shares": shares[:NAMED].tolist(),
             "image_ids": ids,
             "exemplars": exemplars(
-                self.collection, ids[: len(shown)], self.p[shown, k].tolist(), truth[: len(shown)]
+                self.images, ids[: len(shown)], self.p[shown, k].tolist(), truth[: len(shown)]
             ),
             "mended": mended[:KEPT],
         }
@@ -207,7 +209,7 @@ JOB = Job(
     help="Real mistakes, in slices that are alike.",
     spec=ErrorsSpec,
     run=run,
-    tables=(SLICES, MISTAKES),
+    tables=(REJECTED, SLICES, MISTAKES),
     show="whylens.jobs.slices.terminal:show_slices",
     part="whylens.jobs.report.parts.slices:SLICES",
 )

@@ -7,6 +7,7 @@ under noise on everything else. Their relative foreground sensitivity is in the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
@@ -20,14 +21,17 @@ from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.images import (
     ImageCollection,
+    Rejected,
     RejectedImageError,
     labels_of,
     match_classes,
     open_collection,
 )
+from whylens.images.collection import require_fit
 from whylens.images.tensors import to_tensor
 from whylens.jobs.checking import check_names
 from whylens.jobs.columns import columns
+from whylens.jobs.images.rejected import REJECTED, write_rejected
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
@@ -87,23 +91,27 @@ class Looker:
         self.classifier = kept(load_classifier, name, device)
 
     def __call__(self, unit: Batch[tuple[str, int]]) -> int:
-        """Look at (image id, class) pairs, write what is right; how many had a mask."""
+        """Look at (image id, class) pairs, write what is right; how many have a mask."""
         records = self.collection.records.with_ids([name for name, _ in unit.tasks])
         ids, labels, images, masks = [], [], [], []
+        rejected: list[Rejected] = []
         for name, label in unit.tasks:
             try:
                 image = self.collection.load(records[name])
                 mask = self.collection.object_mask(records[name])
-            except RejectedImageError:
-                continue
-            if mask is None:
+                if mask is None:
+                    raise RejectedImageError("nobody says where its object is")
+                require_fit(mask, image)
+            except RejectedImageError as error:
+                rejected.append(Rejected(name, records[name].path, str(error)))
                 continue
             ids.append(name)
             labels.append(label)
             images.append(to_tensor(self.classifier.eval_transform(image)))
             # A mask goes the way of its image; what the object touches at all is object.
             levels = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2)
-            masks.append((to_tensor(self.classifier.eval_transform(levels))[:1] > 0).float())
+            shown = replace(self.classifier.eval_transform, fill=(0, 0, 0))(levels)
+            masks.append((to_tensor(shown)[:1] > 0).float())
         rows = [
             {
                 "image_id": name,
@@ -117,6 +125,7 @@ class Looker:
                 ids, labels, self._right(ids, labels, images, masks), strict=True
             )
         ]
+        write_rejected(self.run, unit.name, rejected, "main")
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
@@ -173,11 +182,13 @@ def run(spec: ForegroundSpec) -> Run:
     with JOB.working(spec) as run, session() as ray:
         placement = settled(ray, spec.placement)
         arguments = (run, spec.classifier, collection, spec.foreground, placement.device)
+        write_rejected(run, "main-listing", collection.rejected, "main")
         units = in_batches(tasks, BATCH, spec.foreground)
         work_through(run, TABLE, units, Looker, arguments, placement)
         if not run.table(TABLE).read(["image_id"]).num_rows:
             raise UsageError(
-                f"no image of {spec.images} says where its object is: name a collection with masks"
+                f"no image of {spec.images} says where its object is: name a collection with "
+                f"masks. The table {REJECTED} in {run.folder} says of each why not"
             )
     return run
 
@@ -187,6 +198,6 @@ JOB = Job(
     help="Whether a classifier looks at the object or the rest.",
     spec=ForegroundSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(REJECTED, TABLE),
     part="whylens.jobs.report.parts.foreground:FOREGROUND",
 )

@@ -17,10 +17,12 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.errors import UsageError
+from whylens.images import Rejected
 from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import COMPONENTS, components_of
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.images.embedded import COLUMNS, IMAGES, mined_collection, read_embedded
+from whylens.jobs.images.rejected import GONE, REJECTED, write_rejected
 from whylens.jobs.people.repair import Seen, spurious_of
 from whylens.jobs.registry import Job
 from whylens.jobs.slices.shown import collection_of
@@ -97,8 +99,8 @@ class Images:
     fitted: np.ndarray
 
 
-def images_of(lineage: Lineage, settings: GroupSettings) -> Images:
-    """The labelled images of a run's collection.
+def images_of(run: Run, lineage: Lineage, settings: GroupSettings) -> Images:
+    """The labelled images of a run's collection; those that it no longer lists are noted.
 
     Raises
     ------
@@ -116,10 +118,13 @@ def images_of(lineage: Lineage, settings: GroupSettings) -> Images:
             else f"{uri} has no attributes: name a data set that has, such as waterbirds:FOLDER"
         )
     seen = read_embedded(lineage.table(IMAGES).read(COLUMNS), settings.collection)
-    labelled = np.flatnonzero(seen.labels >= 0)
+    place = {name: row for row, name in enumerate(collection.records.ids().to_pylist())}
+    there = np.asarray([name in place for name in seen.ids], bool)
+    gone = [Rejected(seen.ids[row], seen.ids[row], GONE) for row in np.flatnonzero(~there)]
+    write_rejected(run, GROUPS, gone, settings.collection)
+    labelled = np.flatnonzero(there & (seen.labels >= 0))
     if len(labelled) == 0:
         raise UsageError(f"no image of {uri} has a label: groups are of a class and an attribute")
-    place = {record.id: row for row, record in enumerate(collection.records)}
     rows = [place[seen.ids[row]] for row in labelled]
     return Images(
         seen.features[labelled].astype(np.float64),
@@ -148,7 +153,7 @@ def groups(run: Run, lineage: Lineage, settings: GroupSettings) -> None:
 
     classifier = load_classifier(str(lineage.setting("classifier")))
     names, head = classifier.class_names, classifier.head.arrays()
-    images = images_of(lineage, settings)
+    images = images_of(run, lineage, settings)
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMAS}
     found, seen = _found(run, lineage)
     fixes = {NOTHING: _linear(*head)}
@@ -335,7 +340,7 @@ JOB = Job(
     help="Accuracy by group, before and after repairs.",
     spec=GroupsSpec,
     run=run,
-    tables=(GROUPS, SHORTCUTS, VALUES, REPAIRS),
+    tables=(REJECTED, GROUPS, SHORTCUTS, VALUES, REPAIRS),
     show="whylens.jobs.slices.terminal:show_repairs",
     part="whylens.jobs.report.parts.groups:GROUPS",
 )

@@ -24,6 +24,7 @@ from whylens.errors import UsageError
 from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.images.embedded import IMAGES, mined_collection
 from whylens.jobs.images.index import index_of
+from whylens.jobs.images.rejected import REJECTED, ReadableImages, write_unreadable
 from whylens.jobs.registry import Job
 from whylens.jobs.report.tables import grouped
 from whylens.jobs.slices.shown import collection_of, seen_by
@@ -205,7 +206,7 @@ def name_all(
     words = vocabulary(lineage, settings, classifier.class_names)
     arguments = (run, lineage, model, settings, words, placement.device)
     units = in_batches(tasks, 8, settings, words)
-    drop_others(run, units, TABLE, spec=settings)
+    drop_others(run, units, TABLE, REJECTED, spec=settings)
     work_through(run, TABLE, units, Namer, arguments, placement)
 
 
@@ -231,15 +232,15 @@ class Namer:
             ]
         )
         self.common = normalised(self.texts).mean(0)
-        self.collections = {
-            tag: collection_of(lineage, tag)
+        self.images = {
+            tag: ReadableImages(collection_of(lineage, tag), tag)
             for tag in ("main", "second")
             if tag == "main" or lineage.setting("second")
         }
         seen = lineage.table(IMAGES).read(["id", "collection"])
         self.ids = {
             tag: seen.filter(pc.equal(seen["collection"], tag))["id"].to_pylist()
-            for tag in self.collections
+            for tag in self.images
         }
         self._beside: dict[str, np.ndarray] = {}
 
@@ -247,11 +248,13 @@ class Namer:
         """Name the unit's things, write their words; how many."""
         rows, pictures = [], []
         for thing in unit.tasks:
-            shown = self._embedded(thing.collection, thing.image_ids)
-            others = self._others(thing.collection)
+            seen = self._embedded(thing.collection, thing.image_ids)
+            if not seen:
+                continue
+            shown, others = np.stack(list(seen.values())), self._others(thing.collection)
             pictures += [
                 {"collection": thing.collection, "image_id": name, "embedding": row}
-                for name, row in zip(thing.image_ids, shown, strict=True)
+                for name, row in seen.items()
             ]
             said = names(shown, others, self.texts, self.words, top=self.settings.top)
             rows.append(
@@ -264,6 +267,7 @@ class Namer:
                     "common": self.common,
                 }
             )
+        write_unreadable(self.run, unit.name, *self.images.values())
         # Names last: they say that the unit is done.
         table = pa.Table.from_pylist(pictures, schema=PICTURES_SCHEMA)
         self.run.table(PICTURES).write(unit.name, table)
@@ -274,12 +278,13 @@ class Namer:
         if tag not in self._beside:
             ids = self.ids[tag]
             some = np.random.default_rng(0).permutation(len(ids))[: self.settings.others]
-            self._beside[tag] = self._embedded(tag, [ids[row] for row in some])
+            seen = self._embedded(tag, [ids[row] for row in some])
+            self._beside[tag] = np.stack(list(seen.values()))
         return self._beside[tag]
 
-    def _embedded(self, tag: str, ids: Sequence[str]) -> np.ndarray:
-        """Embeddings [n, D] of images by id."""
-        return seen_by(self.model, self.collections[tag], ids, self.model.features)
+    def _embedded(self, tag: str, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Embeddings [D] of the images that can be read, by id."""
+        return seen_by(self.model, self.images[tag], ids, self.model.features)
 
 
 def run(spec: NamesSpec) -> Run:
@@ -295,7 +300,7 @@ JOB = Job(
     help="What is found, in words of a vocabulary.",
     spec=NamesSpec,
     run=run,
-    tables=(PICTURES, TABLE),
+    tables=(REJECTED, PICTURES, TABLE),
     show="whylens.jobs.slices.terminal:show_names",
     part="whylens.jobs.report.parts.names:NAMES",
 )

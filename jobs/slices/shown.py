@@ -14,6 +14,7 @@ from whylens.images.tensors import thumbnail, to_tensor
 from whylens.jobs.columns import columns
 from whylens.jobs.images.embedded import IMAGES
 from whylens.jobs.images.index import index_of
+from whylens.jobs.images.rejected import ReadableImages
 from whylens.neural_pca import typical_words
 from whylens.neural_pca.index.searchable import Searchable
 from whylens.neural_pca.systematic import SystematicError
@@ -45,7 +46,7 @@ CAPTIONS = 10_000
 class Indexed(NamedTuple):
     """A collection with its index; labels [N] (-1: none) and captions [N] of the index's rows."""
 
-    collection: ImageCollection
+    images: ReadableImages
     searchable: Searchable
     labels: np.ndarray
     captions: np.ndarray
@@ -63,7 +64,7 @@ def indexed(lineage: Lineage, tag: str, classifier: Classifier) -> Indexed:
     seen = seen.filter(pc.equal(seen["collection"], tag))
     seen = seen.take(pc.index_in(pa.array(index.ids, pa.string()), seen["id"]))
     return Indexed(
-        collection_of(lineage, tag),
+        ReadableImages(collection_of(lineage, tag), tag),
         index,
         seen["label"].to_numpy().astype(np.int64),
         np.asarray(pc.fill_null(seen["caption"], "").to_pylist(), object),
@@ -72,25 +73,26 @@ def indexed(lineage: Lineage, tag: str, classifier: Classifier) -> Indexed:
 
 def seen_by(
     classifier: Classifier,
-    collection: ImageCollection,
+    images: ReadableImages,
     ids: Sequence[str],
     ask: Callable[[Tensor], Tensor],
-) -> np.ndarray:
-    """What `ask` says of images, as the classifier is shown them: [n, ...] in float32.
+) -> dict[str, np.ndarray]:
+    """What `ask` says of images, as the classifier is shown them: rows [...] in float32 by id.
 
-    The ids are one or more.
+    In the order of the ids, without those that can't be read.
     """
     import torch
 
-    records, parts = collection.records.with_ids(ids), []
+    said: dict[str, np.ndarray] = {}
     for start in range(0, len(ids), BATCH):
-        images = [
-            to_tensor(classifier.eval_transform(collection.load(records[name])))
-            for name in ids[start : start + BATCH]
-        ]
+        pixels = images.load(ids[start : start + BATCH])
+        if not pixels:
+            continue
+        shown = [to_tensor(classifier.eval_transform(one)) for one in pixels.values()]
         with torch.inference_mode():
-            parts.append(ask(torch.stack(images).to(classifier.device)).float().cpu().numpy())
-    return np.concatenate(parts)
+            rows = ask(torch.stack(shown).to(classifier.device)).float().cpu().numpy()
+        said |= dict(zip(pixels, rows, strict=True))
+    return said
 
 
 def told(error: SystematicError, captions: np.ndarray) -> dict[str, Any]:
@@ -111,21 +113,19 @@ def told(error: SystematicError, captions: np.ndarray) -> dict[str, Any]:
 
 
 def exemplars(
-    collection: ImageCollection,
-    ids: Sequence[str],
-    p: Sequence[float],
-    labels: Sequence[str | None],
+    images: ReadableImages, ids: Sequence[str], p: Sequence[float], labels: Sequence[str | None]
 ) -> list[dict[str, Any]]:
-    """Images of a collection as rows of `EXEMPLAR`."""
-    records = collection.records.with_ids(ids)
+    """Images of a collection as rows of `EXEMPLAR`, those that can be read."""
+    pixels = images.load(ids)
     return [
         {
             "image_id": name,
             "p": float(one),
             "label": label,
-            "thumb": thumbnail(collection.load(records[name]), 224),
+            "thumb": thumbnail(pixels[name], 224),
         }
         for name, one, label in zip(ids, p, labels, strict=True)
+        if name in pixels
     ]
 
 

@@ -145,3 +145,34 @@ def test_wrong_columns_options_and_splits_are_told(laid_out):
         open_collection(f"celeba:{laid_out / 'celeba'}?target=Hat")
     with pytest.raises(UsageError, match="no folder"):
         open_collection(f"spawrious:{laid_out / 'nowhere'}")
+
+
+def test_rows_that_cannot_be_used_are_rejected_with_the_reason(laid_out):
+    """One bad row ends nothing: the others are the collection."""
+    folder = laid_out / "waterbirds"
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    bad = ["4,002.Crow/c.jpg,2,2,0,x", "5,,0,2,0,x", "6,002.Crow/d.jpg,0", lines[2]]
+    (folder / "metadata.csv").write_text("\n".join([*lines, *bad]))
+    good = open_collection(f"waterbirds:{folder}?split=test")
+    assert [record.id for record in good.records] == ["002.Crow/a.jpg", "002.Crow/b.jpg"]
+    assert [(one.id, one.reason) for one in good.rejected] == [
+        ("002.Crow/c.jpg", "its y is '2', not 0 to 1"),
+        ("metadata.csv", "line 6 of metadata.csv names no image"),
+        ("002.Crow/d.jpg", "line 7 of metadata.csv is cut short"),
+        ("002.Crow/b.jpg", "line 8 of metadata.csv names it again"),
+    ]
+    (laid_out / "celeba" / "list_eval_partition.csv").write_text("image_id,partition\n1.jpg,2\n")
+    (lost,) = open_collection(f"celeba:{laid_out / 'celeba'}").rejected
+    assert (lost.id, lost.reason) == ("2.jpg", "list_eval_partition.csv says nothing of it")
+    (folder / "metadata.csv").write_text("\n".join([lines[0], bad[0]]))
+    with pytest.raises(UsageError, match=r"no image can be used, so 002.Crow/c\.jpg: its y is '2'"):
+        open_collection(f"waterbirds:{folder}")
+
+
+def test_a_file_that_is_named_and_not_there_is_rejected_when_it_is_loaded(laid_out):
+    (laid_out / "metadata" / "2.png").unlink()
+    collection = open_collection(f"metadata:{laid_out / 'metadata'}")
+    gone, there = collection.records
+    assert (collection.load(there) == (1, 2, 3)).all()
+    with pytest.raises(RejectedImageError, match="can't be read"):
+        collection.load(gone)

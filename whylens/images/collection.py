@@ -56,7 +56,13 @@ class ImageCollection(ABC):
         """
 
     def object_mask(self, record: ImageRecord) -> NDArray[np.bool_] | None:
-        """Where an image shows the object of its class, [H, W]; None where nobody knows."""
+        """Where an image shows the object of its class, [H, W]; None where nobody knows.
+
+        Raises
+        ------
+        RejectedImageError
+            If it can't be read.
+        """
         return None
 
     def attributes(self) -> Mapping[str, Sequence[str]]:
@@ -93,3 +99,19 @@ def labels_of(records: Sequence[ImageRecord], classes: dict[str, int]) -> NDArra
         [-1 if r.class_name is None else classes.get(r.class_name, -1) for r in records],
         dtype=np.int32,
     )
+
+
+def require_fit(mask: NDArray[np.bool_], image: NDArray[np.uint8]) -> None:
+    """That a mask [h, w] is of an image [H, W, 3]: of its size, or of its shape at another size.
+
+    Raises
+    ------
+    RejectedImageError
+        If it is of another shape, or marks nothing.
+    """
+    (h, w), (height, width) = mask.shape, image.shape[:2]
+    # Sides of a resized picture are whole, so each may be less than a pixel off.
+    if abs(w * height - h * width) > max(height, width):
+        raise RejectedImageError(f"its mask is {w} x {h}, the image {width} x {height}")
+    if not mask.any():
+        raise RejectedImageError("its mask marks no object")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 from whylens.errors import UsageError
 from whylens.filesystem import filesystem
-from whylens.images.collection import RejectedImageError
+from whylens.images.collection import Rejected, RejectedImageError
 from whylens.images.decoding import SUFFIXES, decode
 from whylens.images.folder import FolderCollection
 from whylens.images.listing import ImageRecord, Records
+
+# A row of a table, by its header.
+Cells = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,14 @@ class Tree:
             if PurePosixPath(name).suffix.lower() in SUFFIXES:
                 yield name, PurePosixPath(name).parts
 
-    def table(self, name: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    def table(self, name: str, columns: tuple[str, ...]) -> list[Cells]:
         """The rows of a CSV file, which has to have some columns."""
         try:
             text = self.system.cat_file(f"{self.root}/{name}").decode()
         except OSError:
             raise UsageError(f"{self.uri}: there is no {name} in the folder") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{self.uri}: {name} is not UTF-8") from None
         rows = list(csv.DictReader(io.StringIO(text)))
         if not rows or not set(columns) <= set(rows[0]):
             raise UsageError(f"{self.uri}: {name} has not the columns {', '.join(columns)}")
@@ -82,7 +87,12 @@ class LayoutCollection(FolderCollection):
         system, root = filesystem(folder)
         if not system.isdir(root):
             raise UsageError(f"no folder {folder}")
-        rows = list(read(Tree(uri, system, root, options)))
+        found = list(read(Tree(uri, system, root, options)))
+        rows = [row for row in found if isinstance(row, Row)]
+        self.rejected = tuple(row for row in found if isinstance(row, Rejected))
+        if not rows and self.rejected:
+            first = self.rejected[0]
+            raise UsageError(f"{uri}: no image can be used, so {first.id}: {first.reason}")
         if not rows:
             raise UsageError(f"{uri}: no images laid out as {layout} are: {expected}")
         splits = sorted({row.split for row in rows})
@@ -116,58 +126,99 @@ class LayoutCollection(FolderCollection):
         return {name: [of[row] for row in names] for name, of in self._attributes.items()}
 
 
-def _waterbirds(tree: Tree) -> Iterator[Row]:
-    for row in tree.table("metadata.csv", ("img_filename", "y", "split", "place")):
-        yield Row(
-            row["img_filename"],
-            ("landbird", "waterbird")[int(row["y"])],
-            {"place": ("land", "water")[int(row["place"])]},
-            ("train", "val", "test")[int(row["split"])],
+Found = Iterator[Row | Rejected]
+
+
+def _rows_of(
+    tree: Tree, name: str, rows: Sequence[Cells], image: str, read: Callable[[Cells], Row]
+) -> Found:
+    """What `read` makes of each row of the table `name`, whose column `image` names the image; of
+    those that can't be used, the reason."""
+    seen = set[str]()
+    for line, row in enumerate(rows, 2):
+        try:
+            if not row[image]:
+                raise RejectedImageError(f"line {line} of {name} names no image")
+            if row[image] in seen:
+                raise RejectedImageError(f"line {line} of {name} names it again")
+            if None in row.values():
+                raise RejectedImageError(f"line {line} of {name} is cut short")
+            yield read(row)
+            seen.add(row[image])
+        except RejectedImageError as error:
+            file = row[image] or name
+            yield Rejected(file, f"{tree.root}/{file}", str(error))
+
+
+def _coded(row: Cells, column: str, names: tuple[str, ...]) -> str:
+    """What a column's number stands for."""
+    if (said := row[column].strip()) not in map(str, range(len(names))):
+        raise RejectedImageError(f"its {column} is {said!r}, not 0 to {len(names) - 1}")
+    return names[int(said)]
+
+
+def _waterbirds(tree: Tree) -> Found:
+    image, name = "img_filename", "metadata.csv"
+
+    def read(row: Cells) -> Row:
+        return Row(
+            row[image],
+            _coded(row, "y", ("landbird", "waterbird")),
+            {"place": _coded(row, "place", ("land", "water"))},
+            _coded(row, "split", ("train", "val", "test")),
         )
 
+    rows = tree.table(name, (image, "y", "split", "place"))
+    return _rows_of(tree, name, rows, image, read)
 
-def _celeba(tree: Tree) -> Iterator[Row]:
+
+def _celeba(tree: Tree) -> Found:
     target = tree.options.get("target", "Blond_Hair")
     attribute = tree.options.get("attribute", "Male")
-    rows = tree.table("list_attr_celeba.csv", ("image_id", target, attribute))
-    splits = {
-        row["image_id"]: ("train", "val", "test")[int(row["partition"])]
+    name = "list_attr_celeba.csv"
+    rows = tree.table(name, ("image_id", target, attribute))
+    parts = {
+        row["image_id"]: row
         for row in tree.table("list_eval_partition.csv", ("image_id", "partition"))
     }
 
-    def said(row: dict[str, str], name: str) -> str:
-        word = name.replace("_", " ").lower()
-        return word if row[name].strip() == "1" else f"not {word}"
+    def said(row: Cells, column: str) -> str:
+        word = column.replace("_", " ").lower()
+        return word if row[column].strip() == "1" else f"not {word}"
 
-    for row in rows:
-        yield Row(
+    def read(row: Cells) -> Row:
+        if (part := parts.get(row["image_id"])) is None or part["partition"] is None:
+            raise RejectedImageError("list_eval_partition.csv says nothing of it")
+        return Row(
             f"img_align_celeba/{row['image_id']}",
             said(row, target),
             {attribute: said(row, attribute)},
-            splits[row["image_id"]],
+            _coded(part, "partition", ("train", "val", "test")),
         )
 
+    return _rows_of(tree, name, rows, "image_id", read)
 
-def _spawrious(tree: Tree) -> Iterator[Row]:
+
+def _spawrious(tree: Tree) -> Found:
     for name, parts in tree.images():
         if len(parts) == 4 and parts[0] in {"0", "1"}:
             split, location, dog, _ = parts
             yield Row(name, dog, {"location": location}, ("train", "test")[int(split)])
 
 
-def _metashift(tree: Tree) -> Iterator[Row]:
+def _metashift(tree: Tree) -> Found:
     for name, parts in tree.images():
         if len(parts) == 4 and (found := re.fullmatch(r"(.+)\((.+)\)", parts[2])):
             yield Row(name, parts[1], {"context": found[2]}, parts[0])
 
 
-def _imagenet9(tree: Tree) -> Iterator[Row]:
+def _imagenet9(tree: Tree) -> Found:
     for name, parts in tree.images():
         if len(parts) == 4 and (found := re.fullmatch(r"\d\d_(.+)", parts[2])):
             yield Row(name, found[1], {"variation": parts[0]}, parts[1])
 
 
-def _counteranimal(tree: Tree) -> Iterator[Row]:
+def _counteranimal(tree: Tree) -> Found:
     for name, parts in tree.images():
         # The published folder LAION-final may be the collection's or below it.
         of_class = re.fullmatch(r"(\d+) .+", parts[-3]) if len(parts) > 2 else None
@@ -176,7 +227,7 @@ def _counteranimal(tree: Tree) -> Iterator[Row]:
             yield Row(name, of_class[1], {"group": group[1]}, "all")
 
 
-def _hardimagenet(tree: Tree) -> Iterator[Row]:
+def _hardimagenet(tree: Tree) -> Found:
     if (masks := tree.options.get("masks")) is None:
         raise UsageError(f"{tree.uri}: name the data set's folder of masks, ?masks=FOLDER")
     for name, parts in Tree(tree.uri, *filesystem(masks), {}).images():
@@ -187,22 +238,26 @@ def _hardimagenet(tree: Tree) -> Iterator[Row]:
             )
 
 
-def _metadata(tree: Tree) -> Iterator[Row]:
+def _metadata(tree: Tree) -> Found:
     image, label = (tree.options.get(*one) for one in (("image", "file_name"), ("class", "label")))
-    wanted = [one for one in tree.options.get("attributes", "").split(",") if one]
+    wanted = tuple(one for one in tree.options.get("attributes", "").split(",") if one)
     table = tree.options.get("table", "metadata.csv")
-    for row in tree.table(table, (image, label, *wanted)):
-        attributes = wanted or [name for name in row if name not in {image, label, "split"}]
-        yield Row(
+
+    def read(row: Cells) -> Row:
+        known = {image, label, "split", None}  # None: of cells beyond the header
+        attributes = wanted or [name for name in row if name not in known]
+        return Row(
             row[image],
             row[label],
             {name: row[name] for name in attributes},
             row.get("split", "all"),
         )
 
+    return _rows_of(tree, table, tree.table(table, (image, label, *wanted)), image, read)
+
 
 # What reads each layout, its options, and how it is laid out, in words.
-LAYOUTS: dict[str, tuple[Callable[[Tree], Iterator[Row]], tuple[str, ...], str]] = {
+LAYOUTS: dict[str, tuple[Callable[[Tree], Found], tuple[str, ...], str]] = {
     "waterbirds": (_waterbirds, (), "metadata.csv and what its img_filename names"),
     "celeba": (
         _celeba,

@@ -15,7 +15,8 @@ from whylens.images import open_collection
 from whylens.images.eval_transform import EvalTransform
 from whylens.jobs.images.embed import EmbedSpec, embed
 from whylens.jobs.images.embedded import read_embedded
-from whylens.jobs.images.embedding import Embedder, ImageUnit, decode, write_rejected
+from whylens.jobs.images.embedding import Embedder, ImageUnit, decode
+from whylens.jobs.images.rejected import write_rejected
 from whylens.runs import Run
 
 CLASSIFIER = "planted:biased"

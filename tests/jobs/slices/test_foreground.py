@@ -1,13 +1,19 @@
 """What the foreground job writes of single images, and what the report makes of it by class."""
 
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 
 from whylens.classifiers import load_classifier
-from whylens.images import open_collection
+from whylens.images import RejectedImageError, open_collection
+from whylens.images.collection import require_fit
 from whylens.images.tensors import to_tensor
 from whylens.jobs.report.parts.foreground import ALL, load_foreground
+from whylens.jobs.report.parts.rejected import load_rejected
 from whylens.jobs.slices.foreground import ForegroundSettings, Looker
 from whylens.jobs.stage import Batch
 from whylens.runs import Run
@@ -42,6 +48,9 @@ def test_an_image_whose_object_nobody_marked_is_left_out(tmp_path):
     assert looker(Batch("all", tasks)) == len(marked)
     rows = run.table("foreground").read().to_pylist()
     assert [row["image_id"] for row in rows] == marked
+    left_out = run.table("rejected").read()
+    assert set(left_out["id"].to_pylist()) == {r.id for r in collection.records} - set(marked)
+    assert set(left_out["reason"].to_pylist()) == {"nobody says where its object is"}
 
 
 def test_every_class_counts_as_much(tmp_path):
@@ -60,3 +69,45 @@ def test_every_class_counts_as_much(tmp_path):
     # (0 - 0.5) / (2 * 0.25), and (1 - 0.5) / (2 * 0.25).
     assert (star.class_name, star.relative_foreground_sensitivity) == ("star", pytest.approx(-1))
     assert (fish.class_name, fish.relative_foreground_sensitivity) == ("fish", pytest.approx(1))
+
+
+def test_images_that_cannot_be_used_are_kept_with_their_reasons(tmp_path):
+    """A broken picture, and masks that are gone, of another shape, and that mark nothing."""
+    images, masks = tmp_path / "images/val/n01234567", tmp_path / "masks/val"
+    for folder in (images, masks):
+        folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    there = np.zeros((20, 30), np.uint8)
+    there[5:15, 10:20] = 255
+    shown = {
+        "broken": there, "empty": there * 0, "gone": there, "good": there, "narrow": there[:, 5:25]
+    }  # fmt: skip
+    for name, mask in shown.items():
+        Image.fromarray(pixels).save(images / f"{name}.png")
+        Image.fromarray(mask).save(masks / f"n01234567_{name}.png")
+    collection = open_collection(f"hardimagenet:{tmp_path / 'images'}?masks={tmp_path / 'masks'}")
+    (images / "broken.png").write_bytes(b"no picture")
+    (masks / "n01234567_gone.png").unlink()
+    run = Run.start(str(tmp_path / "run"), "foreground", {})
+    looker = Looker(run, "planted:biased", collection, ForegroundSettings(trials=1), "cpu")
+    tasks = tuple((record.id, 0) for record in collection.records)
+    assert looker(Batch("all", tasks)) == 1
+    (seen,) = run.table("foreground").read()["image_id"].to_pylist()
+    assert seen.endswith("good.png")
+    reasons = {Path(one.file).stem: one.reason for one in load_rejected(Lineage(run))}
+    assert reasons == {
+        "broken": "not an image that Pillow can read",
+        "empty": "its mask marks no object",
+        "gone": "its mask can't be read: No such file or directory",
+        "narrow": "its mask is 20 x 20, the image 60 x 40",
+    }
+
+
+@pytest.mark.parametrize("size", [(60, 40), (30, 20), (61, 41), (299, 199), (45, 30)])
+def test_a_mask_of_the_images_shape_fits_at_any_size(size):
+    width, height = size
+    image = np.zeros((40, 60, 3), np.uint8)
+    mask = np.ones((height, width), bool)
+    require_fit(mask, image)
+    with pytest.raises(RejectedImageError, match="its mask is"):
+        require_fit(mask.T, image)
