@@ -18,6 +18,7 @@ from whylens.jobs.findings.stored import directions
 from whylens.jobs.findings.verdicts import judged_rows
 from whylens.jobs.findings.visualisations import VISUALISATIONS, VisualisationSpec, visualisations
 from whylens.jobs.images.embedded import IMAGES
+from whylens.jobs.images.rejected import REJECTED
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
 from whylens.jobs.stage import drop_others, mark, work_through
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
         # Over the exemplars whose masks are known.
         *columns(pa.float64(), "heat_on_object", "object_area"),
         # Of the exemplars' heat maps; null where it is not asked for.
-        *columns(pa.float64(), "deletion", "insertion"),
+        *columns(pa.float64(), "deletion", "insertion", "random_deletion", "random_insertion"),
         # p_k of the feature visualisation; null where there is none.
         ("npfv_p", pa.float64()),
         ("guess", pa.list_(pa.string())),
@@ -52,7 +53,8 @@ SCHEMA = pa.schema(
 
 
 # Columns of exemplars of which a finding has the mean.
-MASKED, CURVES = ("heat_on_object", "object_area"), ("deletion", "insertion")
+MASKED = ("heat_on_object", "object_area")
+CURVES = ("deletion", "insertion", "random_deletion", "random_insertion")
 MEANS = (*MASKED, *CURVES)
 
 
@@ -68,7 +70,8 @@ class ExemplarSettings(StageSettings):
         0,
         ge=0,
         description="Steps of each exemplar's deletion and insertion curve, which tell whether its "
-        "heat lies on what the classifier goes by (20 are fine, at 42 looks an image); 0: none.",
+        "heat lies on what the classifier goes by, beside random heat's (20 are fine, at 168 looks "
+        "an image); 0: none.",
     )
     index: str = Field(
         "Flat",
@@ -206,7 +209,7 @@ JOB = Job(
     help="Findings in order, with images that show them.",
     spec=ExemplarsSpec,
     run=run,
-    tables=(MINED, EXEMPLARS, VISUALISATIONS, FINDINGS),
+    tables=(REJECTED, MINED, EXEMPLARS, VISUALISATIONS, FINDINGS),
     show="whylens.jobs.findings.terminal:show_findings",
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

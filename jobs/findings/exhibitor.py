@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,10 @@ from whylens.jobs.columns import columns
 from whylens.jobs.findings.stored import read_components
 from whylens.jobs.images.embedded import IMAGES, LABELS, shown_classes
 from whylens.jobs.images.index import index_of
+from whylens.jobs.images.rejected import ReadableImages, write_unreadable
 from whylens.neural_pca import ClassComponents, component_exemplars
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
-
-if TYPE_CHECKING:
-    from whylens.images import ImageCollection
 
 EXEMPLARS, MINED = "exemplars", "mined"
 SCHEMA = pa.schema(
@@ -32,8 +30,9 @@ SCHEMA = pa.schema(
         *columns(pa.float32(), "alpha", "p_class"),
         # Shares of the positive heat, and of the pixels; null where no mask is known.
         *columns(pa.float32(), "heat_on_object", "object_area"),
-        # Areas under p_k as pixels are taken out and put in by falling heat; null: not asked for.
-        *columns(pa.float32(), "deletion", "insertion"),
+        # Areas under p_k as pixels are taken out and put in by falling heat, and by random heat;
+        # null: not asked for.
+        *columns(pa.float32(), "deletion", "insertion", "random_deletion", "random_insertion"),
         *columns(pa.binary(), "heatmap", "thumb"),
     ]
 )
@@ -61,9 +60,11 @@ class Exhibitor:
         self.index = index_of(lineage, "main", self.classifier, index)
         seen = lineage.table(IMAGES).read(LABELS)
         self.main = seen.filter(pa.compute.equal(seen["collection"], "main"))
-        self.collection = open_collection(str(lineage.setting("images")))
+        self.images = ReadableImages(open_collection(str(lineage.setting("images"))), "main")
         second = lineage.setting("second")
-        self.pool = open_collection(str(second)) if second else self.collection
+        self.pool = (
+            ReadableImages(open_collection(str(second)), "second") if second else self.images
+        )
 
     def __call__(self, unit: FindingUnit) -> int:
         """Write exemplars and mined images of a finding; how many exemplars."""
@@ -73,51 +74,55 @@ class Exhibitor:
         among = np.asarray([self.index.row_of(name) for name in of_class], np.int64)
         best = component_exemplars(self.index, found, component, self.count, among=among)
         mined = self._show(self.pool, unit.row["mined_ids"][: self.count], found, component)
-        shown = self._show(self.collection, best.ids, found, component, curves=self.curves)
+        shown = self._show(self.images, best.ids, found, component, curves=self.curves)
+        write_unreadable(self.run, unit.name, *dict.fromkeys((self.images, self.pool)))
         for table, rows in ((MINED, mined), (EXEMPLARS, shown)):
             self.run.table(table).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(shown)
 
     def _show(
         self,
-        collection: ImageCollection,
+        images: ReadableImages,
         ids: Sequence[str],
         found: ClassComponents,
         component: int,
         *,
         curves: int = 0,
     ) -> list[dict[str, Any]]:
-        """Rows of images [N]; with steps of `curves`, what deletion and insertion say, too."""
+        """Rows of the images that can be read; with steps of `curves`, what deletion and insertion
+        say, too."""
         import torch
 
-        from whylens.classifiers.curves import deletion, insertion
+        from whylens.classifiers.curves import deletion, insertion, random_heat
         from whylens.classifiers.heatmap import component_heatmap, overlay
 
-        if not ids:
+        pixels = images.load(ids)
+        if not pixels:
             return []
         k = found.class_index
-        records = collection.records.with_ids(ids)
+        records = images.collection.records.with_ids(list(pixels))
         seen = self.classifier.eval_transform
         seen = seen.at(max(seen.size, 160))
-        masks = [
-            None if mask is None else seen.mask(mask)
-            for mask in (collection.object_mask(records[name]) for name in ids)
-        ]
-        pictures = [seen(collection.load(records[name])) for name in ids]
-        images = torch.stack([to_tensor(picture) for picture in pictures])
-        images = images.to(self.classifier.device)
-        direction = torch.from_numpy(found.directions[component]).float().to(images.device)
-        heat = component_heatmap(self.classifier, images, direction).float()
+        masks = images.masks(list(pixels))
+        pictures = [seen(image) for image in pixels.values()]
+        shown = torch.stack([to_tensor(picture) for picture in pictures])
+        shown = shown.to(self.classifier.device)
+        direction = torch.from_numpy(found.directions[component]).float().to(shown.device)
+        heat = component_heatmap(self.classifier, shown, direction).float()
         heats, areas = heat.cpu().numpy(), {}
         if curves:
-            classes = torch.full((len(images),), k, device=images.device)
+            classes = torch.full((len(shown),), k, device=shown.device)
             for name, area in (("deletion", deletion), ("insertion", insertion)):
-                areas[name] = area(self.classifier, images, heat, classes, curves).tolist()
+                areas[name] = area(self.classifier, shown, heat, classes, curves).tolist()
+                drawn = [
+                    area(self.classifier, shown, one, classes, curves) for one in random_heat(heat)
+                ]
+                areas[f"random_{name}"] = torch.stack(drawn).mean(0).tolist()
         with torch.no_grad():
-            features = self.classifier.features(images)
+            features = self.classifier.features(shown)
             p = self.classifier.activation(self.classifier.head(features))
         alphas = found.alphas(features.float().cpu().numpy())[:, component].tolist()
-        names = {record.class_name for name in ids if (record := records[name]).class_name}
+        names = {record.class_name for name in pixels if (record := records[name]).class_name}
         known = match_classes(names, self.classifier.class_names)
         return [
             {
@@ -128,12 +133,12 @@ class Exhibitor:
                 "label": known.get(records[name].class_name or "", -1),
                 "alpha": alphas[place],
                 "p_class": float(p[place, k]),
-                **overlap(heats[place], masks[place]),
+                **overlap(heats[place], seen.mask(masks[name]) if name in masks else None),
                 **{name: values[place] for name, values in areas.items()},
                 "heatmap": to_png(overlay(pictures[place], heats[place])),
                 "thumb": thumbnail(pictures[place], 224),
             }
-            for place, name in enumerate(ids)
+            for place, name in enumerate(pixels)
         ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from whylens.classifiers.curves import deletion, insertion, replaced
+from whylens.classifiers.curves import DRAWS, deletion, insertion, random_heat, replaced
 
 
 class Corner:
@@ -59,3 +59,15 @@ def test_pixels_are_replaced_in_equal_numbers_by_falling_order():
     seen = [mixed[0, 0].flatten().nonzero().flatten().tolist() for mixed in
             replaced(start, end, order, 4)]  # fmt: skip
     assert seen == [[], [2, 6], [0, 2, 4, 6], [0, 2, 3, 4, 5, 6], list(range(8))]
+
+
+def test_random_heat_knows_nothing_of_the_image_and_is_the_same_again():
+    drawn = random_heat(torch.rand(2, 64, 48))
+    assert drawn.shape == (DRAWS, 2, 64, 48)
+    assert torch.equal(drawn, random_heat(torch.rand(2, 64, 48)))
+    assert torch.equal(drawn[:, 0], drawn[:, 1])
+    assert 0 <= drawn.min() < drawn.max() <= 1
+    # Patches: neighbours are much alike, and draws are not.
+    steps = (drawn[..., 1:] - drawn[..., :-1]).abs().mean()
+    apart = (drawn[1:] - drawn[:-1]).abs().mean()
+    assert steps < apart / 4

@@ -3,19 +3,23 @@
 Petsiuk, Das and Saenko, "RISE: Randomized Input Sampling for Explanation" (BMVC 2018): pixels are
 taken out of an image, or put into a blurred one, by falling heat; the measure is the area under p_k
 over the part of the pixels that is out, or in. Heat that finds what counts makes p_k fall soon, and
-rise soon: low deletion, high insertion.
+rise soon: low deletion, high insertion. How low and high also depends on the classifier and the
+image: random heat, in patches as coarse as RISE's own masks, says what any heat map gets.
 """
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from whylens.classifiers.classifier import Classifier
 
 # What is out is grey; what is not yet in is blurred by 5 pixels of 224, as published.
 GREY, DEVIATION = 0.5, 5 / 224
+# Squares a side of random heat, RISE's, how many times it is drawn, and from what seed.
+SQUARES, DRAWS, SEED = 7, 3, 0
 # Images that are asked about at once.
 BATCH = 64
 
@@ -40,6 +44,17 @@ def insertion(
     size = 2 * max(1, round(deviation)) + 1
     blurred = gaussian_blur(images, [size, size], [deviation, deviation])
     return _area(classifier, blurred, images, heat, classes, steps)
+
+
+def random_heat(heat: Tensor) -> Tensor:
+    """Heat [DRAWS, B, H, W] that knows nothing of the images, for each heat map [B, H, W].
+
+    Uniform values on a coarse grid, bilinear in between; the same for every image.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    grid = torch.rand((1, DRAWS, SQUARES, SQUARES), generator=generator)
+    drawn: Tensor = functional.interpolate(grid, heat.shape[1:], mode="bilinear")[0]
+    return drawn[:, None].expand(-1, len(heat), -1, -1).to(heat)
 
 
 @torch.inference_mode()

@@ -37,9 +37,16 @@ EVIDENCE: dict[str, Callable[[str, float], str]] = {
         f"As the pixels that show it most are taken out first, the mean {name} probability on the "
         f"way is {percent(value)} (deletion: low where the heat lies on what counts)."
     ),
+    "random_deletion": lambda name, value: (
+        f"Taken out in random patches, it is {percent(value)}: what a heat map gets that knows "
+        "nothing."
+    ),
     "insertion": lambda name, value: (
-        f"As they are put first into a blurred image, it is {percent(value)} (insertion: high "
-        "there)."
+        f"As the pixels that show it most are put first into a blurred image, it is "
+        f"{percent(value)} (insertion: high where the heat lies on what counts)."
+    ),
+    "random_insertion": lambda name, value: (
+        f"Put into it in random patches, it is {percent(value)}."
     ),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from whylens.classifiers import load_classifier
+from whylens.classifiers.curves import random_heat
 from whylens.classifiers.heatmap import component_heatmap
 from whylens.images.planted import PlantedCollection
 from whylens.images.tensors import square_mask, to_tensor
@@ -109,14 +110,17 @@ def test_an_exemplar_s_curves_are_of_its_class_and_its_heat(tmp_path):
     weight = classifier.head.weight.detach().double().numpy()
     found = class_components(1, weight[1], 0.5, features[labels == 1].astype(np.float32), 6)
     worker = Exhibitor(run, Lineage(run), 3, 4, "Flat", "cpu")
-    ids = [record.id for record in worker.collection.records]
-    rows = worker._show(worker.collection, ids, found, 2, curves=4)
+    ids = [record.id for record in worker.images.collection.records]
+    rows = worker._show(worker.images, ids, found, 2, curves=4)
     seen = classifier.eval_transform.at(160)
-    records = worker.collection.records.with_ids(ids)
-    images = torch.stack([to_tensor(seen(worker.collection.load(records[one]))) for one in ids])
+    records = worker.images.collection.records.with_ids(ids)
+    images = torch.stack(
+        [to_tensor(seen(worker.images.collection.load(records[one]))) for one in ids]
+    )
     heat = component_heatmap(classifier, images, torch.from_numpy(found.directions[2]).float())
-    for row, image, own in zip(rows, images, heat.flatten(1), strict=True):
-        hottest = np.argsort(-own.numpy(), kind="stable")
+
+    def deleted(image, own):
+        hottest = np.argsort(-own.flatten().numpy(), kind="stable")
         curve = []
         for quarter in range(5):
             grey = image.flatten(1).clone()
@@ -124,6 +128,13 @@ def test_an_exemplar_s_curves_are_of_its_class_and_its_heat(tmp_path):
             with torch.no_grad():
                 p = classifier.probabilities(grey.view(1, *image.shape))[0, 1]
             curve.append(float(p))
-        assert row["deletion"] == pytest.approx(np.trapezoid(curve, dx=1 / 4), abs=1e-5)
+        return np.trapezoid(curve, dx=1 / 4)
+
+    drawn = random_heat(heat)
+    for place, (row, image) in enumerate(zip(rows, images, strict=True)):
+        assert row["deletion"] == pytest.approx(deleted(image, heat[place]), abs=1e-5)
+        expected = np.mean([deleted(image, one[place]) for one in drawn])
+        assert row["random_deletion"] == pytest.approx(expected, abs=1e-5)
         assert 0 <= row["insertion"] <= 1
-    assert "deletion" not in worker._show(worker.collection, ids[:1], found, 2)[0]
+        assert 0 <= row["random_insertion"] <= 1
+    assert "deletion" not in worker._show(worker.images, ids[:1], found, 2)[0]
