@@ -37,6 +37,7 @@ from whylens.neural_pca.systematic import (
     SystematicError,
     gather,
     most_alike,
+    surely_absent,
     systematic_errors,
 )
 from whylens.runs import Run
@@ -54,7 +55,9 @@ SCHEMAS = {
          ("generated", pa.list_(pa.binary())), ("exemplars", pa.list_(EXEMPLAR))]
     ),
     SEARCHED: pa.schema(
-        [*KEY, *columns(pa.int32(), "queries", "gathered", "absent", "failed", "rounds", "errors"),
+        # unsure: called the class, and the judge says without it, but is not sure.
+        [*KEY, *columns(pa.int32(), "queries", "gathered", "absent", "failed", "unsure", "rounds",
+                        "errors"),
          ("exhausted", pa.bool_())]
     ),
 }  # fmt: skip
@@ -67,6 +70,8 @@ QUERIES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
 )
 # Generated images that are shown with an error.
 SHOWN = 4
+# Images of the collection, at most, by which it is told of what a judge is sure.
+OTHERS = 1000
 
 
 class ConfirmSettings(StageSettings):
@@ -82,7 +87,8 @@ class ConfirmSettings(StageSettings):
         ge=0,
         le=1,
         description="An image is without the object where the judge's p of the class is at most "
-        "this.",
+        "this. It fails where the judge is sure, too: this p is not among the largest twentieth of "
+        "those of images that are called something else.",
     )
     classes: list[str] = Field([], description="Classes; empty: all with generated images.")
     nearest: int = Field(30, ge=1, description="Nearest real images that each query brings.")
@@ -197,6 +203,7 @@ class Confirmer:
         self.images, self.index, self.labels, self.captions = indexed(
             lineage, mined_collection(lineage), self.classifier
         )
+        self._some: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, unit: Batch[ClassTask]) -> int:
         """Search for the unit's class, write what was found; how many images fail."""
@@ -227,6 +234,7 @@ class Confirmer:
                     "gathered": len(found.rows),
                     "absent": int(found.absent.sum()),
                     "failed": int(found.failed.sum()),
+                    "unsure": int((found.absent & ~found.failed & (p.argmax(1) == k)).sum()),
                     "rounds": int(found.rounds.max(initial=-1)) + 1,
                     "errors": len(errors),
                     "exhausted": found.exhausted,
@@ -291,15 +299,42 @@ class Confirmer:
         """
         without, p = self.labels[rows] != k, np.full(len(rows), np.nan)
         if self.judge is not None:
-            own = same_class(self.classifier.class_names[k], self.judge)
-            assert own is not None  # or the stage would not have begun
             asked = np.flatnonzero(without)
-            if len(asked):
-                ids = [self.index.ids[row] for row in rows[asked]]
-                said = seen_by(self.judge, self.images, ids, self.judge.probabilities)
-                p[asked] = [said[name][own] if name in said else np.nan for name in ids]
+            said = self._said(rows[asked])
+            names = [self.index.ids[row] for row in rows[asked]]
+            own = self._own(k)
+            p[asked] = [said[name][own] if name in said else np.nan for name in names]
             without[asked] = p[asked] <= self.settings.absent
         return without, p
+
+    def others(self, k: int) -> np.ndarray:
+        """The judge's p of class k of some images that it says are without it, and that are called
+        something else, [m]."""
+        if self._some is None:
+            some = np.random.default_rng(0).permutation(len(self.labels))[:OTHERS]
+            said = self._said(some)
+            rows = np.array([row for row in some if self.index.ids[row] in said], np.int64)
+            self._some = rows, np.stack([said[self.index.ids[row]] for row in rows])
+        rows, judged = self._some
+        p = judged[:, self._own(k)]
+        called = self.head.probabilities(self.index.features(rows)).argmax(1)
+        found: np.ndarray = p[
+            (self.labels[rows] != k) & (called != k) & (p <= self.settings.absent)
+        ]
+        return found
+
+    def _said(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The judge's probabilities of images by row, those that can be read, by id."""
+        assert self.judge is not None
+        ids = [self.index.ids[row] for row in rows]
+        return seen_by(self.judge, self.images, ids, self.judge.probabilities)
+
+    def _own(self, k: int) -> int:
+        """The judge's class of the name of class k."""
+        assert self.judge is not None
+        own = same_class(self.classifier.class_names[k], self.judge)
+        assert own is not None  # or the stage would not have begun
+        return own
 
 
 class _Judged:
@@ -308,13 +343,17 @@ class _Judged:
     def __init__(self, worker: Confirmer, k: int) -> None:
         self.worker, self.k = worker, k
         self.p: dict[int, float] = {}
+        self.others = None if worker.judge is None else worker.others(k)
 
     def __call__(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         without, p = self.worker.absent(rows, self.k)
         known = np.isfinite(p)
         self.p |= dict(zip(rows[known].tolist(), p[known].tolist(), strict=True))
         called = self.worker.head.probabilities(self.worker.index.features(rows)).argmax(1)
-        return without, called == self.k
+        fails = called == self.k
+        if self.others is not None:
+            fails &= surely_absent(p, self.others)
+        return without, fails
 
 
 def run(spec: ConfirmSpec) -> Run:

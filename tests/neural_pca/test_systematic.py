@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from whylens.neural_pca import FeatureIndex
-from whylens.neural_pca.systematic import gather, most_alike, nearest_rows, systematic_errors
+from whylens.neural_pca.systematic import (
+    gather,
+    most_alike,
+    nearest_rows,
+    surely_absent,
+    systematic_errors,
+)
 
 
 def indexed(features):
@@ -99,3 +106,25 @@ def test_copies_count_once(world):
     originals = found.rows % len(features)
     assert len(np.unique(originals)) == len(originals)
     assert set(range(100)) <= set(originals.tolist())
+
+
+def test_a_judge_is_sure_of_what_has_no_more_evidence_than_nineteen_of_twenty_others():
+    others = np.arange(1, 100) / 1000
+    # As much evidence have all, half, six, three and none of ninety-nine others.
+    evidence = np.array([0.0, 0.05, 0.094, 0.097, 0.5])
+    assert surely_absent(evidence, others).tolist() == [True, True, True, False, False]
+    assert surely_absent(evidence, others[::-1]).tolist() == [True, True, True, False, False]
+    assert not surely_absent(np.array([np.nan]), others).any()
+    # Ten others tell nothing.
+    assert surely_absent(evidence, others[:10]).all()
+
+
+def test_of_images_without_the_object_a_judge_is_unsure_of_one_in_twenty():
+    """And of those whose object it overlooks, of as many as lie in that twentieth."""
+    generator = np.random.default_rng(0)
+    without, overlooked = stats.beta(0.2, 20), stats.beta(3, 60)
+    others = without.rvs(20_000, random_state=generator)
+    sure = surely_absent(without.rvs(20_000, random_state=generator), others)
+    assert sure.mean() == pytest.approx(0.95, abs=0.01)
+    sure = surely_absent(overlooked.rvs(20_000, random_state=generator), others)
+    assert sure.mean() == pytest.approx(overlooked.cdf(without.ppf(0.95)), abs=0.02)

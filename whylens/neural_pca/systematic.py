@@ -30,6 +30,9 @@ ALIKE = 0.5
 COPY = 0.9995
 # Nearest images by which an image is told to fail alike.
 NEIGHBOURS = 10
+# A judge is not sure of an image that has more evidence of the object than all but this part of the
+# images that don't show it: one-sided, as verdicts on components are.
+DOUBT = (1 - LEVEL) / 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Gathered:
     rounds
         The round that found each: 0 by the generated images, later ones by images that fail.
     failed
-        Those that do not show the class's object and are called the class.
+        Those that fail: called the class, of whose object they surely show nothing.
     absent
         Those that do not show it.
     exhausted
@@ -105,6 +108,29 @@ def nearest_rows(
     return np.pad(best, ((0, 0), (0, count - best.shape[1])), constant_values=-1)
 
 
+def surely_absent(evidence: NDArray[np.floating], others: NDArray[np.floating]) -> Flags:
+    """Of which images, [N], a judge is sure that they do not show an object.
+
+    A judge overlooks objects that are small, faint or half hidden, and gives these images little of
+    the class, but more than it gives others. So an image's p-value is the part of images without
+    the object that have as much evidence of it, and it is sure above DOUBT: fewer than twenty
+    others tell nothing. (Conformal p-values: Vovk, Gammerman and Shafer, "Algorithmic Learning in a
+    Random World", 2005.)
+
+    Parameters
+    ----------
+    evidence
+        The judge's p of the class, of images that it says are without the object, [N].
+    others
+        The same of images that it says are without it, too, and that nobody calls the class, drawn
+        from all of a collection, [M].
+    """
+    ranked = np.sort(others)
+    as_much = len(ranked) - np.searchsorted(ranked, evidence, side="left")
+    sure: Flags = (as_much + 1) / (len(ranked) + 1) > DOUBT
+    return sure
+
+
 def gather(
     index: Searchable,
     queries: NDArray[np.floating],
@@ -118,7 +144,7 @@ def gather(
     Parameters
     ----------
     judge
-        Which of some rows [n] do not show the object, and which are called the class, [n] each.
+        Which of some rows [n] do not show the object, and which of these fail, [n] each.
     count
         Nearest images that each query brings.
     rounds
@@ -136,11 +162,11 @@ def gather(
         features = _unit(index.features(new)) if len(new) else known[:0]
         fresh = _no_copies(features, known)
         new, known = new[fresh], np.concatenate([known, features[fresh]])
-        without, called = judge(new) if len(new) else (np.zeros(0, bool), np.zeros(0, bool))
+        without, fails = judge(new) if len(new) else (np.zeros(0, bool), np.zeros(0, bool))
         rows.append(new)
         which.append(np.full(len(new), number))
         absent.append(without)
-        failed.append(without & called)
+        failed.append(without & fails)
         if not failed[-1].any():
             exhausted = True
             break

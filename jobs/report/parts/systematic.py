@@ -33,6 +33,7 @@ class Search:
     gathered: int
     absent: int
     failed: int
+    unsure: int
     rounds: int
     exhausted: bool
     errors: tuple[Error, ...]
@@ -45,6 +46,7 @@ def load_systematic(run: Lineage) -> tuple[Search, ...]:
         value(
             Search,
             row,
+            unsure=int(row.get("unsure") or 0),
             errors=tuple(value(Error, one) for one in errors.get(row["class_index"], ())),
         )
         for row in rows_of(run, "searched")

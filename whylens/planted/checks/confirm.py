@@ -23,7 +23,7 @@ from whylens.diffusion import load_sampler
 from whylens.images.tensors import to_batch
 from whylens.neural_pca.index import FeatureIndex
 from whylens.neural_pca.sufficiency import best_two, strata_of
-from whylens.neural_pca.systematic import SystematicError, gather, systematic_errors
+from whylens.neural_pca.systematic import SystematicError, gather, surely_absent, systematic_errors
 from whylens.planted.checks import disagreements
 from whylens.planted.checks.disagreements import Plain, best_starts, plain_images, pull
 from whylens.planted.checks.discovery import shows
@@ -132,9 +132,14 @@ def search(
     asked, unlabelled = features(classifier, queries).numpy(), np.full(len(pool), -1)
     found = {}
     for k in range(len(OBJECTS)):
+        absent, called = there[:, k] <= ABSENT, p.argmax(1) == k
+        fails = called & surely_absent(there[:, k], there[absent & ~called, k])
 
-        def judged(some: NDArray[np.int64], k: int = k) -> tuple[Any, Any]:
-            return there[some, k] <= ABSENT, p[some].argmax(1) == k
+        def judged(
+            some: NDArray[np.int64], absent: NDArray[np.bool_] = absent,
+            fails: NDArray[np.bool_] = fails,
+        ) -> tuple[Any, Any]:  # fmt: skip
+            return absent[some], fails[some]
 
         seen = gather(index, asked[classes == k], judged)
         strata = strata_of(unlabelled[seen.rows], best_two(p[seen.rows]), k)
