@@ -34,8 +34,8 @@ from whylens.kernels.backend import (
 )
 
 BLOCK = 256
-# Numbers that PyTorch's path holds between both axes: 2 MiB.
-CACHED = 2**19
+# Numbers that PyTorch's path holds between both axes: half a MiB, of which a cache takes a few.
+CACHED = 2**17
 
 # ---- Triton ----
 
@@ -263,10 +263,11 @@ def torch_forward(
         pooled = pooled.view(-1, size, channels * height).transpose(1, 2).contiguous()
         places = by_y[0][lines] - start * channels * height
         part.view(-1, size).copy_(_pool(pooled.view(-1, size), places, by_y[1][lines]))
-    out = out.view(views, problems, channels, size, size)
+    out = out.view(views, problems, -1)
     if noise > 0:
-        out.add_(normal(keys, views, channels, size).to(out), alpha=noise)
-    return out.to(images.dtype)
+        for row, view, values in _noise_of(keys, views, out.shape[-1]):
+            out[view, row].add_(values.to(out), alpha=noise)
+    return out.view(views, problems, channels, size, size).to(images.dtype)
 
 
 def torch_backward(
@@ -317,11 +318,20 @@ def _quantiles(device: torch.device) -> torch.Tensor:
 
 def normal(keys: torch.Tensor, views: int, channels: int, size: int) -> torch.Tensor:
     """Normal noise [V, b, C, size, size] of the problems' keys [b], on the CPU."""
+    out = torch.empty(views, len(keys), channels * size * size)
+    for row, view, values in _noise_of(keys, views, out.shape[-1]):
+        out[view, row] = values
+    return out.view(views, len(keys), channels, size, size)
+
+
+def _noise_of(
+    keys: torch.Tensor, views: int, numbers: int
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Each problem and view with its noise [numbers], on the CPU: overwritten by the next."""
     table = _quantiles(torch.device("cpu")).numpy()
-    count = views * channels * size * size
+    values = np.empty(numbers, np.float32)
     philox = np.random.Philox(0)
     state = philox.state
-    out = np.empty((views, len(keys), channels * size * size), np.float32)
     for row, key in enumerate(keys.tolist()):
         state["state"] = {
             "counter": np.zeros(4, np.uint64),
@@ -329,10 +339,10 @@ def normal(keys: torch.Tensor, views: int, channels: int, size: int) -> torch.Te
         }
         state["buffer_pos"] = 4  # what was drawn before is spent
         philox.state = state
-        bits = philox.random_raw(-(-count // 4)).view(np.uint16)
-        for view, chosen in enumerate(bits[:count].reshape(views, -1)):
-            table.take(chosen, out=out[view, row], mode="clip")
-    return torch.from_numpy(out).view(views, len(keys), channels, size, size)
+        bits = philox.random_raw(-(-views * numbers // 4)).view(np.uint16)
+        for view, chosen in enumerate(bits[: views * numbers].reshape(views, -1)):
+            table.take(chosen, out=values, mode="clip")
+            yield row, view, torch.from_numpy(values)
 
 
 def reference(
