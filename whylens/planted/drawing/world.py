@@ -182,6 +182,20 @@ def draw(scene: Scene) -> Drawing:
     return Drawing(np.round(canvas * 255).astype(np.uint8), masks, scene)
 
 
+def draw_elsewhere(scene: Scene) -> NDArray[np.uint8]:
+    """A scene's object [64, 64, 3] as `draw` paints it, before a context drawn independently."""
+    rng, other = (np.random.default_rng((*scene.look, salt)) for salt in (2, 3))
+    PAINTERS[scene.background](rng, SIZE)
+    canvas = PAINTERS[_pick(other, BACKGROUNDS)](other, SIZE)
+    if scene.object is not None:
+        canvas, _ = _paint_object(canvas, canvas.copy(), scene.object, scene.clear, rng)
+    if other.random() < 0.5:
+        canvas, _ = _paint_companion(canvas, _pick(other, COMPANIONS), other)
+    canvas = np.clip(canvas + other.normal(0, 0.012, canvas.shape), 0, 1)
+    elsewhere: NDArray[np.uint8] = np.round(canvas * 255).astype(np.uint8)
+    return elsewhere
+
+
 def _paint_object(
     canvas: NDArray[np.float32],
     bare: NDArray[np.float32],
