@@ -1,6 +1,6 @@
 """A linear head fitted to images again, held near the old one; block by block, on any device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-# What a unit of change costs, squared; in units of each feature's spread.
-NEARNESS = 1e-3
+# By how much a fit may be expected to change a logit: one standard deviation.
+CHANGE = 4.0
 # Rows whose logits are held at once.
 BLOCK = 16384
 
@@ -48,13 +48,22 @@ class Rows:
             yield self.features[start : start + BLOCK], self.labels[start : start + BLOCK]
 
     @torch.no_grad()
-    def accuracy(self, weight: Tensor, bias: Tensor) -> float:
-        """The part of the images, in [0, 1], that a head says the labels of."""
-        right = 0
+    def right(
+        self, start: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor], shares: Sequence[float]
+    ) -> NDArray[np.int64]:
+        """How many images each head says the labels of, that is a part of the way, [S], from one
+        head to another: 0 is the first, 1 the second."""
+        right = np.zeros(len(shares), np.int64)
         for features, labels in self.blocks():
-            logits = F.linear(features, weight.to(features), bias.to(features))
-            right += int((logits.argmax(1) == labels).sum())
-        return right / len(self) if len(self) else float("nan")
+            first, second = (
+                F.linear(features, weight.to(features), bias.to(features))
+                for weight, bias in (start, end)
+            )
+            right += [
+                int((torch.lerp(first, second, share).argmax(1) == labels).sum())
+                for share in shares
+            ]
+        return right
 
 
 def fit(
@@ -62,10 +71,14 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """The head W [K, D], b [K], float64, with the least cross-entropy near the one given.
 
-    The mean over the training images, plus `strength` times that over the mined ones, and
-    `NEARNESS`; by L-BFGS. Whatever the rows' dtype, sums over them are float64.
+    The mean over the training images, plus `strength` times that over the mined ones, and what the
+    change costs; by L-BFGS. Whatever the rows' dtype, sums over them are float64.
+
+    Change is measured in units of each feature's spread; each weight's is normal to begin with, of
+    such a variance that a logit's has the deviation `CHANGE`. So the penalty is D / (2 N CHANGE^2):
+    with more features than images, each one's change is dear, or images are learned by heart.
     """
-    # Change is measured in units of each feature's spread.
+    nearness = weight.shape[1] / (2 * len(images) * CHANGE**2)
     spread = images.features.std(0).clamp_min(1e-6).double()
     turn = torch.zeros_like(weight, requires_grad=True)
     shift = torch.zeros_like(bias, requires_grad=True)
@@ -73,7 +86,7 @@ def fit(
 
     def loss() -> float:
         optimiser.zero_grad()
-        near = NEARNESS * turn.square().sum()
+        near = nearness * turn.square().sum()
         near.backward()  # type: ignore[no-untyped-call]
         total = float(near.detach())
         for rows, share in ((images, 1 / len(images)), (mined, strength / len(mined))):

@@ -11,7 +11,7 @@ groups are labelled; here mining finds the group.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +32,12 @@ Features = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
 
 # How much the mined images weigh against the training images, from timid to bold.
-STRENGTHS = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5)
+STRENGTHS = (0.3, 0.45, 0.7, 1.0, 1.5)
 # Where the most timid is too bold: parts of the way to it (Wortsman et al. 2022 go back that way).
-SHARES = tuple(hundredths / 100 for hundredths in range(99, 0, -1))
-# The part of the training images on which the strength is chosen.
-HELD_OUT = 0.3
+SHARES = tuple(hundredths / 100 for hundredths in range(1, 101))
+# Training images are held out in turn, a part of this many at a time, until so many were.
+PARTS = 5
+ENOUGH = 20_000
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Refit:
     """A new head for a classifier's features: weight [K, D], bias [K].
 
     `strength` is the weight of the mined images against the training images; `cost` the accuracy
-    lost on training images held out, in [-1, 1]; `share` how much of the way from the old head to
-    the fitted one was gone, in [0, 1], 0 where nothing keeps to the budget.
+    lost on training images while they were held out, in [-1, 1]; `share` how much of the way from
+    the old head to the fitted one was gone, in [0, 1], 0 where nothing keeps to the budget.
     """
 
     weight: Array
@@ -87,10 +88,11 @@ def refit(
     mined_for
         The class that each was mined for, and does not show, [M].
     budget
-        Accuracy on training images held out, in [0, 1], that may be lost; the boldest of
-        `strengths` that keeps to it is taken, and where none does a part of the way to the most
-        timid. A network that was trained on these images knows them by heart: images of new objects
-        lose more than the budget says.
+        Accuracy on training images held out, in [0, 1], that may be lost: the way to the most timid
+        of `strengths` is gone until more would be, and where all of it keeps to the budget, bolder
+        ones are taken until one does not. Each image is held out once: on a part of a few hundred,
+        three images would decide. A network that was trained on these images knows them by heart:
+        images of new objects may lose more than the budget says.
     device
         Where it is calculated: in float64 on a CPU; on a GPU, which is slow at that, products of
         rows are float32, while the head and all sums over rows are float64.
@@ -107,17 +109,10 @@ def refit(
     old = np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     _require_fit(old[0], features, mined_features)
     known = np.where(mined_labels >= 0, mined_labels, _runner_up(*old, mined_features, mined_for))
-    held = np.random.default_rng(0).random(len(labels)) < HELD_OUT
     w, b = (torch.from_numpy(part).to(device) for part in old)
     mined = Rows.of(mined_features, known, device)
-    strength, share, cost = _boldest(
-        (w, b),
-        Rows.of(features[~held], labels[~held], device),
-        Rows.of(features[held], labels[held], device),
-        mined,
-        sorted(strengths),
-        budget,
-    )
+    halves = list(_held_out(features, labels, device))
+    strength, share, cost = _boldest((w, b), halves, mined, sorted(strengths), budget)
     fitted = fit(w, b, Rows.of(features, labels, device), mined, strength)
     w, b = _between((w, b), fitted, share)
     return Refit(w.cpu().numpy(), b.cpu().numpy(), strength, cost, share)
@@ -136,27 +131,60 @@ def with_own_images(
     return np.concatenate([rows, own]), np.concatenate([mined_for, np.full(len(own), -1)])
 
 
+def _held_out(features: Features, labels: Labels, device: str) -> Iterator[tuple[Rows, Rows]]:
+    """The images without a part, and that part, for one part after another.
+
+    Each class is spread over all parts.
+    """
+    from whylens.neural_pca.head_fit import Rows
+
+    order = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
+    part = np.empty(len(labels), int)
+    part[order] = np.arange(len(labels)) % PARTS
+    seen = 0
+    for one in range(min(PARTS, len(labels))):
+        held = part == one
+        yield (
+            Rows.of(features[~held], labels[~held], device),
+            Rows.of(features[held], labels[held], device),
+        )
+        seen += int(held.sum())
+        if seen >= ENOUGH:
+            break
+
+
 def _boldest(
-    old: Head, seen: Rows, unseen: Rows, mined: Rows, strengths: Sequence[float], budget: float
+    old: Head,
+    halves: Sequence[tuple[Rows, Rows]],
+    mined: Rows,
+    strengths: Sequence[float],
+    budget: float,
 ) -> tuple[float, float, float]:
-    """Strength, share of the way, and accuracy lost on `unseen`, which keeps to the budget."""
+    """Strength, share of the way and accuracy lost on images held out: as far as budgeted."""
     from whylens.neural_pca.head_fit import fit
 
-    before = unseen.accuracy(*old)
+    images = sum(len(unseen) for _, unseen in halves)
+
+    def lost(strength: float, shares: Sequence[float]) -> Array:
+        right = [
+            unseen.right(old, fit(*old, seen, mined, strength), (0.0, *shares))
+            for seen, unseen in halves
+        ]
+        total = np.sum(right, 0)
+        costs: Array = (total[0] - total[1:]) / images
+        return costs
+
     timid, *bolder = strengths
-    fitted = fit(*old, seen, mined, timid)
-    for share in (1.0, *SHARES):
-        cost = before - unseen.accuracy(*_between(old, fitted, share))
-        if cost <= budget:
-            break
-    else:
+    costs = lost(timid, SHARES)
+    steps = int(np.argmax(np.append(costs, np.inf) > budget))
+    if steps == 0:
         return timid, 0.0, 0.0
-    chosen = timid
+    chosen, share, cost = timid, SHARES[steps - 1], float(costs[steps - 1])
     for strength in bolder if share == 1 else ():
-        lost = before - unseen.accuracy(*fit(*old, seen, mined, strength))
-        if lost > budget:
+        bold = float(lost(strength, (1.0,))[0])
+        if bold > budget:
             break
-        chosen, cost = strength, lost
+        chosen, cost = strength, bold
     return chosen, share, cost
 
 
