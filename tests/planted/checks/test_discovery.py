@@ -129,10 +129,12 @@ def test_findings_are_counted_against_the_truth_by_hand() -> None:
     # Of a class without a link it is true where nothing planted shows; no link is found by that.
     plain = judged(unlinked, [nothing, feature], [0, 1], [0, 1])
     assert compared([plain], context, objects) == (2, 1, 0, 0)
-    # Look-alikes stay called the class wherever they stand, and no more without the object.
+    # Look-alikes stay called the class wherever they stand, and no more without the object. Of a
+    # class with a link it is known what was planted.
     for emptied, elsewhere in ((context, context), (objects, context), (objects, objects)):
-        assert compared([of_link, plain], emptied, elsewhere)[:3] == (4, 0, 0)
+        assert compared([of_link, plain], emptied, elsewhere)[:3] == (4, 1, 1)
     # Four of nine and none might be chance: one in 16. Five are no chance: one in 32.
     for stay, true in ((4, 0), (5, 1)):
-        emptied = np.where(np.arange(20) < stay, k, other)
-        assert compared([judged(k, [feature], [0], [0]), none], emptied, objects)[:2] == (1, true)
+        emptied = np.where(np.arange(20) >= 20 - stay - 1, unlinked, other)
+        found = [judged(unlinked, [nothing], [0], [0]), none]
+        assert compared(found, emptied, objects)[:2] == (1, true)
