@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from whylens.neural_pca.strata import over_strata, q_values
+from whylens.neural_pca.strata import over_strata, q_values, replicated
 
 
 def test_single_images_of_many_classes_are_a_plain_t_interval():
@@ -46,6 +46,32 @@ def test_a_single_class_says_nothing_of_others():
     assert (found.strata, found.p_value, found.mean) == (1, 1.0, pytest.approx(0.55))
     assert np.isnan(found.low)
     assert over_strata(np.zeros(0), np.zeros(0, int)).strata == 0
+
+
+def test_what_one_class_carries_is_not_replicated():
+    rng = np.random.default_rng(4)
+    strata = np.repeat(np.arange(9), 30)
+    noise = rng.normal(0, 0.1, size=len(strata))
+    shared, alone = noise + 0.05, noise + 0.3 * (strata == 4)
+    # A t-test of eight classes' means, without the ninth, from SciPy.
+    means = shared.reshape(9, 30).mean(1)
+    without = [
+        stats.ttest_1samp(np.delete(means, k), 0, alternative="greater").pvalue for k in range(9)
+    ]
+    assert replicated(shared, strata) == pytest.approx(max(without), rel=1e-6)
+    assert replicated(shared, strata) > over_strata(shared, strata).p_value
+    assert replicated(shared, strata) < 0.001
+    assert replicated(alone, strata) > 0.2
+
+
+def test_of_two_classes_each_has_to_show_it():
+    rng = np.random.default_rng(5)
+    first, second = rng.normal(0.2, 0.1, size=12), rng.normal(0.02, 0.1, size=9)
+    strata = np.repeat([3, 8], [12, 9])
+    each = [stats.ttest_1samp(x, 0, alternative="greater").pvalue for x in (first, second)]
+    assert replicated(np.concatenate([first, second]), strata) == pytest.approx(max(each))
+    assert replicated(first, np.zeros(12, int)) == 1
+    assert replicated(np.zeros(0), np.zeros(0, int)) == 1
 
 
 def test_q_values_are_those_of_benjamini_and_hochberg():

@@ -2,8 +2,9 @@
 
 A component of class k is suspicious if images that do *not* show k, but activate the component
 most, get far more of k than they would anyway. "They" are compared with images of their own classes
-(strata), and the difference has to hold over classes (`whylens.neural_pca.strata`): what is shared
-by images of many classes is a feature, what only one class has is that class, which looks alike.
+(strata), and the difference has to hold over classes, whichever of them is left out
+(`whylens.neural_pca.strata`): what is shared by images of many classes is a feature, what only one
+class has is that class, which looks alike.
 
 What an image gets anyway is the mean p_k of its class, times what the mined images of a typical
 component of k get above theirs: a weakly learned class is raised by whatever raises any of its
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whylens.neural_pca.components import ClassComponents
-from whylens.neural_pca.strata import OverStrata, over_strata, q_values
+from whylens.neural_pca.strata import OverStrata, over_strata, q_values, replicated
 from whylens.neural_pca.sufficiency import Mined
 
 Array = NDArray[np.float64]
@@ -68,7 +69,7 @@ class Evidence:
     strata
         How many strata the mined images have.
     p_value
-        Of "no more than asked for", one-sided.
+        Of "no more than asked for, or by one stratum alone", one-sided.
     suspicion
         In [0, 1]: strata_p_low, lowered as far as it lacks of what is asked for.
     same_as
@@ -137,10 +138,8 @@ def judge(
     if len(np.unique(seen.sample_strata)) < 2:
         # There is but one other class: its images are compared with each other.
         strata = np.tile(np.arange(strata.shape[1]), (len(strata), 1))
-    above = [
-        over_strata(p - need, place)
-        for p, need, place in zip(mined.probabilities, needed, strata, strict=True)
-    ]
+    measured = list(zip(mined.probabilities - needed, strata, strict=True))
+    above = [over_strata(more, place) for more, place in measured]
     level = np.array([float(a.weights @ need) for a, need in zip(above, needed, strict=True)])
     anyway = np.array([float(a.weights @ part) for a, part in zip(above, expected, strict=True)])
     low = level + np.array([a.low for a in above])
@@ -160,7 +159,7 @@ def judge(
         expected_p=anyway,
         asked_p=level,
         strata=np.array([_counted(a, row) for a, row in zip(above, mined.strata, strict=True)]),
-        p_value=np.array([a.p_value for a in above]),
+        p_value=np.array([replicated(more, place) for more, place in measured]),
         suspicion=suspicion,
         same_as=_same_feature(components.alphas(seen.sample), mined, suspicion),
         q_value=np.ones(top),

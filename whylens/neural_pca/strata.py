@@ -5,7 +5,9 @@ that may differ between strata, and the mean over strata, with its interval, is 
 random-effects meta-analysis: weights by DerSimonian and Laird (1986), the interval by Hartung and
 Knapp (2001) with Student's t, never narrower than the plain one (Röver, Knapp and Friede 2015).
 Strata that agree weigh by their images; where they differ, each weighs alike, and the interval is
-as wide as they are few: a class that merely looks alike is one stratum.
+as wide as they are few: a class that merely looks alike is one stratum. That an effect is not of
+one stratum alone is a partial conjunction of hypotheses (Benjamini and Heller, "Screening for
+partial conjunction hypotheses", Biometrics 2008): it has to hold whichever of them is left out.
 """
 
 from dataclasses import dataclass
@@ -63,6 +65,23 @@ def over_strata(values: Array, strata: NDArray[np.integer]) -> OverStrata:
     p_value = float(stdtr(many - 1, -mean / error))
     shares = (weights / counts)[place] / total
     return OverStrata(shares, mean, mean - reach, mean + reach, p_value, many)
+
+
+def replicated(values: Array, strata: NDArray[np.integer]) -> float:
+    """The p-value of "the mean is not above 0, or is so by one stratum": values [M], strata [M].
+
+    One-sided: the largest that `over_strata` gives without any one of the strata. Of the one that
+    is left of two, images count as strata. 1 with a single stratum.
+    """
+    names = np.unique(strata)
+    if len(names) < 2:
+        return 1.0
+    found = []
+    for name in names:
+        left = strata != name
+        apart = np.arange(left.sum()) if len(names) == 2 else strata[left]
+        found.append(over_strata(values[left], apart).p_value)
+    return max(found)
 
 
 def _weights(means: Array, counts: Array, within: float) -> Array:

@@ -181,8 +181,8 @@ def reason(finding: Finding) -> list[str]:
         ending = "The interval lies above that: hence the verdict."
     elif low > finding.asked_p:
         ending = (
-            "The interval lies above that, but among so many features that were looked at one or "
-            "another does by chance: hence no verdict."
+            "The interval lies above that, but one of the classes alone may carry it, or, of so "
+            "many features that were looked at, it does so by chance: hence no verdict."
         )
     elif high < finding.asked_p:
         ending = "The interval lies below that: hence no verdict."

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from whylens.classifiers import load_classifier
 from whylens.cluster.placement import Placement, Resources
@@ -84,6 +85,19 @@ def find(run, **settings):
     return run.table("components").read().to_pylist()
 
 
+def largest_without_one(values, strata):
+    """The p-value that holds whichever class is left out; the images of the one that is left of
+    two are compared with each other."""
+    classes = list(np.unique(strata))
+    rest = [strata != one for one in classes]
+    if len(classes) == 2:
+        tests = [stats.ttest_1samp(values[left], 0, alternative="greater").pvalue for left in rest]
+        found = np.nan_to_num(tests, nan=1.0)  # a single image tells nothing
+    else:
+        found = [over_strata(values[left], strata[left]).p_value for left in rest]
+    return max(found)
+
+
 def directly(head, main, pool, pool_labels, k):
     """Rows of a class, from the definitions, with everything in memory."""
     inside = main.used == k
@@ -131,7 +145,7 @@ def directly(head, main, pool, pool_labels, k):
                 "strata_p": above.mean + level,
                 "expected_p": anyway,
                 "asked_p": level,
-                "p_value": above.p_value,
+                "p_value": largest_without_one(mined_p - asked, strata[best]),
                 "strata": above.strata,
                 "suspicion": low * reached * (contrast[component] > 0),
                 "mined_ids": [pool.ids[row] for row in best],
