@@ -30,7 +30,7 @@ def collections() -> Collections:
     return Collections(
         draw_many("linked", 2000, 42),
         draw_many("unlinked", 3000, 43),
-        *changed("unlinked", 3000, 43),
+        *changed([sample_scene("unlinked", 43, index) for index in range(3000)]),
         draw_many("linked", 600, 44),
         draw_many("crossed", 600, 45),
         neutral,
@@ -72,7 +72,7 @@ def test_what_came_with_classes_without_a_link_in_training_is_nothing_planted() 
 
 
 def test_of_an_emptied_drawing_the_context_stays_and_elsewhere_the_object_does() -> None:
-    emptied, elsewhere = changed("clear", 30, 62)
+    emptied, elsewhere = changed([sample_scene("clear", 62, index) for index in range(30)])
     same_border = 0
     for row in range(30):
         drawn = draw(sample_scene("clear", 62, row))

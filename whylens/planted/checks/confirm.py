@@ -3,12 +3,15 @@
 Images on which two planted classifiers disagree are generated, from prompts that know no link, and
 are queries to many unlabelled drawings. What shows the object is said by a judge. The biased
 classifier's systematic errors are compared with the planted links; the balanced one has none.
+Nothing planted is what comes with the classes that have no link: an error of theirs is true if its
+drawings show nothing planted, and are called so for that: without the object, and not with it
+before another context.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -26,11 +29,18 @@ from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import SystematicError, gather, surely_absent, systematic_errors
 from whylens.planted.checks import disagreements
 from whylens.planted.checks.disagreements import Plain, best_starts, plain_images, pull
-from whylens.planted.checks.discovery import shows
+from whylens.planted.checks.discovery import changed, more_often, shows, shows_nothing
 from whylens.planted.checks.judges import BATCH, features
 from whylens.planted.checks.weights import save_sheet
 from whylens.planted.drawing.data import Drawings, draw_many
-from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
+from whylens.planted.drawing.world import (
+    BACKGROUNDS,
+    COMPANIONS,
+    LINKS,
+    OBJECTS,
+    Scene,
+    sample_scene,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +60,10 @@ SHOWS = 0.9
 def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
     """Generate, search, compare; one flat record, pictures in `work`.
 
-    precision: systematic errors of the biased classifier at least 90 % of whose images show the
-    planted feature of their class without its object; recall: links with such an error; clusters:
-    all of its errors but those of two classes that look alike (confusions); balanced_*: those of
-    the balanced classifier, which has no link.
+    precision: systematic errors of the biased classifier at least 90 % of whose images show what
+    came with their class without its object, true ones as the module says; recall: links with such
+    an error; clusters: all of its errors but those of two classes that look alike (confusions);
+    balanced_*: those of the balanced classifier, which saw no link.
     """
     cores = len(os.sched_getaffinity(0))
     pool = draw_many("unlinked", drawings, SEED, folder=work / "data", workers=cores)
@@ -69,7 +79,9 @@ def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
     for name, other in (("biased", "balanced"), ("balanced", "biased")):
         queries, classes = generated(name, other, tried, work)
         found = search(name, queries, classes, pool, there, work)
-        record |= scored(found, pool, "" if name == "biased" else "balanced_")
+        prefix = "" if name == "biased" else "balanced_"
+        follows = partial(follows_context, load_classifier(f"planted:{name}"))
+        record |= scored(found, pool, prefix, follows)
         for k, errors in found.items():
             for place, error in enumerate(errors):
                 path = work / f"confirmed-{name}-{OBJECTS[k]}-{place}.png"
@@ -149,36 +161,56 @@ def search(
     return found
 
 
+def follows_context(classifier: Classifier, k: int, drawn: Sequence[int]) -> bool:
+    """Whether drawings of the pool, by number, are called k for their context.
+
+    Without their objects they are called so more often than the objects before another context.
+    """
+    scenes = [sample_scene("unlinked", SEED, number) for number in drawn]
+    emptied, elsewhere = (
+        probabilities(
+            classifier, features(classifier, to_batch(one.images, slice(None))).numpy()
+        ).argmax(1)
+        == k
+        for one in changed(scenes)
+    )
+    return more_often(emptied, elsewhere)
+
+
 def scored(
-    found: Mapping[int, list[SystematicError]], pool: Drawings, prefix: str
+    found: Mapping[int, list[SystematicError]],
+    pool: Drawings,
+    prefix: str,
+    for_context: Callable[[int, Sequence[int]], bool],
 ) -> dict[str, Any]:
-    """Systematic errors by class against the planted links."""
+    """Systematic errors by class against the planted links, and `for_context` without one."""
     links = {OBJECTS.index(link.object): link for link in LINKS}
-    rows, shares, right, confusions = [], list[float](), set[int](), 0
+    rows, right, confusions = list[dict[str, Any]](), set[int](), 0
     for k, errors in found.items():
         confusions += sum(error.looks_like is not None for error in errors)
         for error in (one for one in errors if one.looks_like is None):
             link, of = links.get(k), pool.select(np.isin(np.arange(len(pool)), error.rows))
-            alone = None if link is None else (of.objects != k) & shows(of, link)
-            share = 0.0 if alone is None else float(alone.mean())
-            shares.append(share)
-            if share >= SHOWS:
+            came_with = shows_nothing(of) if link is None else shows(of, link)
+            share = float((came_with & (of.objects != k)).mean())
+            true = share >= SHOWS and (link is not None or for_context(k, error.rows.tolist()))
+            if true and link is not None:
                 right.add(k)
             rows.append(
                 {
                     "class": OBJECTS[k],
-                    "feature": None if link is None else link.feature,
+                    "feature": "nothing planted" if link is None else link.feature,
                     "images": len(error.rows),
                     "feature_without_object": round(share, 4),
                     "rate": [round(one, 4) for one in (error.rate, error.low, error.high)],
                     "p": round(error.probability.mean, 4),
+                    "true": true,
                 }
             )
-    true = sum(share >= SHOWS for share in shares)
+    proven = sum(row["true"] for row in rows)
     return {
         f"{prefix}clusters": len(rows),
         f"{prefix}confusions": confusions,
-        f"{prefix}precision": round(true / len(rows), 4) if rows else None,
+        f"{prefix}precision": round(proven / len(rows), 4) if rows else None,
         f"{prefix}recall": round(len(right) / len(links), 4),
         f"{prefix}by_cluster": rows,
     }

@@ -45,7 +45,7 @@ from whylens.planted.drawing.world import (
     LINKS,
     OBJECTS,
     Link,
-    Split,
+    Scene,
     draw,
     draw_elsewhere,
     sample_scene,
@@ -147,19 +147,18 @@ def draw_collections(work: Path) -> Collections:
     return Collections(
         draw_many("linked", EXPLAINED, 901, folder=folder),
         draw_many("unlinked", EXPLAINED, 902, folder=folder),
-        *changed("unlinked", EXPLAINED, 902),
+        *changed([sample_scene("unlinked", 902, index) for index in range(EXPLAINED)]),
         draw_many("linked", TESTED, 900, folder=folder),
         draw_many("crossed", TESTED, 900, folder=folder),
         mixed.select(shows_nothing(mixed)),
     )
 
 
-def changed(split: Split, count: int, seed: int) -> tuple[Drawings, Drawings]:
-    """The first `count` drawings of (split, seed) without their objects, and these elsewhere."""
-    scenes = [sample_scene(split, seed, index) for index in range(count)]
+def changed(scenes: Sequence[Scene]) -> tuple[Drawings, Drawings]:
+    """Drawings of scenes without their objects, and of their objects elsewhere."""
     emptied = [draw(replace(scene, object=None)).image for scene in scenes]
     elsewhere = [draw_elsewhere(scene) for scene in scenes]
-    unknown = np.full(count, -1)
+    unknown = np.full(len(scenes), -1)
     return (
         Drawings(np.stack(emptied), unknown, unknown, unknown),
         Drawings(np.stack(elsewhere), unknown, unknown, unknown),
@@ -288,7 +287,7 @@ def compare(
         truth = []
         for rows, called in zip(judged.mined.rows, judged.mined.predicted, strict=True):
             shown = rows[called].astype(int)
-            follows = k in links or _more_often(emptied[shown] == k, elsewhere[shown] == k)
+            follows = k in links or more_often(emptied[shown] == k, elsewhere[shown] == k)
             truth.append(follows and len(shown) > 0 and bool(came_with[shown].mean() >= SHOWS))
         suspicious = judged.suspicious
         same = judged.evidence.same_as
@@ -307,7 +306,7 @@ def compare(
     }
 
 
-def _more_often(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
+def more_often(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
     """Whether the first holds more often than the second, by an exact one-sided sign test."""
     only, other = int((first & ~second).sum()), int((second & ~first).sum())
     return only > other and float(bdtrc(only - 1, only + other, 0.5)) <= CHANCE
