@@ -17,8 +17,7 @@ from pydantic import Field
 
 from whylens.cluster.kept import kept
 from whylens.cluster.placement import Resources
-from whylens.cluster.room import of_stage, settled
-from whylens.cluster.session import session
+from whylens.cluster.room import of_stage
 from whylens.errors import UsageError
 from whylens.images.tensors import to_tensor
 from whylens.jobs.checking import check_names
@@ -360,10 +359,8 @@ def run(spec: ConfirmSpec) -> Run:
     """Look for real images that fail as a run's generated ones do."""
     check_names(classifiers=[spec.confirm.judge])
     more = [Lineage(Run.open(folder)) for folder in spec.queries]
-    with JOB.working(spec) as run, session() as ray:
-        lineage = Lineage(run)
-        pictures = queries_of(lineage, *more)
-        confirm(run, lineage, spec.confirm, settled(ray, spec.placement), pictures)
+    with JOB.on_workers(spec) as (run, lineage, placement):
+        confirm(run, lineage, spec.confirm, placement, queries_of(lineage, *more))
     return run
 
 

@@ -16,8 +16,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from whylens.cluster.kept import kept
-from whylens.cluster.room import settled
-from whylens.cluster.session import session
 from whylens.errors import UsageError
 from whylens.images import (
     ImageCollection,
@@ -179,8 +177,7 @@ def run(spec: ForegroundSpec) -> Run:
     ]
     if not tasks:
         raise UsageError(f"no image of {spec.images} has a class that {classifier.name} knows")
-    with JOB.working(spec) as run, session() as ray:
-        placement = settled(ray, spec.placement)
+    with JOB.on_workers(spec) as (run, _, placement):
         arguments = (run, spec.classifier, collection, spec.foreground, placement.device)
         write_rejected(run, "main-listing", collection.rejected, "main")
         units = in_batches(tasks, BATCH, spec.foreground)
