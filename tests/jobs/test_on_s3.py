@@ -37,8 +37,7 @@ class Inline(Generic[Unit]):
 def _here(monkeypatch, other):  # noqa: F811
     monkeypatch.setattr("whylens.cluster.pool.WorkerPool", Inline)
     ray = SimpleNamespace(nodes=list)
-    for job in (embed, components, exemplars):
-        monkeypatch.setattr(job, "session", lambda: contextlib.nullcontext(ray))
+    monkeypatch.setattr("whylens.cluster.session.session", lambda: contextlib.nullcontext(ray))
 
 
 def investigated(bucket):

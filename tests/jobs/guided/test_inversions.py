@@ -64,11 +64,11 @@ def test_what_is_kept_is_not_made_again_and_leads_back(tmp_path, sampler, images
         latents = result(states)
     torch.testing.assert_close(latents, sampler.encode(images.flip(0)), rtol=0, atol=1e-4)
     rows = {row["image_id"]: row for row in Run.open(str(tmp_path / "first")).table(
-        job.TABLE).read().to_pylist()}  # fmt: skip
+        job.INVERSIONS).read().to_pylist()}  # fmt: skip
     assert rows["b"]["prompt"] == PROMPTS[1]
     assert rows["b"]["kind"] == "direct"
     assert rows["b"]["psnr"] == pytest.approx(float(first.psnr[1]))
-    assert not run.table(job.TABLE).units()
+    assert not run.table(job.INVERSIONS).units()
 
 
 def test_another_prompt_or_kind_is_another_inversion(tmp_path, sampler, images, counted):
@@ -79,14 +79,14 @@ def test_another_prompt_or_kind_is_another_inversion(tmp_path, sampler, images, 
     other = SETTINGS.model_copy(update={"editing": EditingSettings(encoder_steps=2)})
     Inversions(run, lineage, sampler, other).of(["a", "b"], images, PROMPTS)
     assert counted == [2, 2, 2]
-    assert len(run.table(job.TABLE).units()) == 5
+    assert len(run.table(job.INVERSIONS).units()) == 5
 
 
 def test_a_batch_of_which_a_part_was_kept_comes_out_as_it_was(tmp_path, sampler, images):
     run, lineage = started(tmp_path / "run")
     whole = Inversions(run, lineage, sampler, SETTINGS).of(["a", "b"], images, PROMPTS)
-    part = run.table(job.TABLE).units()[0]
-    (tmp_path / "run" / "tables" / job.TABLE / f"{part}.parquet").unlink()
+    part = run.table(job.INVERSIONS).units()[0]
+    (tmp_path / "run" / "tables" / job.INVERSIONS / f"{part}.parquet").unlink()
     again = Inversions(run, lineage, sampler, SETTINGS).of(["a", "b"], images, PROMPTS)
     assert torch.equal(whole.noise, again.noise)
-    assert len(run.table(job.TABLE).units()) == 2
+    assert len(run.table(job.INVERSIONS).units()) == 2
