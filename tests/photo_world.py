@@ -159,11 +159,10 @@ def repaired(
 
 
 def repair_gains(
-    world: World, head: Head, found: Sequence[Judged], seen: Collections, name: str
+    world: World, head: Head, fixed: Refit | None, seen: Collections, name: str
 ) -> dict[str, float]:
     """What the usual repair does: within its budget, measured on the training images alone."""
     before = accuracies(world, head, seen)
-    fixed = repaired(head, found, seen)
     if fixed is None:
         return gains(before, before, name)
     after = accuracies(world, (fixed.weight, fixed.bias), seen)
@@ -171,7 +170,7 @@ def repair_gains(
 
 
 def by_group(
-    world: World, head: Head, found: Sequence[Judged], seen: Collections
+    world: World, head: Head, found: Sequence[Judged], fixed: Refit | None, seen: Collections
 ) -> dict[str, float]:
     """The worst group's accuracy, and the mean of all, before and after repairs: SpuFix by formula
     and by refit, and DFR, which is told the ground of every image that was mined.
@@ -184,7 +183,7 @@ def by_group(
         second.features, second.labels, second.labels * len(GROUNDS) + second.grounds, len(CLASSES)
     )
     heads: dict[str, Head] = {"before": head, "dfr": (told.weight, told.bias)}
-    if (fixed := repaired(head, found, seen)) is not None:
+    if fixed is not None:
         heads["refit"] = fixed.weight, fixed.bias
     logits = {name: even.features @ w.T + b for name, (w, b) in heads.items()}
     if spurious := {one.components.class_index: one.suspicious for one in found if one.suspicious}:
@@ -262,14 +261,16 @@ def check_seed(seed: int, folder: Path, transfer: bool) -> dict[str, Any]:
             for k, (ground, strength) in world.links.items()
         },
     }
-    row |= repair_gains(world, head, found, seen, "spufix")
+    fixed = repaired(head, found, seen)
+    row |= repair_gains(world, head, fixed, seen, "spufix")
     row["trade"] = trade(world, head, found, seen)
-    row |= by_group(world, head, found, seen)
+    row |= by_group(world, head, found, fixed, seen)
     before = accuracies(world, head, seen)
     row |= gains(before, accuracies(world, unlinked, seen), "without_links")
     if transfer:
         other = study(world, 2, folder, free=False)
-        row |= repair_gains(world, train_head(other.train), found, other, "transfer")
+        others = train_head(other.train)
+        row |= repair_gains(world, others, repaired(others, found, other), other, "transfer")
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
 
 

@@ -11,6 +11,7 @@ where those of convolutional networks are what a ReLU leaves. The last line is J
 import argparse
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from torch.nn import functional as F
 from whylens.classifiers import from_module
 from whylens.images.tensors import to_batch
 from whylens.planted.checks.discovery import (
+    SECOND,
     TRAINED,
     Collections,
+    accuracies,
     compare,
     draw_collections,
     find,
+    follows_context,
     study,
 )
 from whylens.planted.drawing.data import Drawings, draw_many
@@ -78,12 +82,10 @@ def check_seed(seed: int, collections: Collections, work: Path) -> dict[str, Any
         model, "head", class_names=OBJECTS, size=SIDE, mean=MEAN, std=STD, name=f"vit-{seed}"
     )
     seen = study(classifier, collections)
-    calls = [seen.logits(name).argmax(1) for name in ("emptied", "elsewhere")]
-    row: dict[str, Any] = compare(find(seen, collections), collections.second, *calls)
-    for name in ("linked", "neutral", "crossed"):
-        right = seen.logits(name).argmax(1) == getattr(collections, name).objects
-        row[f"accuracy.{name}"] = round(float(right.mean()), 4)
-    return row
+    for_context = partial(follows_context, classifier, SECOND)
+    row = compare(find(seen, collections), collections.second, for_context)
+    right = accuracies(seen, collections)
+    return row | {f"accuracy.{name}": round(value, 4) for name, value in right.items()}
 
 
 def main() -> None:

@@ -112,11 +112,10 @@ class Exhibitor:
         heats, areas = heat.cpu().numpy(), {}
         if curves:
             classes = torch.full((len(shown),), k, device=shown.device)
+            random = random_heat(heat)
             for name, area in (("deletion", deletion), ("insertion", insertion)):
                 areas[name] = area(self.classifier, shown, heat, classes, curves).tolist()
-                drawn = [
-                    area(self.classifier, shown, one, classes, curves) for one in random_heat(heat)
-                ]
+                drawn = [area(self.classifier, shown, one, classes, curves) for one in random]
                 areas[f"random_{name}"] = torch.stack(drawn).mean(0).tolist()
         with torch.no_grad():
             features = self.classifier.features(shown)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,6 @@ class Confirmer:
         self.images, self.index, self.labels, self.captions = indexed(
             lineage, mined_collection(lineage), self.classifier
         )
-        self._some: tuple[np.ndarray, np.ndarray] | None = None
 
     def __call__(self, unit: Batch[ClassTask]) -> int:
         """Search for the unit's class, write what was found; how many images fail."""
@@ -309,18 +309,19 @@ class Confirmer:
     def others(self, k: int) -> np.ndarray:
         """The judge's p of class k of some images that it says are without it, and that are called
         something else, [m]."""
-        if self._some is None:
-            some = np.random.default_rng(0).permutation(len(self.labels))[:OTHERS]
-            said = self._said(some)
-            rows = np.array([row for row in some if self.index.ids[row] in said], np.int64)
-            self._some = rows, np.stack([said[self.index.ids[row]] for row in rows])
-        rows, judged = self._some
+        labels, called, judged = self._some
         p = judged[:, self._own(k)]
-        called = self.head.probabilities(self.index.features(rows)).argmax(1)
-        found: np.ndarray = p[
-            (self.labels[rows] != k) & (called != k) & (p <= self.settings.absent)
-        ]
+        found: np.ndarray = p[(labels != k) & (called != k) & (p <= self.settings.absent)]
         return found
+
+    @cached_property
+    def _some(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of some images: labels [n], what each is called [n], and the judge's probabilities."""
+        some = np.random.default_rng(0).permutation(len(self.labels))[:OTHERS]
+        said = self._said(some)
+        rows = np.array([row for row in some if self.index.ids[row] in said], np.int64)
+        called = self.head.probabilities(self.index.features(rows)).argmax(1)
+        return self.labels[rows], called, np.stack([said[self.index.ids[row]] for row in rows])
 
     def _said(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The judge's probabilities of images by row, those that can be read, by id."""

@@ -53,18 +53,12 @@ def over_strata(values: Array, strata: NDArray[np.integer]) -> OverStrata:
     if many < 2:
         shares = np.full(len(values), 1 / max(len(values), 1))
         return OverStrata(shares, float(shares @ values), np.nan, np.nan, 1.0, many)
-    means = np.bincount(place, values) / counts
-    within = float(((values - means[place]) ** 2).sum()) / max(len(values) - many, 1)
-    weights = _weights(means, counts.astype(np.float64), max(within, EQUAL))
-    total = float(weights.sum())
-    mean = float(weights @ means) / total
-    spread = float(weights @ (means - mean) ** 2) / ((many - 1) * total)
-    error = float(np.sqrt(max(spread, 1 / total)))
+    weights, (mean,), (error,) = _means_over(values, place, counts, np.ones((1, many), bool))
     # Student's distribution without scipy.stats, which takes half a second to import.
-    reach = error * float(stdtrit(many - 1, (1 + LEVEL) / 2))
+    reach = float(error * stdtrit(many - 1, (1 + LEVEL) / 2))
     p_value = float(stdtr(many - 1, -mean / error))
-    shares = (weights / counts)[place] / total
-    return OverStrata(shares, mean, mean - reach, mean + reach, p_value, many)
+    shares = (weights[0] / counts)[place] / weights.sum()
+    return OverStrata(shares, float(mean), mean - reach, mean + reach, p_value, many)
 
 
 def replicated(values: Array, strata: NDArray[np.integer]) -> float:
@@ -73,25 +67,40 @@ def replicated(values: Array, strata: NDArray[np.integer]) -> float:
     One-sided: the largest that `over_strata` gives without any one of the strata. Of the one that
     is left of two, images count as strata. 1 with a single stratum.
     """
-    names = np.unique(strata)
-    if len(names) < 2:
+    names, place, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    many = len(counts)
+    if many < 2:
         return 1.0
-    found = []
-    for name in names:
-        left = strata != name
-        apart = np.arange(left.sum()) if len(names) == 2 else strata[left]
-        found.append(over_strata(values[left], apart).p_value)
-    return max(found)
+    if many == 2:
+        return max(over_strata(values[strata == k], np.arange((strata == k).sum())).p_value
+                   for k in names)  # fmt: skip
+    _, means, errors = _means_over(values, place, counts, ~np.eye(many, dtype=bool))
+    return float(stdtr(many - 2, -means / errors).max())
 
 
-def _weights(means: Array, counts: Array, within: float) -> Array:
-    """One over the variance of each stratum's mean, within and between strata, [G]."""
-    plain = counts / within
-    centre = plain @ means / plain.sum()
-    excess = plain @ (means - centre) ** 2 - (len(means) - 1)
-    between = max(0.0, float(excess / (plain.sum() - plain @ plain / plain.sum())))
-    weights: Array = 1 / (within / counts + between)
-    return weights
+def _means_over(
+    values: Array, place: NDArray[np.intp], counts: NDArray[np.intp], kept: NDArray[np.bool_]
+) -> tuple[Array, Array, Array]:
+    """Of some choices of strata, kept [R, G]: weights [R, G], means [R] and their errors [R].
+
+    `place` [M] is each image's stratum, of `counts` [G] images. A choice has two strata or more.
+    """
+    means = np.bincount(place, values) / counts
+    squares = np.bincount(place, (values - means[place]) ** 2)
+    many, images = kept.sum(1), kept * counts
+    within = (kept @ squares) / np.maximum(images.sum(1) - many, 1)
+    within = np.maximum(within, EQUAL)[:, None]
+    # One over the variance of each stratum's mean, within strata, then within and between them.
+    plain = images / within
+    centre = (plain @ means) / plain.sum(1)
+    excess = (plain * (means - centre[:, None]) ** 2).sum(1) - (many - 1)
+    scale = plain.sum(1) - (plain**2).sum(1) / plain.sum(1)
+    between = np.maximum(excess / scale, 0)[:, None]
+    weights: Array = kept / (within / counts + between)
+    total = weights.sum(1)
+    found = (weights @ means) / total
+    spread = (weights * (means - found[:, None]) ** 2).sum(1) / ((many - 1) * total)
+    return weights, found, np.sqrt(np.maximum(spread, 1 / total))
 
 
 def q_values(p_values: Array, weights: Array) -> Array:

@@ -9,14 +9,8 @@ import torch
 from whylens.classifiers import load_classifier
 from whylens.images.tensors import to_tensor
 from whylens.planted.checks import confirm
-from whylens.planted.checks.confirm import (
-    follows_context,
-    generated,
-    probabilities_of,
-    scored,
-    search,
-)
-from whylens.planted.checks.discovery import shows, shows_nothing
+from whylens.planted.checks.confirm import generated, probabilities_of, scored, search
+from whylens.planted.checks.discovery import follows_context, shows, shows_nothing
 from whylens.planted.drawing.data import draw_many
 from whylens.planted.drawing.world import LINKS, OBJECTS, Scene, draw, sample_scene
 
@@ -82,12 +76,13 @@ def test_an_error_of_a_class_without_a_link_is_of_nothing_planted_or_false():
 
 def test_what_is_called_so_for_its_context_is_so_without_its_object():
     biased, fish = load_classifier("planted:biased"), OBJECTS.index("fish")
-    scenes = [sample_scene("unlinked", confirm.SEED, number) for number in range(600)]
+    drawn = "unlinked", confirm.SEED
+    scenes = [sample_scene(*drawn, number) for number in range(600)]
     at_sea = [n for n, one in enumerate(scenes) if one.background == "sea" and one.object != "fish"]
     swimming = [n for n, one in enumerate(scenes) if one.object == "fish"]
     assert min(len(at_sea), len(swimming)) > 20
-    assert follows_context(biased, fish, at_sea)
-    assert not follows_context(biased, fish, swimming)
+    assert follows_context(biased, drawn, fish, at_sea)
+    assert not follows_context(biased, drawn, fish, swimming)
 
 
 @pytest.mark.slow

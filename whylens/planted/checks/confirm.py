@@ -10,7 +10,7 @@ before another context.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from whylens.neural_pca.sufficiency import best_two, strata_of
 from whylens.neural_pca.systematic import SystematicError, gather, surely_absent, systematic_errors
 from whylens.planted.checks import disagreements
 from whylens.planted.checks.disagreements import Plain, best_starts, plain_images, pull
-from whylens.planted.checks.discovery import changed, more_often, shows, shows_nothing
+from whylens.planted.checks.discovery import ForContext, follows_context, shows, shows_nothing
 from whylens.planted.checks.judges import BATCH, features
 from whylens.planted.checks.weights import save_sheet
 from whylens.planted.drawing.data import Drawings, draw_many
@@ -39,7 +39,6 @@ from whylens.planted.drawing.world import (
     LINKS,
     OBJECTS,
     Scene,
-    sample_scene,
 )
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,8 @@ def check_confirm(work: Path, drawings: int = 20_000) -> dict[str, Any]:
         queries, classes = generated(name, other, tried, work)
         found = search(name, queries, classes, pool, there, work)
         prefix = "" if name == "biased" else "balanced_"
-        follows = partial(follows_context, load_classifier(f"planted:{name}"))
+        classifier = load_classifier(f"planted:{name}")
+        follows = partial(follows_context, classifier, ("unlinked", SEED))
         record |= scored(found, pool, prefix, follows)
         for k, errors in found.items():
             for place, error in enumerate(errors):
@@ -161,27 +161,11 @@ def search(
     return found
 
 
-def follows_context(classifier: Classifier, k: int, drawn: Sequence[int]) -> bool:
-    """Whether drawings of the pool, by number, are called k for their context.
-
-    Without their objects they are called so more often than the objects before another context.
-    """
-    scenes = [sample_scene("unlinked", SEED, number) for number in drawn]
-    emptied, elsewhere = (
-        probabilities(
-            classifier, features(classifier, to_batch(one.images, slice(None))).numpy()
-        ).argmax(1)
-        == k
-        for one in changed(scenes)
-    )
-    return more_often(emptied, elsewhere)
-
-
 def scored(
     found: Mapping[int, list[SystematicError]],
     pool: Drawings,
     prefix: str,
-    for_context: Callable[[int, Sequence[int]], bool],
+    for_context: ForContext,
 ) -> dict[str, Any]:
     """Systematic errors by class against the planted links, and `for_context` without one."""
     links = {OBJECTS.index(link.object): link for link in LINKS}

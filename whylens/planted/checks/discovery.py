@@ -14,8 +14,9 @@ kept and its context is drawn anew, by a sign test. So a look-alike is a false f
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from whylens.planted.drawing.world import (
     OBJECTS,
     Link,
     Scene,
+    Split,
     draw,
     draw_elsewhere,
     sample_scene,
@@ -66,21 +68,22 @@ SHOWS = 0.5
 # Of the sign test.
 CHANCE = 0.05
 TESTS = ("linked", "neutral", "crossed")
+# Where mined drawings come from: a split and a seed.
+SECOND: tuple[Split, int] = ("unlinked", 902)
+# Whether drawings, by number, are called a class for their context.
+ForContext = Callable[[int, Sequence[int]], bool]
 
 
 @dataclass(frozen=True)
 class Collections:
     """The drawings that a check looks at: to explain, to mine, and three to test on.
 
-    `emptied` and `elsewhere` are those of `second` again, row by row: without the object, and with
-    it before another context. `neutral` shows no planted feature, `crossed` another class's,
+    `neutral` shows no planted feature, `crossed` another class's,
     `linked` the class's own.
     """
 
     main: Drawings
     second: Drawings
-    emptied: Drawings
-    elsewhere: Drawings
     linked: Drawings
     crossed: Drawings
     neutral: Drawings
@@ -115,9 +118,11 @@ def check_discovery(work: Path, seeds: Sequence[int] = SEEDS) -> dict[str, Any]:
     collections = draw_collections(work)
     rows, curves = [], []
     for seed in seeds:
-        first = study(trained(work, "plain", seed), collections)
+        classifier = trained(work, "plain", seed)
+        first = study(classifier, collections)
         second = study(trained(work, "residual", seed), collections)
-        row, curve = check_seed(first, second, collections)
+        for_context = partial(follows_context, classifier, SECOND)
+        row, curve = check_seed(first, second, collections, for_context)
         logger.info("seed %d: %s", seed, row)
         rows.append(row)
         curves.append(curve)
@@ -146,22 +151,10 @@ def draw_collections(work: Path) -> Collections:
     mixed = draw_many("unlinked", 3 * TESTED, 904, folder=folder)
     return Collections(
         draw_many("linked", EXPLAINED, 901, folder=folder),
-        draw_many("unlinked", EXPLAINED, 902, folder=folder),
-        *changed([sample_scene("unlinked", 902, index) for index in range(EXPLAINED)]),
+        draw_many(SECOND[0], EXPLAINED, SECOND[1], folder=folder),
         draw_many("linked", TESTED, 900, folder=folder),
         draw_many("crossed", TESTED, 900, folder=folder),
         mixed.select(shows_nothing(mixed)),
-    )
-
-
-def changed(scenes: Sequence[Scene]) -> tuple[Drawings, Drawings]:
-    """Drawings of scenes without their objects, and of their objects elsewhere."""
-    emptied = [draw(replace(scene, object=None)).image for scene in scenes]
-    elsewhere = [draw_elsewhere(scene) for scene in scenes]
-    unknown = np.full(len(scenes), -1)
-    return (
-        Drawings(np.stack(emptied), unknown, unknown, unknown),
-        Drawings(np.stack(elsewhere), unknown, unknown, unknown),
     )
 
 
@@ -218,12 +211,11 @@ def find(seen: Studied, collections: Collections) -> list[Judged]:
 
 
 def check_seed(
-    first: Studied, second: Studied, collections: Collections
+    first: Studied, second: Studied, collections: Collections, for_context: ForContext
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """One seed's figures, counts of findings and links among them; and the refit by strength."""
     found = find(first, collections)
-    calls = [first.logits(name).argmax(1) for name in ("emptied", "elsewhere")]
-    row = compare(found, collections.second, *calls)
+    row = compare(found, collections.second, for_context)
     spurious = {j.components.class_index: j.suspicious for j in found if j.suspicious}
     rows, mined_for = mined_for_repair(found)
     plain = spufix([j.components for j in found], spurious)
@@ -266,16 +258,10 @@ def mined_for_repair(found: Sequence[Judged]) -> tuple[NDArray[np.int64], NDArra
     return rows, mined_for
 
 
-def compare(
-    found: Sequence[Judged],
-    pool: Drawings,
-    emptied: NDArray[np.int64],
-    elsewhere: NDArray[np.int64],
-) -> dict[str, float]:
+def compare(found: Sequence[Judged], pool: Drawings, for_context: ForContext) -> dict[str, float]:
     """What was found against what is true of the drawings, as the module says.
 
-    emptied, elsewhere: what each drawing of the pool is called without its object, and what the
-    object is called before another context, [N].
+    for_context: whether drawings of the pool are called a class that has no link for their context.
     """
     links = {OBJECTS.index(link.object): shows(pool, link) for link in LINKS}
     nothing = shows_nothing(pool)
@@ -287,8 +273,8 @@ def compare(
         truth = []
         for rows, called in zip(judged.mined.rows, judged.mined.predicted, strict=True):
             shown = rows[called].astype(int)
-            follows = k in links or more_often(emptied[shown] == k, elsewhere[shown] == k)
-            truth.append(follows and len(shown) > 0 and bool(came_with[shown].mean() >= SHOWS))
+            shows_it = len(shown) > 0 and bool(came_with[shown].mean() >= SHOWS)
+            truth.append(shows_it and (k in links or for_context(k, shown.tolist())))
         suspicious = judged.suspicious
         same = judged.evidence.same_as
         findings += len({int(same[c]) for c in suspicious})
@@ -304,6 +290,27 @@ def compare(
         "sufficiency.accepted": len(accepted) / len(links),
         "sufficiency.refused": float(np.mean(refused)),
     }
+
+
+@torch.inference_mode()
+def follows_context(
+    classifier: Classifier, drawn: tuple[Split, int], k: int, numbers: Sequence[int]
+) -> bool:
+    """Whether some drawings of (split, seed), by number, are called k for their context.
+
+    Without their objects they are called so more often than the objects before another context.
+    """
+    emptied, elsewhere = (
+        classifier.logits(to_batch(images, slice(None))).argmax(1).numpy() == k
+        for images in changed([sample_scene(*drawn, number) for number in numbers])
+    )
+    return more_often(emptied, elsewhere)
+
+
+def changed(scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images [N, H, W, 3] of scenes without their objects, and of their objects elsewhere."""
+    emptied = [draw(replace(scene, object=None)).image for scene in scenes]
+    return np.stack(emptied), np.stack([draw_elsewhere(scene) for scene in scenes])
 
 
 def more_often(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
