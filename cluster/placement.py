@@ -19,6 +19,15 @@ def _whole(value: float | Literal["auto"]) -> float | Literal["auto"]:
 
 Gpus = Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], AfterValidator(_whole)]
 GIB = 2**30
+# Ray counts a GPU in parts of this number.
+PARTS = 10_000
+
+
+def even_part(fraction: float) -> float:
+    """The part 1/n of a GPU, as Ray counts, for as many workers n as a fraction in (0, 1) lets in:
+    0.4 -> 0.5, 0.3 -> 0.3333."""
+    sharing = min(int(1 / fraction + 1e-6), PARTS)
+    return PARTS // sharing / PARTS
 
 
 class Resources(Settings):
@@ -29,8 +38,9 @@ class Resources(Settings):
     )
     num_gpus: Gpus = Field(
         "auto",
-        description="GPUs a worker, or a fraction of one; 0 to run on CPUs. auto: 1 where the "
-        "cluster has any, else 0.",
+        description="GPUs a worker, or a fraction of one, which is rounded up so that as many "
+        "workers share a GPU evenly (0.4 books 0.5); 0 to run on CPUs. auto: 1 where the cluster "
+        "has any, else 0.",
     )
     num_cpus: float = Field(1.0, gt=0, description="CPU cores a worker.")
     memory: float | None = Field(
@@ -68,8 +78,14 @@ class Resources(Settings):
 
     @property
     def gpus(self) -> float:
-        """GPUs a worker; of `auto` none, until `whylens.cluster.room.settled` has looked."""
-        return 0.0 if self.num_gpus == "auto" else self.num_gpus
+        """GPUs that a worker books; none of `auto`, till `whylens.cluster.room.settled` has looked.
+
+        A fraction is an even part of a GPU. Ray sends a worker to a node whose free GPUs come to
+        enough in sum: with 0.2 left of each of two, one that books 0.4 would wait there for ever.
+        """
+        if self.num_gpus == "auto":
+            return 0.0
+        return even_part(self.num_gpus) if 0 < self.num_gpus < 1 else self.num_gpus
 
     @property
     def without_gpus(self) -> Self:

@@ -115,11 +115,4 @@ def _nodes(ray: Any) -> Iterator[Amounts]:
 
 
 def _room_on(resources: Amounts, each: Amounts) -> int:
-    def fits(name: str, amount: float) -> int:
-        has = resources.get(name, 0.0)
-        if name == "GPU" and amount < 1:
-            whole = int(has + ROUNDING)
-            return whole * int(1 / amount + ROUNDING) + int((has - whole) / amount + ROUNDING)
-        return int(has / amount + ROUNDING)
-
-    return min(fits(name, amount) for name, amount in each.items())
+    return min(int(resources.get(name, 0.0) / amount + ROUNDING) for name, amount in each.items())

@@ -96,6 +96,7 @@ def test_what_cannot_be_is_refused(settings, message):
         ([(9, 1)], {"num_gpus": 0.4}, 2),
         ([(9, 3), (9, 1)], {"num_gpus": 0.4}, 8),  # none gets parts of two GPUs
         ([(9, 2)], {"num_gpus": 0.25, "num_cpus": 2}, 4),
+        ([(99, 3)], {"num_gpus": 0.3}, 9),
         ([(9, 3)], {"num_gpus": 2}, 1),
         ([(9, 1)], {"num_gpus": 1, "accelerator_type": "H100"}, 0),
         ([(9, 0)], {"num_gpus": 0, "memory": 1}, 0),
@@ -104,6 +105,19 @@ def test_what_cannot_be_is_refused(settings, message):
 )
 def test_room_is_counted_as_ray_counts_it(nodes, settings, workers):
     assert room(cluster(*nodes), Placement(**settings)) == workers
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers"),
+    [(0.9, 1), (0.5, 2), (0.4, 2), (0.3, 3), (0.3333, 3), (0.17, 5), (0.1, 10)],
+)
+def test_what_workers_leave_of_gpus_is_too_little_for_another(asked, workers):
+    """Ray looks for a node by what is free of all its GPUs together, and sends a worker there."""
+    books = Placement(num_gpus=asked).gpus
+    assert asked <= books + 1e-4
+    assert int(1 / books + 1e-9) == int(1 / asked + 1e-9) == workers
+    left_of_all = 8 * (1 - workers * books)
+    assert left_of_all < books
 
 
 def test_a_worker_books_what_it_is_given():
