@@ -17,8 +17,7 @@ import streamlit as st
 
 from whylens.dashboard.light import Light
 from whylens.dashboard.root import Root
-from whylens.jobs.labelled import TABLE as LABELS
-from whylens.jobs.labelled import label_tables, standing, verdicts
+from whylens.jobs.labelled import LABELLED, label_tables, standing, verdicts
 from whylens.jobs.report.classes import ClassSummary, load_classes
 from whylens.jobs.report.data import shown_tables, whole_record
 from whylens.jobs.report.page import own_page
@@ -198,7 +197,7 @@ class Reading:
     def labels(self) -> Mapping[Key, list[dict[str, Any]]]:
         """What people said, by class and component, oldest first."""
         return self.kept(
-            "labels", (LABELS,), lambda: grouped(standing(self._said()), key_of), everywhere=True
+            "labels", (LABELLED,), lambda: grouped(standing(self._said()), key_of), everywhere=True
         )
 
     def counted(self) -> Mapping[Key, str]:
@@ -206,7 +205,7 @@ class Reading:
         rows = self.labels
         return self.kept(
             "counted",
-            (LABELS,),
+            (LABELLED,),
             lambda: verdicts(row for said in rows().values() for row in said),
             everywhere=True,
         )

@@ -11,7 +11,7 @@ from whylens.dashboard.entry import person
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import literal
 from whylens.errors import WhylensError
-from whylens.jobs.labelled import TABLE, WITHDRAWN, label_home
+from whylens.jobs.labelled import LABELLED, WITHDRAWN, label_home
 from whylens.jobs.people.labels import add_label
 from whylens.jobs.report.parts.finding import Finding, Key
 
@@ -45,7 +45,7 @@ def write_label(reading: Reading, one: Finding, label: str, who: str, note: str 
     home = label_home(reading.run)
     try:
         add_label(home.folder, one, label, who, note)
-        reading.run.of(home, TABLE).look_again()
+        reading.run.of(home, LABELLED).look_again()
     except (WhylensError, OSError) as error:
         return f"The label was not written: {error}"
     return None

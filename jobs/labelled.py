@@ -14,7 +14,7 @@ from typing import Any
 from whylens.runs import Run, Table
 from whylens.runs.lineage import Lineage
 
-TABLE = "labels"
+LABELLED = "labels"
 SPURIOUS, NOT_SPURIOUS, UNSURE = LABELS = ("spurious", "not spurious", "unsure")
 WITHDRAWN = "withdrawn"
 
@@ -27,7 +27,7 @@ def label_rows(lineage: Lineage) -> list[dict[str, Any]]:
 def label_tables(lineage: Lineage) -> Iterator[Table]:
     """The tables labels that count: of the run and its sources, back to the one with components."""
     for run in lineage.runs:
-        if (table := lineage.of(run, TABLE)).units():
+        if (table := lineage.of(run, LABELLED)).units():
             yield table
         if lineage.of(run, "components").units():
             return

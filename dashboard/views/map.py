@@ -14,8 +14,7 @@ from whylens.dashboard.looking import component
 from whylens.dashboard.view import View, bound, literal
 from whylens.dashboard.views.drawing import show, strip
 from whylens.jobs.people.evidence import thumbs
-from whylens.jobs.people.map import TABLE as MAP
-from whylens.jobs.people.map import Places, component_points, image_points
+from whylens.jobs.people.map import MAP, Places, component_points, image_points
 from whylens.jobs.report.page import html
 from whylens.jobs.report.parts.finding import Finding
 from whylens.jobs.report.parts.findings import FINDINGS

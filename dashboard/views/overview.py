@@ -12,7 +12,7 @@ import streamlit as st
 from whylens.dashboard.kept import Reading
 from whylens.dashboard.view import View, go_to, link, literal, panel
 from whylens.dashboard.views.drawing import axis, chart, show
-from whylens.jobs.labelled import TABLE as LABELS
+from whylens.jobs.labelled import LABELLED
 from whylens.jobs.report.page import html, opening
 from whylens.jobs.report.part import Part, RunData, parts
 from whylens.jobs.report.parts.failures import FAILURES
@@ -67,7 +67,7 @@ def told(reading: Reading) -> RunData:
 
 def _tables() -> list[str]:
     named = ["images", *(name for part in parts() for name in part.tables)]
-    return [name for name in dict.fromkeys(named) if name != LABELS]
+    return [name for name in dict.fromkeys(named) if name != LABELLED]
 
 
 def _notes(reading: Reading) -> None:

@@ -29,7 +29,7 @@ from whylens.neural_pca.census import Census, from_arrays
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
-TABLE = "census"
+CENSUS = "census"
 SCHEMA = pa.schema(
     [
         *columns(pa.string(), "part", "collection"),
@@ -104,7 +104,7 @@ class Counter:
                 total += len(seen.ids)
         self.run.storage.write(_file(unit), packed(census.to_arrays()))
         held = [dict(zip(SCHEMA.names, row, strict=True)) for row in rows]
-        self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(held, schema=SCHEMA))
+        self.run.table(CENSUS).write(unit.name, pa.Table.from_pylist(held, schema=SCHEMA))
         return total
 
     def _require_sound(self, part: str, seen: Embedded) -> None:

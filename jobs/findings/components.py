@@ -17,8 +17,7 @@ from whylens.errors import WhylensError
 from whylens.jobs.findings import census
 from whylens.jobs.findings.finder import ComponentFinder, GroupUnit, groups_of, unit_name
 from whylens.jobs.findings.stored import COMPONENTS
-from whylens.jobs.findings.verdicts import TABLE as VERDICTS
-from whylens.jobs.findings.verdicts import write_verdicts
+from whylens.jobs.findings.verdicts import VERDICTS, write_verdicts
 from whylens.jobs.images.embedded import IMAGES, no_images
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec, StageSettings
@@ -94,14 +93,14 @@ def components(
     if own is None or own.num_gpus == "auto":
         # There are more cores than GPUs, and reading images takes as long as what is made of them.
         placement = placement.without_gpus
-    if set(run.table(census.TABLE).units()) != {span.name for span in spans}:
+    if set(run.table(census.CENSUS).units()) != {span.name for span in spans}:
         # Before any class all images are counted; where some are not, they have come since (they
         # had failed), and every class is judged beside them.
         drop_others(run, [], COMPONENTS)
-        drop_others(run, spans, census.TABLE)
+        drop_others(run, spans, census.CENSUS)
     counted = (run, lineage, name)
-    work_through(run, census.TABLE, spans, census.Counter, counted, placement.without_gpus)
-    table = run.table(census.TABLE)
+    work_through(run, census.CENSUS, spans, census.Counter, counted, placement.without_gpus)
+    table = run.table(census.CENSUS)
     if not all(table.done(span.name) for span in spans):
         raise WhylensError(
             "not all images could be counted (see the warnings): start the same command again"
@@ -155,6 +154,6 @@ JOB = Job(
     help="Neural PCA of every class, judged.",
     spec=ComponentsSpec,
     run=run,
-    tables=(census.TABLE, COMPONENTS, VERDICTS),
+    tables=(census.CENSUS, COMPONENTS, VERDICTS),
     part="whylens.jobs.report.parts.findings:FINDINGS",
 )

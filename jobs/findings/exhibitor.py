@@ -103,7 +103,7 @@ class Exhibitor:
         records = images.collection.records.with_ids(list(pixels))
         seen = self.classifier.eval_transform
         seen = seen.at(max(seen.size, 160))
-        masks = images.masks(list(pixels))
+        masks = images.masks(pixels)
         pictures = [seen(image) for image in pixels.values()]
         shown = torch.stack([to_tensor(picture) for picture in pictures])
         shown = shown.to(self.classifier.device)

@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from whylens.jobs.columns import columns, columns_of
-from whylens.jobs.findings.census import TABLE as CENSUS
-from whylens.jobs.findings.census import SpanUnit, pool_labels, read_census
+from whylens.jobs.findings.census import CENSUS, SpanUnit, pool_labels, read_census
 from whylens.jobs.findings.head import Head
 from whylens.jobs.findings.stored import COMPONENTS, write_components
 from whylens.jobs.images.embedded import (

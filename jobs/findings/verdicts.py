@@ -17,7 +17,7 @@ from whylens.neural_pca.ranking import verdict_q_values
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
-TABLE = "verdicts"
+VERDICTS = "verdicts"
 KEY = ("class_index", "component")
 SCHEMA = pa.schema(
     [*columns(pa.int32(), *KEY), ("q_value", pa.float64()), ("suspicious", pa.bool_())]
@@ -36,14 +36,14 @@ def write_verdicts(run: Run, false_discoveries: float) -> None:
         },
         schema=SCHEMA,
     )
-    run.table(TABLE).keep("all", written)
+    run.table(VERDICTS).keep("all", written)
 
 
 def judged_rows(lineage: Lineage, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Rows of the table components, of all columns or those named, with q_value and suspicious."""
     table = lineage.table(COMPONENTS)
     rows = table.read(None if names is None else [*dict.fromkeys((*KEY, *names))]).to_pylist()
-    verdicts = {_key(row): row for row in lineage.table(TABLE).read().to_pylist()}
+    verdicts = {_key(row): row for row in lineage.table(VERDICTS).read().to_pylist()}
     return [{**row, **verdicts[_key(row)]} for row in rows]
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from whylens.images import ImageCollection, Rejected, RejectedImageError
+from whylens.images.collection import require_fit
 from whylens.runs import Run
 
 REJECTED = "rejected"
@@ -44,18 +45,18 @@ class ReadableImages:
                 self._rejected[name] = Rejected(name, records[name].path, str(error))
         return found
 
-    def masks(self, ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-        """Where images show the object of their class, by id; those of which nobody knows, and
-        those whose mask can't be read, are left out."""
+    def masks(self, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.bool_]]:
+        """Where loaded images show the object of their class, by id; those of which nobody knows,
+        and those whose mask can't be read or is of another image, are left out."""
         found = {}
-        for name, record in self.collection.records.with_ids(ids).items():
+        for name, record in self.collection.records.with_ids(list(images)).items():
             try:
                 mask = self.collection.object_mask(record)
+                if mask is not None:
+                    require_fit(mask, images[name])
+                    found[name] = mask
             except RejectedImageError as error:
                 self._rejected[name] = Rejected(name, record.path, str(error))
-                continue
-            if mask is not None:
-                found[name] = mask
         return found
 
     def rejected(self) -> list[dict[str, str]]:

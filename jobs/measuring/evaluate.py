@@ -17,7 +17,7 @@ from whylens.jobs.classes import same_class
 from whylens.jobs.guided import counterfactuals
 from whylens.jobs.images.rejected import REJECTED, ReadableImages, write_unreadable
 from whylens.jobs.measuring import pairs
-from whylens.jobs.measuring.evaluation import IMAGE, MEASURED, SCHEMA, TABLE, evaluated
+from whylens.jobs.measuring.evaluation import EVALUATION, IMAGE, MEASURED, SCHEMA, evaluated
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import drop_others, work_through
@@ -110,7 +110,7 @@ def run(spec: EvaluateSpec) -> Run:
         took_part = {str(lineage.setting("classifier")) for lineage in lineages}
         for name in sorted(took_part & {spec.independent, *spec.judges}):
             out.warn(f"{name} took part in making the images that it is to measure")
-        done = set(out.table(TABLE).units())
+        done = set(out.table(EVALUATION).units())
         measured = out.table(MEASURED)
         every = {
             place: [EvaluateUnit(f"{place:04d}-{part}", place, part) for part in parts[place]]
@@ -133,7 +133,7 @@ def run(spec: EvaluateSpec) -> Run:
                 work_through(out, MEASURED, units, Measurer, arguments, placement)
         except UnfinishedError as error:
             unfinished = error
-        with out.stage(TABLE):
+        with out.stage(EVALUATION):
             there = set(measured.units())
             for place, of_run in todo.items():
                 names = [unit.name for unit in of_run]
@@ -143,12 +143,14 @@ def run(spec: EvaluateSpec) -> Run:
                     )
                     continue
                 row = evaluated(lineages[place], spec.independent, spec.judges, measured, names)
-                told = pairs.by_pair(row, measured, names)
-                out.table(pairs.TABLE).write(
-                    f"{place:04d}", pa.Table.from_pylist(told, schema=pairs.SCHEMA)
+                told = pa.Table.from_pylist(
+                    pairs.by_pair(row, measured, names), schema=pairs.SCHEMA
                 )
-                out.table(TABLE).write(f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA))
-        if measurable := out.table(TABLE).units():
+                out.table(pairs.PAIRS).write(f"{place:04d}", told)
+                out.table(EVALUATION).write(
+                    f"{place:04d}", pa.Table.from_pylist([row], schema=SCHEMA)
+                )
+        if measurable := out.table(EVALUATION).units():
             evaluation_report.write(out)
         if unfinished:
             raise unfinished
@@ -276,9 +278,10 @@ class Measurer:
 
         if images not in self.collections:
             self.collections[images] = ReadableImages(open_collection(images), "main")
+        collection = self.collections[images]
         return {
             name: torch.from_numpy(square_mask(mask, size))
-            for name, mask in self.collections[images].masks(list(ids)).items()
+            for name, mask in collection.masks(collection.load(list(ids))).items()
         }
 
 
@@ -287,7 +290,7 @@ JOB = Job(
     help="Measures of counterfactuals, a row for each run.",
     spec=EvaluateSpec,
     run=run,
-    tables=(REJECTED, MEASURED, TABLE, pairs.TABLE),
+    tables=(REJECTED, MEASURED, EVALUATION, pairs.PAIRS),
     show="whylens.jobs.measuring.terminal:show_evaluation",
     page="whylens.jobs.measuring.evaluation_report:write",
 )

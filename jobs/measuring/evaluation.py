@@ -14,7 +14,7 @@ from whylens.neural_pca.moments import Moments
 from whylens.runs import Table
 from whylens.runs.lineage import Lineage
 
-MEASURED, TABLE = "measured", "evaluation"
+MEASURED, EVALUATION = "measured", "evaluation"
 COUNTERFACTUALS = "counterfactuals"
 FEATURES = ("features_before", "features_after")
 INCEPTION = ("inception_before", "inception_after")

@@ -10,8 +10,8 @@ from typing import Any
 
 from whylens.errors import UsageError
 from whylens.jobs.guided import counterfactuals
-from whylens.jobs.measuring.evaluation import TABLE
-from whylens.jobs.measuring.pairs import TABLE as PAIRS
+from whylens.jobs.measuring.evaluation import EVALUATION
+from whylens.jobs.measuring.pairs import PAIRS
 from whylens.jobs.report.page import publish
 from whylens.runs import Run, Table
 from whylens.runs.lineage import Lineage
@@ -87,7 +87,7 @@ def write(run: Run, now: datetime | None = None) -> str:
     Images are shown that all its runs changed to the same class; runs that are no longer there
     are missing from the pictures, not from the table.
     """
-    rows = run.table(TABLE).read().to_pylist()
+    rows = run.table(EVALUATION).read().to_pylist()
     missing, pictures = side_by_side([row["run"] for row in rows])
     return publish(
         run,

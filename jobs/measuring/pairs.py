@@ -19,7 +19,7 @@ from whylens.jobs.columns import columns
 from whylens.jobs.measuring.evaluation import FEATURES, INCEPTION
 from whylens.runs import Table
 
-TABLE = "pairs"
+PAIRS = "pairs"
 # Fewer images of a pair have no split halves; of many pairs those with most images are told.
 FEWEST, MOST_PAIRS = 4, 12
 SCHEMA = pa.schema(

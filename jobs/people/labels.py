@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from whylens.errors import UsageError
 from whylens.jobs.columns import columns
-from whylens.jobs.labelled import LABELS, SPURIOUS, TABLE, WITHDRAWN, label_rows, verdicts
+from whylens.jobs.labelled import LABELLED, LABELS, SPURIOUS, WITHDRAWN, label_rows, verdicts
 from whylens.runs import Run
 from whylens.runs.lineage import Lineage
 
@@ -92,7 +92,7 @@ def _add(
     ]
     slug = re.sub(r"[^a-z0-9]+", "-", who.casefold()).strip("-")[:40] or "somebody"
     unit = f"{when:%Y%m%dT%H%M%S%f}-{slug}"
-    Run.open(folder).table(TABLE).write(unit, pa.Table.from_pylist(rows, schema=SCHEMA))
+    Run.open(folder).table(LABELLED).write(unit, pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def spurious_components(folder: str) -> dict[int, list[int]]:

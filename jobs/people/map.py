@@ -21,7 +21,7 @@ from whylens.runs import OpenedRun, Run
 from whylens.runs.readable import UNIT
 from whylens.settings import Settings
 
-TABLE = "map"
+MAP = "map"
 # A row is a map, in a unit of its own: of images, with their ids, classes and predictions, or of
 # components, with theirs. `share`: of the variance, that each axis carries; none of UMAP's.
 SCHEMA = pa.schema(
@@ -206,9 +206,9 @@ def component_points(run: OpenedRun, keys: Sequence[Key]) -> ComponentPoints:
 
 def _stored(run: OpenedRun, of: str) -> dict[str, Any] | None:
     """The row of a map; None where no job made it."""
-    if not run.has(TABLE) or of not in run.table(TABLE).units():
+    if not run.has(MAP) or of not in run.table(MAP).units():
         return None
-    row: dict[str, Any] = run.table(TABLE).at(of, 0)
+    row: dict[str, Any] = run.table(MAP).at(of, 0)
     return row
 
 
@@ -219,7 +219,7 @@ def _placed(row: Mapping[str, Any]) -> Places:
 
 def place_all(run: Run, source: OpenedRun, settings: MapSettings) -> None:
     """Write what is missing of the maps of images and of components."""
-    table = run.table(TABLE)
+    table = run.table(MAP)
     if not table.done(IMAGES):
         seen = map_of_images(source, settings)
         classes = seen.classes.tolist()
@@ -257,7 +257,7 @@ def _row(of: str, settings: MapSettings, found: Places, known: Mapping[str, Any]
 
 def run(spec: MapSpec) -> Run:
     """Place a run's images and components."""
-    with JOB.working(spec) as run, run.stage(TABLE):
+    with JOB.working(spec) as run, run.stage(MAP):
         source = OpenedRun(spec.source)
         place_all(run, source, spec.map)
         for problem in source.problems:
@@ -270,5 +270,5 @@ JOB = Job(
     help="Images and components in two dimensions, for the dashboard.",
     spec=MapSpec,
     run=run,
-    tables=(TABLE,),
+    tables=(MAP,),
 )

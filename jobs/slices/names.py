@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from whylens.cluster.placement import Resources
-from whylens.errors import UsageError
+from whylens.errors import UsageError, WhylensError
 from whylens.jobs.columns import columns, columns_of
 from whylens.jobs.images.embedded import IMAGES, mined_collection
 from whylens.jobs.images.index import index_of
@@ -279,6 +279,8 @@ class Namer:
             ids = self.ids[tag]
             some = np.random.default_rng(0).permutation(len(ids))[: self.settings.others]
             seen = self._embedded(tag, [ids[row] for row in some])
+            if not seen:
+                raise WhylensError(f"none of {len(some)} images of the collection can be read")
             self._beside[tag] = np.stack(list(seen.values()))
         return self._beside[tag]
 

@@ -30,7 +30,8 @@ def cluster():
 
     assert not ray.is_initialized()
     small = {"object_store_memory": 80 * 1024 * 1024}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    head = {"num_cpus": 0, "include_dashboard": False, **small}
+    made = Cluster(initialize_head=True, head_node_args=head)
     for gpus in (2, 1):
         made.add_node(num_cpus=3, num_gpus=gpus, **small)
     with pytest.MonkeyPatch.context() as patch:

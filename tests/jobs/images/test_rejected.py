@@ -42,6 +42,15 @@ def test_what_cannot_be_read_is_noted_once_with_its_reason(images, tmp_path):
     assert images.rejected() == []
 
 
+def test_a_mask_of_another_image_is_noted_and_left_out(images, monkeypatch):
+    masks = {NAMES[0]: np.ones((32, 32), bool), NAMES[2]: np.ones((64, 32), bool)}
+    monkeypatch.setattr(images.collection, "object_mask", lambda record: masks.get(record.id))
+    found = images.masks(images.load([NAMES[0], NAMES[2], NAMES[3]]))
+    assert {name: mask.shape for name, mask in found.items()} == {NAMES[0]: (32, 32)}
+    (row,) = images.rejected()
+    assert (row["id"], row["reason"]) == (NAMES[2], "its mask is 32 x 64, the image 64 x 64")
+
+
 def test_a_judge_says_nothing_of_what_it_cannot_be_shown(images):
     judge = load_classifier("planted:judge_object")
     said = seen_by(judge, images, NAMES, judge.probabilities)
