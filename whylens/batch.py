@@ -65,3 +65,10 @@ def _joined(name: str, join: Callable[[list[Tensor]], Tensor], values: list[Any]
 def beside(values: Tensor, like: Tensor) -> Tensor:
     """Values [B], one a problem, in the shape in which they weigh `like` [B, ...]."""
     return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, without waiting for it."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

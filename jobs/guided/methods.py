@@ -19,7 +19,7 @@ from whylens.settings import Settings
 
 if TYPE_CHECKING:
     from whylens.classifiers import Classes
-    from whylens.guidance.optimiser import State
+    from whylens.guidance.state import State
 
 MethodName = Literal["uvce", "svce", "dvce", "ldce"]
 ROBUST_METHODS = ("svce", "dvce")

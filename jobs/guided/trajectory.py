@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from whylens.jobs.images.pictures import png
 
 if TYPE_CHECKING:
-    from whylens.guidance.optimiser import State
     from whylens.guidance.solutions import Solution
+    from whylens.guidance.state import State
 
 # Images that are kept of a trajectory, the first and the last among them.
 KEPT = 5

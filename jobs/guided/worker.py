@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from whylens.classifiers import Classifier
     from whylens.guidance.memory import Plan
     from whylens.guidance.objectives import Objective
-    from whylens.guidance.optimiser import State
     from whylens.guidance.problems import Problems
     from whylens.guidance.settings import ChainSettings, GuidanceSettings
     from whylens.guidance.solutions import Solution, Solutions
+    from whylens.guidance.state import State
     from whylens.runs import Run
 
 logger = logging.getLogger(__name__)

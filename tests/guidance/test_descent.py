@@ -62,7 +62,7 @@ def ours(**settings):
     settings = OptimiserSettings(steps=STEPS, learning_rate=RATE, relative_epsilon=0, **settings)
     descent, variables = Descent(settings, FACTORS), draw(0)
     for step in range(STEPS):
-        variables = descent.moved(step, variables, slopes(variables))
+        variables = descent.moved([step] * PROBLEMS, variables, slopes(variables))
     return variables
 
 
@@ -101,29 +101,35 @@ def test_the_cosine_ends_where_torch_s_does_for_all_that_moves(floor):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12)
 
 
-def test_problems_that_leave_take_their_state_along():
-    settings = OptimiserSettings(steps=STEPS, learning_rate=RATE, kind="sgd")
-    whole, variables = Descent(settings, FACTORS), draw(0)
-    part = Descent(settings, FACTORS)
-    rows = torch.tensor([2, 0])
-    variables = whole.moved(0, variables, slopes(variables))
-    part.moved(0, draw(0), slopes(draw(0)))
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_problems_leave_with_their_state_and_others_begin_with_none(kind):
+    settings = OptimiserSettings(steps=STEPS, learning_rate=RATE, kind=kind, cosine=True)
+    whole, part, variables = Descent(settings, FACTORS), Descent(settings, FACTORS), draw(0)
+    for step in range(2):
+        steps = [step] * PROBLEMS
+        part.moved(steps, variables, slopes(variables))
+        variables = whole.moved(steps, variables, slopes(variables))
+    # Two go on, and two begin behind them.
+    rows, fresh = torch.tensor([2, 0]), Descent(settings, FACTORS)
     part.select(rows)
-    again = slopes(variables)
-    expected = whole.moved(1, variables, again)
+    part.join(2)
+    again, new = slopes(variables), slopes(draw(1))
     found = part.moved(
-        1,
-        {name: value[rows] for name, value in variables.items()},
-        {name: value[rows] for name, value in again.items()},
+        [2, 2, 0, 0],
+        {name: torch.cat([value[rows], draw(1)[name][:2]]) for name, value in variables.items()},
+        {name: torch.cat([value[rows], new[name][:2]]) for name, value in again.items()},
     )
+    old = whole.moved([2] * PROBLEMS, variables, again)
+    begun = fresh.moved([0] * PROBLEMS, draw(1), new)
     for name in SHAPES:
-        torch.testing.assert_close(found[name], expected[name][rows])
+        expected = torch.cat([old[name][rows], begun[name][:2]])
+        torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_gradient_of_nothing_stays_nothing():
     settings = OptimiserSettings(clip=0.1, clipping="rescale", normalise=True, kind="sgd")
     start = draw(0)
     nothing = {name: torch.zeros_like(value) for name, value in start.items()}
-    moved = Descent(settings, FACTORS).moved(0, start, nothing)
+    moved = Descent(settings, FACTORS).moved([0] * PROBLEMS, start, nothing)
     assert all(torch.equal(moved[name], start[name]) for name in SHAPES)
     assert math.isfinite(sum(float(value.sum()) for value in moved.values()))

@@ -8,11 +8,12 @@ from torch.nn import functional as F
 import whylens.guidance.optimiser as module
 from whylens.diffusion import condition, denoise, result, sample
 from whylens.diffusion.chain import last_predictions
+from whylens.guidance.memory import Memory
 from whylens.guidance.objectives import Objective, PixelDistance, TargetClass
 from whylens.guidance.optimiser import optimise
 from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
-from whylens.guidance.solutions import Solutions, solve
+from whylens.guidance.solutions import Solutions, followed, solve
 
 PROMPTS = (
     "a photo of a boat", "a photo of a moon on grass", "a photo of a fish", "a star",
@@ -306,6 +307,82 @@ def test_a_finished_problem_is_not_computed_any_more(sampler, monkeypatch):
     assert [len(solution.loss_trajectory) for solution in solutions] == [3, 2, 5]
 
 
+class Countdown(Objective):
+    """Falls by one at each look at a problem, and is below 0.5 at the last of so many."""
+
+    def __init__(self, looks, seen=None, rows=None):
+        self.looks, self.rows = looks, list(range(len(looks))) if rows is None else rows
+        self.seen = [] if seen is None else seen
+
+    def value_and_gradient(self, images):
+        self.seen.append(self.rows)
+        before = [sum(row in rows for rows in self.seen) for row in self.rows]
+        left = [self.looks[row] - seen for row, seen in zip(self.rows, before, strict=True)]
+        return torch.tensor(left, dtype=images.dtype), images - 0.3
+
+    def select(self, rows):
+        return Countdown(self.looks, self.seen, [self.rows[row] for row in rows.tolist()])
+
+
+def at_once(sampler, count):
+    """A memory in which more problems at once have not fitted."""
+    memory = Memory(sampler)
+    memory.most["problems"] = count
+    return memory
+
+
+def test_a_problem_that_waits_takes_the_place_of_one_that_is_finished(sampler, monkeypatch):
+    sizes = []
+
+    def watched(sampler, latents, *arguments, **options):
+        sizes.append(len(latents))
+        return denoise(sampler, latents, *arguments, **options)
+
+    monkeypatch.setattr(module, "denoise", watched)
+    looks = [1, 5, 2, 1, 3, 1]
+    problems, objective = problems_of(sampler, 6), Countdown(looks)
+    settings = adjusted(QUICK, "optimiser", stop_below=0.5)
+    states = list(optimise(sampler, problems, objective, settings, at_once(sampler, 2)))
+    assert objective.seen == [[0, 1], [1, 2], [1, 2], [1, 3], [1, 4], [4, 5], [4]]
+    # The batch stays full, and no smaller size is met before nothing waits.
+    assert sizes == [2, 2, 2, 2, 2, 2, 1]
+    # A state is of problems that have taken as many steps.
+    told = [(state.step, state.rows) for state in states[:5]]
+    assert told == [(0, [0, 1]), (0, [2]), (1, [1]), (1, [2]), (2, [1])]
+    solutions = followed(Solutions(problems), states)
+    assert [len(solution.loss_trajectory) for solution in solutions] == looks
+    assert all(solution.loss_trajectory[-1] == 0 for solution in solutions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_problems_that_waited_come_to_what_they_come_to_alone(
+    double_sampler, double_classifiers, kind
+):
+    settings = GuidanceSettings(
+        chain={"steps": 3},
+        optimiser={"steps": 4, "learning_rate": 0.05, "kind": kind, "cosine": True},
+        views={"cutouts": 2, "predictions": 2},
+        regularisers={"latents": 2.0, "deltas": 3.0},
+    )
+    problems = problems_of(double_sampler)
+    objective = TargetClass(double_classifiers[0], TARGETS)
+    full = solve(double_sampler, problems, objective, settings)
+    stop = sorted(loss for one in full for loss in one.loss_trajectory[:-1])[12] + 1e-4
+    settings = adjusted(settings, "optimiser", stop_below=stop)
+    memory = at_once(double_sampler, 3)
+    states = list(optimise(double_sampler, problems, objective, settings, memory))
+    together = followed(Solutions(problems), states)
+    assert len({len(one.loss_trajectory) for one in together}) > 1
+    # Some had begun when others had not.
+    assert [state.step for state in states] != sorted(state.step for state in states)
+    assert max(len(state.rows) for state in states) <= 3
+    for found, expected in zip(
+        together, alone(double_sampler, problems, objective, settings), strict=True
+    ):
+        assert_same(found, expected, 1e-9)
+
+
 @pytest.mark.parametrize("when", [0, 2])
 def test_a_problem_that_is_not_finite_ends_with_a_reason_and_the_others_go_on(sampler, when):
     class Broken(PixelDistance):
@@ -379,7 +456,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_result(sampler, classifie
 
     monkeypatch.setattr(module, "denoise", small)
     found = solve(sampler, problems_of(sampler, 5), objective, settings)
-    assert sizes == [5, 5, 2, 2, 2, 3, 3, 3]
+    assert sizes == [5, 5, 3, 3, 3, 2, 2, 2]
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 

@@ -1,9 +1,11 @@
 """Adam (Kingma and Ba 2015) on a batch of problems, each with a state of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+
+from whylens.batch import beside
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
 
@@ -22,22 +24,25 @@ class Adam:
 
     def __init__(self, *, epsilon: float = 1e-8, relative_epsilon: float = 0.0) -> None:
         self.epsilon, self.relative_epsilon = epsilon, relative_epsilon
-        self.steps = 0
+        self.steps: Tensor | None = None
         self.first: dict[str, Tensor] = {}
         self.second: dict[str, Tensor] = {}
 
     def directions(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Mean of the gradients [B, ...] by their deviation, by name: what a step goes against."""
-        self.steps += 1
+        if self.steps is None:
+            some = next(iter(gradients.values()))
+            self.steps = torch.zeros(len(some), dtype=torch.float64, device=some.device)
+            self.first = {name: torch.zeros_like(of) for name, of in gradients.items()}
+            self.second = {name: torch.zeros_like(of) for name, of in gradients.items()}
+        self.steps = self.steps + 1
         found = {}
         for name, gradient in gradients.items():
-            if name not in self.first:
-                self.first[name] = torch.zeros_like(gradient)
-                self.second[name] = torch.zeros_like(gradient)
             first = self.first[name].lerp_(gradient, 1 - FIRST_DECAY)
             second = self.second[name].lerp_(gradient.square(), 1 - SECOND_DECAY)
-            mean = first / (1 - FIRST_DECAY**self.steps)
-            deviation = (second / (1 - SECOND_DECAY**self.steps)).sqrt()
+            mean = first / beside(1 - FIRST_DECAY**self.steps, gradient).to(gradient)
+            grown = beside(1 - SECOND_DECAY**self.steps, gradient).to(gradient)
+            deviation = (second / grown).sqrt()
             floor: Tensor | float = self.epsilon
             if self.relative_epsilon:
                 axes = list(range(1, gradient.ndim))
@@ -48,5 +53,14 @@ class Adam:
 
     def select(self, rows: Tensor) -> None:
         """Keep the state of some problems."""
-        for state in (self.first, self.second):
-            state.update({name: values[rows.to(values.device)] for name, values in state.items()})
+        self._each(lambda values: values[rows.to(values.device)])
+
+    def join(self, count: int) -> None:
+        """More problems, behind those that are there, which have taken no step."""
+        self._each(lambda values: torch.cat([values, values.new_zeros(count, *values.shape[1:])]))
+
+    def _each(self, made: Callable[[Tensor], Tensor]) -> None:
+        if self.steps is not None:
+            self.steps = made(self.steps)
+            self.first = {name: made(values) for name, values in self.first.items()}
+            self.second = {name: made(values) for name, values in self.second.items()}

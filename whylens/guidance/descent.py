@@ -1,12 +1,12 @@
 """One step of each problem's own optimiser: its gradients in, its variables out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from whylens.batch import beside
+from whylens.batch import beside, sent
 from whylens.diffusion.adam import Adam
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
@@ -30,9 +30,13 @@ class Descent:
         self.momentum: dict[str, Tensor] = {}
 
     def moved(
-        self, step: int, variables: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+        self,
+        steps: Sequence[int],
+        variables: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        """Variables [B, ...] after a step (0 is the first) against gradients [B, ...], by name."""
+        """Variables [B, ...] after a step against gradients [B, ...], by name; steps [B] are how
+        many each problem has taken."""
         settings = self.settings
         gradients = {name: self._bounded(gradient) for name, gradient in gradients.items()}
         if settings.kind == "sgd":
@@ -41,7 +45,11 @@ class Descent:
             directions = self.adam.directions(gradients)
         moved = {}
         for name, direction in directions.items():
-            rate = learning_rate(step, settings, self.factors[name])
+            rates = [learning_rate(step, settings, self.factors[name]) for step in steps]
+            rate = beside(
+                sent(torch.tensor(rates, dtype=torch.float64), direction.device), direction
+            )
+            rate = rate.to(direction)
             kept = 1 - rate * WEIGHT_DECAY if settings.kind == "adamw" else 1.0
             moved[name] = kept * variables[name].detach() - rate * direction
         return moved
@@ -50,6 +58,14 @@ class Descent:
         """Keep the state of some problems."""
         self.adam.select(rows)
         self.momentum = {name: values[rows] for name, values in self.momentum.items()}
+
+    def join(self, count: int) -> None:
+        """More problems, behind those that are there, which have taken no step."""
+        self.adam.join(count)
+        self.momentum = {
+            name: torch.cat([values, values.new_zeros(count, *values.shape[1:])])
+            for name, values in self.momentum.items()
+        }
 
     def _directions(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, gradient in gradients.items():

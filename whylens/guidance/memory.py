@@ -2,9 +2,9 @@
 
 What is held for backward is counted once, for one problem: a step of the chain (the U-Net's calls)
 and a decoded image. Both grow with the batch, the first with the steps of a checkpoint segment,
-the second with the predictions that are decoded. What does not fit is cut into parts before work is
-spent on it; where memory runs out all the same, the part is halved, and the size that fits is
-remembered: the next unit begins with it. No result depends on any of this.
+the second with the predictions that are decoded. What does not fit waits until a place is free;
+where memory runs out all the same, half as many are taken, and the size that fits is remembered:
+the next unit begins with it. No result depends on any of this.
 """
 
 import logging

@@ -6,6 +6,7 @@ Their gradients are written out: a mean square's is its argument, scaled.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from whylens.guidance.settings import RegulariserSettings
@@ -26,7 +27,7 @@ class Regularisers:
         settings: RegulariserSettings,
         weights: Tensor | None = None,
     ) -> None:
-        """`variables` as they start; without a reference the first result is it."""
+        """`variables` as they start; without a reference a problem's first result is it."""
         self.settings, self.reference, self.weights = settings, reference, weights
         self.starts = {
             name: start.detach().clone()
@@ -69,6 +70,16 @@ class Regularisers:
             self.weights = self.weights[rows]
         self.starts = {name: start[rows] for name, start in self.starts.items()}
 
+    def join(self, others: "Regularisers") -> None:
+        """More problems, behind those that are there."""
+        if self.reference is not None and others.reference is not None:
+            self.reference = torch.cat([self.reference, others.reference])
+        if self.weights is not None and others.weights is not None:
+            self.weights = torch.cat([self.weights, others.weights])
+        self.starts = {
+            name: torch.cat([start, others.starts[name]]) for name, start in self.starts.items()
+        }
+
     def _weighed(self, sizes: Tensor) -> Tensor:
         return sizes if self.weights is None else sizes * self.weights
 
@@ -76,4 +87,6 @@ class Regularisers:
         latents = latents.detach()
         if self.reference is None:
             self.reference = latents
+        elif (known := len(self.reference)) < len(latents):
+            self.reference = torch.cat([self.reference, latents[known:]])
         return latents - self.reference

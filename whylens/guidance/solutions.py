@@ -7,9 +7,10 @@ from torch import Tensor
 
 from whylens.diffusion.sampler import Sampler
 from whylens.guidance.objectives import Objective
-from whylens.guidance.optimiser import State, optimise
+from whylens.guidance.optimiser import optimise
 from whylens.guidance.problems import Problems
 from whylens.guidance.settings import GuidanceSettings
+from whylens.guidance.state import State
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from whylens.batch import Batch
+from whylens.batch import Batch, sent
 from whylens.guidance.objectives import Objective, Weighted
 from whylens.guidance.settings import ViewSettings
 from whylens.kernels import cutouts
@@ -55,7 +55,7 @@ class ViewGenerator:
         """Views of the problems `rows` [b]."""
         boxes, keys = zip(*(self._one(self.generators[row]) for row in rows), strict=True)
         return Views(
-            _sent(torch.stack(boxes), device), _sent(torch.cat(keys), device), self.settings.noise
+            sent(torch.stack(boxes), device), sent(torch.cat(keys), device), self.settings.noise
         )
 
     def _one(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -111,10 +111,3 @@ def _in_parts(objective: Objective, images: Tensor, owners: Tensor) -> tuple[Ten
         return parts[0]
     values, gradients = zip(*parts, strict=True)
     return torch.cat(values), torch.cat(gradients)
-
-
-def _sent(values: Tensor, device: torch.device) -> Tensor:
-    """On the device; the host does not wait."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)

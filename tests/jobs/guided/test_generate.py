@@ -20,8 +20,8 @@ from whylens.classifiers.activation import SOFTMAX
 from whylens.diffusion import Conditioning, Inversion
 from whylens.errors import UsageError
 from whylens.guidance.objectives import PixelDistance
-from whylens.guidance.optimiser import State
 from whylens.guidance.problems import Problems
+from whylens.guidance.state import State
 from whylens.jobs.guided import counterfactuals, disagreement_plan, disagreements, generate
 from whylens.jobs.guided.counterfactual_plan import CounterfactualSpec
 from whylens.jobs.guided.disagreement_plan import DisagreementSpec

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from whylens.guidance.checking import as_many
-from whylens.guidance.optimiser import State
+from whylens.guidance.state import State
 
 
 def check_batch(

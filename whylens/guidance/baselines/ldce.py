@@ -33,7 +33,7 @@ from whylens.guidance.baselines.denoising import (
 from whylens.guidance.baselines.interface import check_batch, shown
 from whylens.guidance.baselines.settings import LdceSettings
 from whylens.guidance.objectives import PixelDistance, TargetClass
-from whylens.guidance.optimiser import State
+from whylens.guidance.state import State
 
 
 def latent_counterfactual(

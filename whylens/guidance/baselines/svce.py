@@ -16,7 +16,7 @@ from whylens.guidance.apgd import apgd
 from whylens.guidance.baselines.interface import check_batch, shown
 from whylens.guidance.baselines.settings import SvceSettings
 from whylens.guidance.objectives import TargetClass
-from whylens.guidance.optimiser import State
+from whylens.guidance.state import State
 
 
 def pixel_counterfactual(

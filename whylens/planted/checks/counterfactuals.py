@@ -35,7 +35,6 @@ from whylens.guidance.baselines import (
 )
 from whylens.guidance.counterfactuals import counterfactual
 from whylens.guidance.measures import change_by_place, features_of, frechet, grown, l1
-from whylens.guidance.optimiser import State
 from whylens.guidance.settings import (
     ChainSettings,
     EditingSettings,
@@ -45,6 +44,7 @@ from whylens.guidance.settings import (
     ViewSettings,
 )
 from whylens.guidance.solutions import Latest, Solution, followed
+from whylens.guidance.state import State
 from whylens.images.tensors import to_batch
 from whylens.planted.checks.judges import Seen, judged, probabilities, save_pictures
 from whylens.planted.drawing.data import caption, draw_many
