@@ -93,7 +93,7 @@ class Optimisation:
     def __init__(
         self, sampler: Sampler, batch: Problems, objective: Objective, settings: GuidanceSettings
     ) -> None:
-        """None is, at first."""
+        """Of the problems `batch`, of which none is under way yet."""
         self.sampler, self.settings = sampler, settings
         self.batch, self.objective = batch, objective
         self.rows: list[int] = []
