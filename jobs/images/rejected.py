@@ -15,6 +15,7 @@ from whylens.runs import Run
 REJECTED = "rejected"
 REASONS = pa.schema([(name, pa.string()) for name in ("id", "path", "reason", "collection")])
 GONE = "no longer in the collection"
+UNKNOWN = "nobody says where its object is"
 
 
 def write_rejected(run: Run, unit: str, rejected: Sequence[Rejected], tag: str) -> None:
@@ -58,6 +59,11 @@ class ReadableImages:
             except RejectedImageError as error:
                 self._rejected[name] = Rejected(name, record.path, str(error))
         return found
+
+    def without_mask(self, images: Iterable[str], masks: Iterable[str]) -> None:
+        """Note images, by id, of which no mask is known, where no other reason is."""
+        for name, record in self.collection.records.with_ids(sorted({*images} - {*masks})).items():
+            self._rejected.setdefault(name, Rejected(name, record.path, UNKNOWN))
 
     def rejected(self) -> list[dict[str, str]]:
         """Rows of what could not be read since this was asked last."""

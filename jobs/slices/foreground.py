@@ -17,19 +17,11 @@ from pydantic import Field
 
 from whylens.cluster.kept import kept
 from whylens.errors import UsageError
-from whylens.images import (
-    ImageCollection,
-    Rejected,
-    RejectedImageError,
-    labels_of,
-    match_classes,
-    open_collection,
-)
-from whylens.images.collection import require_fit
+from whylens.images import ImageCollection, labels_of, match_classes, open_collection
 from whylens.images.tensors import to_tensor
 from whylens.jobs.checking import check_names
 from whylens.jobs.columns import columns
-from whylens.jobs.images.rejected import REJECTED, write_rejected
+from whylens.jobs.images.rejected import REJECTED, ReadableImages, write_rejected, write_unreadable
 from whylens.jobs.registry import Job
 from whylens.jobs.spec import JobSpec
 from whylens.jobs.stage import Batch, in_batches, work_through
@@ -85,29 +77,23 @@ class Looker:
         """Load the classifier."""
         from whylens.classifiers import load_classifier
 
-        self.run, self.collection, self.settings = run, collection, settings
+        self.run, self.images, self.settings = run, ReadableImages(collection, "main"), settings
         self.classifier = kept(load_classifier, name, device)
 
     def __call__(self, unit: Batch[tuple[str, int]]) -> int:
         """Look at (image id, class) pairs, write what is right; how many have a mask."""
-        records = self.collection.records.with_ids([name for name, _ in unit.tasks])
+        loaded = self.images.load([name for name, _ in unit.tasks])
+        known = self.images.masks(loaded)
+        self.images.without_mask(loaded, known)
         ids, labels, images, masks = [], [], [], []
-        rejected: list[Rejected] = []
         for name, label in unit.tasks:
-            try:
-                image = self.collection.load(records[name])
-                mask = self.collection.object_mask(records[name])
-                if mask is None:
-                    raise RejectedImageError("nobody says where its object is")
-                require_fit(mask, image)
-            except RejectedImageError as error:
-                rejected.append(Rejected(name, records[name].path, str(error)))
+            if name not in known:
                 continue
             ids.append(name)
             labels.append(label)
-            images.append(to_tensor(self.classifier.eval_transform(image)))
+            images.append(to_tensor(self.classifier.eval_transform(loaded[name])))
             # A mask goes the way of its image; what the object touches at all is object.
-            levels = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, 2)
+            levels = np.repeat(known[name][..., None].astype(np.uint8) * 255, 3, 2)
             shown = replace(self.classifier.eval_transform, fill=(0, 0, 0))(levels)
             masks.append((to_tensor(shown)[:1] > 0).float())
         rows = [
@@ -123,7 +109,7 @@ class Looker:
                 ids, labels, self._right(ids, labels, images, masks), strict=True
             )
         ]
-        write_rejected(self.run, unit.name, rejected, "main")
+        write_unreadable(self.run, unit.name, self.images)
         self.run.table(TABLE).write(unit.name, pa.Table.from_pylist(rows, schema=SCHEMA))
         return len(rows)
 
