@@ -19,14 +19,15 @@ def _whole(value: float | Literal["auto"]) -> float | Literal["auto"]:
 
 Gpus = Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], AfterValidator(_whole)]
 GIB = 2**30
-# Ray counts a GPU in parts of this number.
+# Ray counts in ten-thousandths.
 PARTS = 10_000
+ROUNDING = 1e-6
 
 
-def even_part(fraction: float) -> float:
+def _even_part(fraction: float) -> float:
     """The part 1/n of a GPU, as Ray counts, for as many workers n as a fraction in (0, 1) lets in:
     0.4 -> 0.5, 0.3 -> 0.3333."""
-    sharing = min(int(1 / fraction + 1e-6), PARTS)
+    sharing = min(int(1 / fraction + ROUNDING), PARTS)
     return PARTS // sharing / PARTS
 
 
@@ -85,7 +86,7 @@ class Resources(Settings):
         """
         if self.num_gpus == "auto":
             return 0.0
-        return even_part(self.num_gpus) if 0 < self.num_gpus < 1 else self.num_gpus
+        return _even_part(self.num_gpus) if 0 < self.num_gpus < 1 else self.num_gpus
 
     @property
     def without_gpus(self) -> Self:

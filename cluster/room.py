@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from whylens.cluster.node_types import node_types, untold
-from whylens.cluster.placement import Resources
+from whylens.cluster.placement import ROUNDING, Resources
 from whylens.cluster.session import booked, on_cluster, start
 from whylens.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-# Ray counts in ten-thousandths.
-ROUNDING = 1e-6
 # A cluster that was just started says after some seconds which nodes it can have.
 SECONDS_TO_WAIT = 5.0
 

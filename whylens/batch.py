@@ -67,6 +67,11 @@ def beside(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
+def lengthened(values: Tensor, count: int) -> Tensor:
+    """Values [B, ...] with zeros for so many more problems behind them."""
+    return torch.cat([values, values.new_zeros(count, *values.shape[1:])])
+
+
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """Values of the host on a device, without waiting for it."""
     if device.type != "cuda":

@@ -10,8 +10,6 @@ that others' work on the machine counts less; the two take turns. Prints, as its
 
 gain        seconds in parts / seconds with places that are filled again
 steps       of each problem
-calls       of the U-Net, forward, both
-rows        in a call on average, two a problem with guidance, both
 seconds     both
 differs     the largest difference of a problem's final losses between the two: rounding, which
             steps of Adam make larger (in float64 batches equal single runs to 1e-9: tests/guidance)
@@ -51,23 +49,6 @@ def made(sampler, problems, objective, settings, parts, at_once):
     return found, time.process_time() - begun
 
 
-class Calls:
-    """Keeps the rows of each forward call of the U-Net, those for backward included."""
-
-    def __init__(self, sampler):
-        self.sampler, self.sizes = sampler, []
-
-    def __enter__(self):
-        def seen(module, arguments):
-            self.sizes.append(len(arguments[0]))
-
-        self._hook = self.sampler.denoiser.register_forward_pre_hook(seen)
-        return self
-
-    def __exit__(self, *_):
-        self._hook.remove()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=16)
@@ -95,13 +76,13 @@ def main():
     every = torch.arange(asked.problems)
     ways = {"parts": list(every.split(asked.at_once)), "filled": [every]}
     seconds = {name: [] for name in ways}
-    sizes, solutions = {}, {}
+    solutions = {}
     for turn in range(TURNS):
         for name, parts in ways.items():
-            with Calls(sampler) as calls:
-                found, took = made(sampler, problems, objective, settings, parts, asked.at_once)
+            solutions[name], took = made(
+                sampler, problems, objective, settings, parts, asked.at_once
+            )
             seconds[name].append(took)
-            sizes[name], solutions[name] = calls.sizes, found
             print(f"{name} {turn + 1}: {took:.1f} s", flush=True)
     best = {name: statistics.median(took) for name, took in seconds.items()}
     lengths = [len(one.loss_trajectory) - 1 for one in solutions["filled"]]
@@ -114,8 +95,6 @@ def main():
             {
                 "gain": round(best["parts"] / best["filled"], 3),
                 "steps": lengths,
-                "calls": {name: len(of) for name, of in sizes.items()},
-                "rows": {name: round(statistics.mean(of), 2) for name, of in sizes.items()},
                 "seconds": {name: round(took, 2) for name, took in best.items()},
                 "differs": differs,
                 "device": asked.device,

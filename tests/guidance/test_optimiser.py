@@ -67,6 +67,19 @@ class Scripted(Objective):
         return Scripted(self.values, self.rows[rows], self.record)
 
 
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many problems go through the chain together, pass by pass."""
+    seen = []
+
+    def watched(sampler, latents, *arguments, **options):
+        seen.append(len(latents))
+        return denoise(sampler, latents, *arguments, **options)
+
+    monkeypatch.setattr(module, "denoise", watched)
+    return seen
+
+
 def compare_batch_with_single_runs(sampler, classifier, tolerance, **groups):
     groups["chain"] = {"steps": 3, **groups.get("chain", {})}
     groups["optimiser"] = {"steps": 3, "learning_rate": 0.05, **groups.get("optimiser", {})}
@@ -289,14 +302,7 @@ def test_finished_problems_leave_the_batch_and_change_nothing_for_the_others(sam
     assert max(lengths) > min(lengths)
 
 
-def test_a_finished_problem_is_not_computed_any_more(sampler, monkeypatch):
-    sizes = []
-
-    def watched(sampler, latents, *arguments, **options):
-        sizes.append(len(latents))
-        return denoise(sampler, latents, *arguments, **options)
-
-    monkeypatch.setattr(module, "denoise", watched)
+def test_a_finished_problem_is_not_computed_any_more(sampler, sizes):
     values = torch.tensor([[5.0, 5.0, 5.0], [5.0, 0.0, 5.0], [0.0, 9.0, 5.0],
                            [9.0, 9.0, 5.0], [9.0, 9.0, 5.0]])  # fmt: skip
     objective = Scripted(values)
@@ -331,14 +337,7 @@ def at_once(sampler, count):
     return memory
 
 
-def test_a_problem_that_waits_takes_the_place_of_one_that_is_finished(sampler, monkeypatch):
-    sizes = []
-
-    def watched(sampler, latents, *arguments, **options):
-        sizes.append(len(latents))
-        return denoise(sampler, latents, *arguments, **options)
-
-    monkeypatch.setattr(module, "denoise", watched)
+def test_a_problem_that_waits_takes_the_place_of_one_that_is_finished(sampler, sizes):
     looks = [1, 5, 2, 1, 3, 1]
     problems, objective = problems_of(sampler, 6), Countdown(looks)
     settings = adjusted(QUICK, "optimiser", stop_below=0.5)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from whylens.batch import beside
+from whylens.batch import beside, lengthened
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
 
@@ -57,7 +57,7 @@ class Adam:
 
     def join(self, count: int) -> None:
         """More problems, behind those that are there, which have taken no step."""
-        self._each(lambda values: torch.cat([values, values.new_zeros(count, *values.shape[1:])]))
+        self._each(lambda values: lengthened(values, count))
 
     def _each(self, made: Callable[[Tensor], Tensor]) -> None:
         if self.steps is not None:

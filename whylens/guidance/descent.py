@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from whylens.batch import beside, sent
+from whylens.batch import beside, lengthened, sent
 from whylens.diffusion.adam import Adam
 from whylens.diffusion.sampler import Sampler
 from whylens.errors import UsageError
@@ -43,13 +43,17 @@ class Descent:
             directions = self._directions(gradients)
         else:
             directions = self.adam.directions(gradients)
+        rates = torch.tensor(
+            [
+                [learning_rate(step, settings, self.factors[name]) for step in steps]
+                for name in directions
+            ],
+            dtype=torch.float64,
+        )
+        rates = sent(rates, next(iter(directions.values())).device)
         moved = {}
-        for name, direction in directions.items():
-            rates = [learning_rate(step, settings, self.factors[name]) for step in steps]
-            rate = beside(
-                sent(torch.tensor(rates, dtype=torch.float64), direction.device), direction
-            )
-            rate = rate.to(direction)
+        for (name, direction), own in zip(directions.items(), rates, strict=True):
+            rate = beside(own, direction).to(direction)
             kept = 1 - rate * WEIGHT_DECAY if settings.kind == "adamw" else 1.0
             moved[name] = kept * variables[name].detach() - rate * direction
         return moved
@@ -62,10 +66,7 @@ class Descent:
     def join(self, count: int) -> None:
         """More problems, behind those that are there, which have taken no step."""
         self.adam.join(count)
-        self.momentum = {
-            name: torch.cat([values, values.new_zeros(count, *values.shape[1:])])
-            for name, values in self.momentum.items()
-        }
+        self.momentum = {name: lengthened(values, count) for name, values in self.momentum.items()}
 
     def _directions(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, gradient in gradients.items():

@@ -54,7 +54,7 @@ def optimise(
     waiting = list(range(len(problems)))
     under_way = Optimisation(sampler, problems, objective, settings)
     while waiting or under_way.rows:
-        free = max(at_once - len(under_way.rows), 0)
+        free = at_once - len(under_way.rows)
         rows, waiting = waiting[:free], waiting[free:]
         try:
             under_way.begin(rows)
@@ -108,8 +108,7 @@ class Optimisation:
             return
         sampler, settings, before = self.sampler, self.settings, len(self.rows)
         self.rows, self.steps = [*self.rows, *rows], [*self.steps, *(0 for _ in rows)]
-        problems = self.batch if len(rows) == len(self.batch) else self.batch.select(_index(rows))
-        problems = problems.with_noise(sampler, settings.chain.steps)
+        problems = self.batch.select(torch.tensor(rows)).with_noise(sampler, settings.chain.steps)
         problems = with_deltas(sampler, problems, settings)
         norms = problems.latents.flatten(1).norm(dim=1)
         sound = torch.ones(len(rows), dtype=torch.bool, device=sampler.device)
@@ -125,8 +124,7 @@ class Optimisation:
             factors = moved_variables(problems, settings.optimiser)
             self.descent, self.regularisers = Descent(settings.optimiser, factors), regularisers
         self.problems, self.norms, self.sound = problems, norms, sound
-        every = self.rows == list(range(len(self.batch)))
-        self.wanted = self.objective if every else self.objective.select(_index(self.rows))
+        self.wanted = self.objective.select(torch.tensor(self.rows))
 
     def step(self, segment: int | None) -> Iterator[State]:
         """A step of all that are under way; those that are finished then no longer are."""
@@ -169,35 +167,35 @@ class Optimisation:
             for place, one in enumerate(known)
             if one.failed is None and one.step < most and one.loss >= enough
         ]
-        if going:
-            pulls = [
-                look(
-                    sampler, problems, self.wanted, latents.detach(), own, decode=sampler.preview
-                ).pulls
-                for latents, own in zip(before, drawn[:-1], strict=True)
-            ]
-            # Backward, from the latents.
-            pulls = [w * pull for w, pull in zip(self.weights, [*pulls, seen.pulls], strict=True)]
-            if (pull := self.regularisers.at_latents(end)) is not None:
-                pulls[-1] = pulls[-1] + pull
-            slopes = dict(
-                zip(
-                    variables,
-                    torch.autograd.grad([*before, end], list(variables.values()), pulls),
-                    strict=True,
-                )
+        if not going:
+            self.rows, self.steps = [], []
+            return
+        pulls = [
+            look(
+                sampler, problems, self.wanted, latents.detach(), own, decode=sampler.preview
+            ).pulls
+            for latents, own in zip(before, drawn[:-1], strict=True)
+        ]
+        # Backward, from the latents.
+        pulls = [w * pull for w, pull in zip(self.weights, [*pulls, seen.pulls], strict=True)]
+        if (pull := self.regularisers.at_latents(end)) is not None:
+            pulls[-1] = pulls[-1] + pull
+        slopes = dict(
+            zip(
+                variables,
+                torch.autograd.grad([*before, end], list(variables.values()), pulls),
+                strict=True,
             )
-            for name, gradient in self.regularisers.at_variables(problems.variables()).items():
-                if name in slopes:
-                    slopes[name] = slopes[name] + gradient
-            # One step of each problem's own optimiser; the next step tells whose gradient was
-            # unsound.
-            finite_slopes = [g.flatten(1).isfinite().all(1) for g in slopes.values()]
-            self.sound = torch.stack(finite_slopes).all(0)
-            slopes = {name: g.where(beside(self.sound, g), 0) for name, g in slopes.items()}
-            problems = problems.moved_to(self.descent.moved(self.steps, variables, slopes))
-            self.problems = replace(problems, latents=_with_norm(problems.latents, self.norms))
-            self.steps = [step + 1 for step in self.steps]
+        )
+        for name, gradient in self.regularisers.at_variables(problems.variables()).items():
+            if name in slopes:
+                slopes[name] = slopes[name] + gradient
+        # One step of each problem's own optimiser; the next step tells whose gradient was unsound.
+        self.sound = torch.stack([g.flatten(1).isfinite().all(1) for g in slopes.values()]).all(0)
+        slopes = {name: g.where(beside(self.sound, g), 0) for name, g in slopes.items()}
+        problems = problems.moved_to(self.descent.moved(self.steps, variables, slopes))
+        self.problems = replace(problems, latents=_with_norm(problems.latents, self.norms))
+        self.steps = [step + 1 for step in self.steps]
         self._keep(going)
 
     def _keep(self, places: Sequence[int]) -> None:
@@ -206,17 +204,11 @@ class Optimisation:
             return
         self.rows = [self.rows[place] for place in places]
         self.steps = [self.steps[place] for place in places]
-        if not places:
-            return
         left = torch.tensor(places, device=self.sampler.device)
         self.problems, self.wanted = self.problems.select(left), self.wanted.select(left)
         self.norms, self.sound = self.norms[left], self.sound[left]
         self.descent.select(left)
         self.regularisers.select(left)
-
-
-def _index(rows: Sequence[int]) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64)
 
 
 def _with_norm(latents: Tensor, norms: Tensor) -> Tensor:

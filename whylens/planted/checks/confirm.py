@@ -33,13 +33,7 @@ from whylens.planted.checks.discovery import ForContext, follows_context, shows,
 from whylens.planted.checks.judges import BATCH, features
 from whylens.planted.checks.weights import save_sheet
 from whylens.planted.drawing.data import Drawings, draw_many
-from whylens.planted.drawing.world import (
-    BACKGROUNDS,
-    COMPANIONS,
-    LINKS,
-    OBJECTS,
-    Scene,
-)
+from whylens.planted.drawing.world import BACKGROUNDS, COMPANIONS, LINKS, OBJECTS, Scene
 
 logger = logging.getLogger(__name__)
 
